@@ -1,0 +1,1 @@
+"""nftbench: evaluation, rewards and NFT training of text-to-image diffusion models."""

@@ -1,0 +1,126 @@
+"""What a reward is: pixels and prompts in, one number an image out, in the reference's own units.
+
+Everything that judges an image keeps this contract, in evaluation and in training alike:
+
+- images are uint8 RGB, (N, H, W, 3): the rounded pixels that are saved are the pixels that are scored;
+- a value depends on its image and its prompt alone: never on the batch, the order or the number of processes;
+- what could not be scored is NaN with the reason beside it: never 0, never left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class ConfigError(ValueError):
+    """The user asked for something that cannot be: the message says what was expected, what came, what to do."""
+
+
+class MissingWeights(ConfigError):
+    """Weights are not on this machine; the message names the command that fetches them."""
+
+
+class MissingExtra(ConfigError):
+    """An optional package is not installed; the message names the pip command."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One thing asked of a model."""
+
+    id: str
+    """Stable name within its benchmark; images are seeded by it."""
+    text: str
+    tag: str = ""
+    """Task within the benchmark, such as GenEval's `two_object`."""
+    target: Mapping[str, Any] = field(default_factory=dict)
+    """What a rule-based reward checks: GenEval's metadata (`include`, `exclude`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardInfo:
+    """What a number of this reward means; printed by `nftbench rewards`, stored with every run."""
+
+    name: str
+    variant: str
+    summary: str
+    low: float
+    """Lowest value possible or ever seen, native units."""
+    high: float
+    train_scale: float = 1.0
+    """Training divides by this (PickScore 26, UnifiedReward 5); nothing else does."""
+    higher_is_better: bool = True
+    needs: Literal["text", "quoted text", "geneval metadata"] = "text"
+    """What a prompt must carry."""
+    weights: tuple[str, ...] = ()
+    """Where the weights come from: `hub id @ revision`, URL or packaged file, with their sha256."""
+    licence: str = ""
+    source: str = ""
+    """Paper section or repo@commit:line that defines the reward."""
+
+    @property
+    def key(self) -> str:
+        """`name@variant`, or the bare name where there is only one variant."""
+        return f"{self.name}@{self.variant}" if self.variant else self.name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """What a reward says of N images.
+
+    Raises:
+        AssertionError: lengths differ, or a NaN comes without a reason.
+    """
+
+    values: np.ndarray
+    """float32 (N,), native units; NaN where the image could not be scored."""
+    reasons: tuple[str, ...]
+    """(N,) why a value is NaN; empty for a scored image."""
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Named sub-scores, float32 (N,) each, such as GenEval's `strict`."""
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    """(N,) or empty: what the value rests on (boxes, read text, a judge's reply), JSON-ready."""
+
+    def __post_init__(self) -> None:
+        count = len(self.values)
+        assert self.values.dtype == np.float32 and self.values.shape == (count,), "values must be float32 (N,)"
+        assert len(self.reasons) == count, "one reason an image, empty where it was scored"
+        assert len(self.evidence) in (0, count), "evidence for every image or for none"
+        assert all(len(part) == count for part in self.parts.values()), "one sub-score an image"
+        unexplained = [i for i, v in enumerate(self.values) if np.isnan(v) != bool(self.reasons[i])]
+        assert not unexplained, f"NaN and reason must come together; not so at {unexplained}"
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray, **more: Any) -> "Scores":
+        """Scores of images that all could be scored."""
+        array = np.asarray(values, dtype=np.float32)
+        return cls(values=array, reasons=("",) * len(array), **more)
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A judge of images. It owns its preprocessing; the caller hands over saved pixels and nothing else."""
+
+    info: RewardInfo
+
+    def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+        """Judge images.
+
+        Args:
+            images: uint8 RGB (N, H, W, 3), N >= 1; never written to.
+            prompts: N prompts, one an image.
+
+        Returns:
+            Scores of the N images.
+        """
+        ...
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse prompts this reward can never score, before any image is made.
+
+        Raises:
+            ConfigError: naming the first such prompt and what it lacks.
+        """
+        ...
