@@ -2,8 +2,8 @@
 
 Everything that judges an image keeps this contract, in evaluation and in training alike:
 
-- images are uint8 RGB, (N, H, W, 3): the rounded pixels that are saved are the pixels that are scored;
-- a value depends on its image and its prompt alone: never on the batch, the order or the number of processes;
+- images are uint8 RGB, (N, H, W, 3): the rounded pixels that are saved are the pixels scored;
+- a value depends on its image and prompt alone: never on the batch, the order or the process count;
 - what could not be scored is NaN with the reason beside it: never 0, never left out.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class ConfigError(ValueError):
-    """The user asked for something that cannot be: the message says what was expected, what came, what to do."""
+    """The user asked for what cannot be: says what was expected, what came and what to do."""
 
 
 class MissingWeights(ConfigError):
@@ -85,7 +85,9 @@ class Scores:
 
     def __post_init__(self) -> None:
         count = len(self.values)
-        assert self.values.dtype == np.float32 and self.values.shape == (count,), "values must be float32 (N,)"
+        assert self.values.dtype == np.float32 and self.values.shape == (count,), (
+            "values must be float32 (N,)"
+        )
         assert len(self.reasons) == count, "one reason an image, empty where it was scored"
         assert len(self.evidence) in (0, count), "evidence for every image or for none"
         assert all(len(part) == count for part in self.parts.values()), "one sub-score an image"
@@ -101,7 +103,10 @@ class Scores:
 
 @runtime_checkable
 class Reward(Protocol):
-    """A judge of images. It owns its preprocessing; the caller hands over saved pixels and nothing else."""
+    """A judge of images.
+
+    It owns its preprocessing; the caller hands over saved pixels and nothing else.
+    """
 
     info: RewardInfo
 

@@ -67,7 +67,11 @@ def train(job: Job, folder: Path) -> Iterator[dict[str, float]]:
         if time.monotonic() - saved > SAVE_EVERY or step + 1 == job.steps:
             _save(job, ema, step + 1, path)
             saved = time.monotonic()
-        yield {"step": step + 1, "loss": smooth, "rate": (step + 1 - start) / (time.monotonic() - begun)}
+        yield {
+            "step": step + 1,
+            "loss": smooth,
+            "rate": (step + 1 - start) / (time.monotonic() - begun),
+        }
 
 
 def averaged(job: Job, folder: Path) -> nn.Module:

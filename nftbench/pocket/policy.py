@@ -15,7 +15,7 @@ TEXT_LENGTH = 18
 TEXT_WIDTHS = (96, 96)
 """Hidden sizes of the two text encoders; side by side they are the transformer's text features."""
 LATENT_CHANNELS = 16
-WIDTH, HEADS, LAYERS = 128, 2, 6
+WIDTH, HEADS, LAYERS = 128, 4, 6
 
 
 def make_tokenizer() -> CLIPTokenizer:
@@ -25,14 +25,34 @@ def make_tokenizer() -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(
         vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=TEXT_LENGTH
     )
-    world = [*"an photo of and sign that says left right above below two three four white".split()]
+    world = [
+        *[
+            "an",
+            "photo",
+            "of",
+            "and",
+            "sign",
+            "that",
+            "says",
+            "left",
+            "right",
+            "above",
+            "below",
+            "two",
+            "three",
+            "four",
+            "white",
+        ]
+    ]
     world += [*scenes.COLORS, *scenes.SHAPES, *map(scenes.plural, scenes.SHAPES)]
     # Whole words only: as merges they would also fire inside the words of signs.
     tokenizer.add_tokens([AddedToken(w, single_word=True, normalized=True) for w in world])
     return tokenizer
 
 
-def make_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModelWithProjection:
+def make_text_encoder(
+    tokenizer: CLIPTokenizer, width: int, layers: int
+) -> CLIPTextModelWithProjection:
     """A small CLIP text encoder with random weights."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
@@ -70,7 +90,7 @@ def make_transformer() -> SD3Transformer2DModel:
     """SD3.5's transformer (RMS-normalised queries and keys) in small, random weights."""
     return SD3Transformer2DModel(
         sample_size=scenes.SIZE // 8,
-        patch_size=1,
+        patch_size=2,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_layers=LAYERS,
@@ -79,7 +99,7 @@ def make_transformer() -> SD3Transformer2DModel:
         joint_attention_dim=sum(TEXT_WIDTHS),
         caption_projection_dim=WIDTH,
         pooled_projection_dim=sum(TEXT_WIDTHS),
-        pos_embed_max_size=scenes.SIZE // 8,
+        pos_embed_max_size=scenes.SIZE // 16,
         qk_norm="rms_norm",
     )
 
@@ -119,7 +139,10 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, token_ids: Tensor) -> Tensor:
         """Velocity (B, C, H, W) at x_t (B, C, H, W), t (B,) in (0, 1], 1 = noise, token_ids (B, L)."""
-        outputs = [e(token_ids, output_hidden_states=True) for e in (self.text_encoder, self.text_encoder_2)]
+        outputs = [
+            e(token_ids, output_hidden_states=True)
+            for e in (self.text_encoder, self.text_encoder_2)
+        ]
         return self.transformer(
             hidden_states=x_t,
             timestep=t * 1000,

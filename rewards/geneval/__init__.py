@@ -1,0 +1,1 @@
+"""GenEval: object-focused prompts judged by detection, colour and position."""

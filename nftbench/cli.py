@@ -1,0 +1,224 @@
+"""The command line: parse, call, exit. The only module that prints.
+
+Nothing heavy is imported before a command runs.
+"""
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rewards.base import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+app = typer.Typer(
+    help="Evaluate and train text-to-image models with rewards whose numbers can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+pocket = typer.Typer(
+    help="The pocket world: a text-to-image model that fits into the repository.",
+    no_args_is_help=True,
+)
+app.add_typer(pocket, name="pocket")
+
+Rewards = Annotated[
+    str | None, typer.Option(help="Rewards instead of the benchmark's own: ocr,pickscore@pocket.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images made and scored at once.")]
+
+
+@app.command("eval")
+def eval_(
+    checkpoint: Annotated[
+        str, typer.Argument(help="pocket, a diffusers folder or a hub id; +lora=PATH adds a LoRA.")
+    ],
+    suite: Annotated[
+        str | None, typer.Option(help="Suite or benchmark; the checkpoint's own when left out.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="Classifier-free guidance; 1 is none.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many prompts: not publishable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all noise.")] = 0,
+    rewards: Rewards = None,
+    batch_size: BatchSize = 16,
+    out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Add the rows to leaderboards/.")
+    ] = False,
+) -> None:
+    """Generate from a checkpoint, judge the images, print a table with error bars."""
+    from nftbench import leaderboard, session, table
+
+    settings = {
+        "guidance_scale": guidance_scale,
+        "num_inference_steps": steps,
+        "limit": limit,
+        "seed": seed,
+    }
+    with _progress() as report:
+        run, rows = session.evaluate_checkpoint(
+            checkpoint,
+            suite,
+            settings,
+            rewards=rewards,
+            batch_size=batch_size,
+            out=out,
+            report=report,
+        )
+    _print(*table.terminal(rows))
+    print(f"run: {run.folder}")
+    for path in leaderboard.publish(rows) if publish else ():
+        print(f"published: {path}")
+
+
+@app.command()
+def score(
+    target: Annotated[
+        Path, typer.Argument(help="A run folder, or a list images.jsonl of {image, prompt} lines.")
+    ],
+    rewards: Rewards = None,
+    batch_size: BatchSize = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where a list's scores go; LIST.scores.parquet when left out."),
+    ] = None,
+) -> None:
+    """Score images that exist: a run's, or any that a list names."""
+    from nftbench import session, table
+
+    with _progress() as report:
+        if target.is_dir():
+            rows, written = session.score_run(target, rewards, report), target
+        else:
+            rows, written = session.score_list(target, rewards, batch_size, out, report)
+    _print(*table.terminal(rows))
+    print(f"scores: {written}")
+
+
+@app.command("rewards")
+def rewards_() -> None:
+    """List the rewards: scale, range, licence, source."""
+    import rewards
+    from nftbench import table
+
+    _print(table.rewards(rewards.available()))
+
+
+@app.command()
+def benchmarks() -> None:
+    """List benchmarks and suites."""
+    from nftbench import benchmark, table
+
+    _print(table.benchmarks([benchmark.load_benchmark(n) for n in benchmark.names()]))
+    _print(table.suites([benchmark.load_suite(n) for n in benchmark.suite_names()]))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what works, and the command for what does not."""
+    from nftbench.doctor import examine
+
+    broken = 0
+    for finding in examine():
+        broken += finding.state == "broken"
+        print(f"{finding.state:<7} {finding.what:<28} {finding.detail}")
+    if broken:
+        raise typer.Exit(1)
+
+
+@pocket.command()
+def build(
+    work: Annotated[
+        Path, typer.Option(help="Checkpoints of the training; goes on where it stopped.")
+    ] = Path("pocket-build"),
+    out: Annotated[Path, typer.Option(help="Where the finished weights go.")] = Path(
+        "pocket-weights"
+    ),
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Train the pocket policy and its judges from nothing."""
+    from nftbench.pocket.build import build_all
+
+    with _progress() as report:
+        build_all(work, out, threads, report)
+    print(f"weights: {out}")
+
+
+def main() -> None:
+    """Run the command line; errors of the user are one line and exit code 2."""
+    stopped = "stopped; the same command goes on from here"
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(stopped, 130)
+    except typer.TyperException as error:
+        _fail(f"{error.format_message()} (see nftbench --help)", 2)
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename or "a file"
+        _fail(
+            f"cannot write {where}: {error.strerror}; mend that and run the same command again", 2
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"nftbench: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print(*parts: object) -> None:
+    from rich.console import Console
+
+    # Piped output is read by programs and logs: never cut a number off at 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for part in parts:
+        console.print(part)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with rate and time left; the function inside is told (stage, done, total)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        rate,
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total, rate="")
+            speed = progress.tasks[tasks[stage]].speed
+            progress.update(
+                tasks[stage], completed=done, total=total, rate=f"{speed:.1f}/s" if speed else ""
+            )
+
+        yield report

@@ -1,0 +1,72 @@
+"""What is installed, what works, and the command for what does not."""
+
+import importlib.util
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import numpy as np
+
+import rewards
+from nftbench.evaluate import PACKAGES
+from rewards.base import ConfigError, Prompt
+
+EXTRAS = {"paddle": "paddleocr", "tesseract": "pytesseract"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    state: Literal["ok", "absent", "broken"]
+    detail: str
+
+
+def examine() -> Iterator[Finding]:
+    """Look at versions, devices, extras, and let every reward judge one picture."""
+    import torch
+
+    yield Finding("python", "ok", platform.python_version())
+    for package in PACKAGES:
+        yield Finding(package, "ok", version(package))
+    cuda = torch.cuda.is_available()
+    yield Finding(
+        "GPU",
+        "ok" if cuda else "absent",
+        torch.cuda.get_device_name() if cuda else "everything runs on the CPU",
+    )
+    for extra, module in EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        yield Finding(
+            f"extra [{extra}]",
+            "ok" if found else "absent",
+            module if found else f"pip install 'nftbench[{extra}]'",
+        )
+    binary = shutil.which("tesseract")
+    yield Finding("tesseract", "ok" if binary else "absent", binary or "apt install tesseract-ocr")
+    for key in rewards.available():
+        yield _try_reward(key)
+
+
+PROBE = Prompt(
+    id="probe",
+    text='a sign that says "OK"',
+    tag="single_object",
+    target={"include": [{"class": "circle", "count": 1}]},
+)
+
+
+def _try_reward(key: str) -> Finding:
+    """Load a reward and let it judge a plain grey picture."""
+    picture = np.full((1, 64, 64, 3), 200, dtype=np.uint8)
+    try:
+        scores = rewards.load_reward(key).score(picture, [PROBE])
+    except ConfigError as error:
+        return Finding(f"reward {key}", "absent", str(error))
+    if scores.reasons[0]:
+        return Finding(f"reward {key}", "broken", scores.reasons[0])
+    return Finding(f"reward {key}", "ok", f"a grey picture scores {scores.values[0]:.3f}")

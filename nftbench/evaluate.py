@@ -1,0 +1,226 @@
+"""Generate, score, aggregate: stage by stage, batch by batch, each going on where it stopped.
+
+A batch is always made of the same images, so a run that was killed and resumed ends with the same bytes as one that
+was not. Rewards are loaded and shown the prompts before the first image is made.
+"""
+
+import datetime
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+import pandas as pd
+
+import nftbench
+from nftbench.benchmark import Protocol, choose, load_benchmark
+from nftbench.checkpoint import Policy
+from nftbench.rollout import Sample, generate, samples
+from nftbench.rows import About, Row, summarise
+from nftbench.scoring import score_files
+from nftbench.store import Run, write_table
+from rewards.base import ConfigError, Prompt, Reward, RewardInfo
+
+PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")
+
+Report = Callable[[str, int, int], None]
+"""Told the stage, how much of it is done, and out of how much."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One benchmark of a run."""
+
+    protocol: Protocol
+    prompts: Sequence[Prompt]
+    rewards: Mapping[str, Reward]
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name, which is its folder's."""
+        return self.protocol.benchmark
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All images, in the order they are made."""
+        return samples(self.prompts, self.protocol.images_per_prompt)
+
+    def batches(self) -> Iterator[tuple[int, list[Sample]]]:
+        """The images in numbered batches: the same ones whatever is there already."""
+        everything = self.samples
+        for start in range(0, len(everything), self.batch_size):
+            yield start // self.batch_size, everything[start : start + self.batch_size]
+
+
+def plan(
+    protocols: Sequence[Protocol], rewards: Mapping[str, Reward], batch_size: int
+) -> list[Work]:
+    """Give each benchmark its prompts and those of the rewards that can judge them.
+
+    Raises:
+        ConfigError: a reward that can judge none of the benchmarks' prompts.
+    """
+    works, fits, why = [], set(), {}
+    for protocol in protocols:
+        prompts = choose(load_benchmark(protocol.benchmark).load(), protocol.limit)
+        mine = {}
+        for key, reward in rewards.items():
+            try:
+                reward.check(prompts)
+            except ConfigError as error:
+                why[key] = error
+            else:
+                mine[key] = reward
+        fits |= set(mine)
+        works.append(Work(protocol=protocol, prompts=prompts, rewards=mine, batch_size=batch_size))
+    for key in rewards:
+        if key not in fits:
+            raise ConfigError(f"reward {key!r} can judge none of these benchmarks: {why[key]}")
+    return works
+
+
+def begin(run: Run, works: Sequence[Work], policy: Policy, suite: str) -> None:
+    """Write the run's manifest, or check that an existing one asks for the same.
+
+    Raises:
+        ConfigError: the folder holds a run of another checkpoint, protocol or batch size; the field is named.
+    """
+    manifest = {
+        "checkpoint": {
+            "name": policy.name,
+            "digest": policy.digest,
+            "pipeline": type(policy.pipeline).__name__,
+        },
+        "suite": suite,
+        "batch_size": works[0].batch_size,
+        "protocols": {w.name: w.protocol.model_dump(mode="json") for w in works},
+        "protocol_hashes": {w.name: w.protocol.hash for w in works},
+        "rewards": {w.name: {k: asdict(r.info) for k, r in w.rewards.items()} for w in works},
+        "versions": versions(),
+    }
+    old = run.manifest
+    if old:
+        _refuse_change(run, old, manifest)
+        for name, known in old["rewards"].items():
+            manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
+    run.save_manifest(manifest)
+
+
+def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:
+    for field in ("checkpoint", "batch_size"):
+        if old[field] != new[field]:
+            raise ConfigError(
+                f"{run.folder} holds a run with {field} {old[field]}, not {new[field]}; choose another --out"
+            )
+    if set(old["protocols"]) != set(new["protocols"]):
+        raise ConfigError(
+            f"{run.folder} holds a run of {', '.join(old['protocols'])}, not {', '.join(new['protocols'])}; choose another --out"
+        )
+    for name, fields in new["protocols"].items():
+        changed = Protocol(**fields).difference(Protocol(**old["protocols"][name]))
+        if changed:
+            raise ConfigError(
+                f"{run.folder} holds a run of another protocol of {name} ({changed}); choose another --out"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what moves a number."""
+    return {"nftbench": nftbench.__version__, "python": platform.python_version()} | {
+        p: version(p) for p in PACKAGES
+    }
+
+
+def make_images(run: Run, work: Work, policy: Policy, report: Report) -> None:
+    """Generate every batch that is not whole on disk."""
+    for number, batch in work.batches():
+        if not run.has_images(work.name, batch):
+            for sample, pixels in zip(
+                batch, generate(policy.pipeline, batch, work.protocol), strict=True
+            ):
+                run.save_image(work.name, sample, pixels)
+        report(
+            f"{work.name}: images",
+            min((number + 1) * work.batch_size, len(work.samples)),
+            len(work.samples),
+        )
+
+
+def score_images(run: Run, work: Work, report: Report) -> None:
+    """Score every batch that a reward has not scored yet, then write the sample table."""
+    for key, reward in work.rewards.items():
+        for number, batch in work.batches():
+            if not run.scores_path(work.name, key, number).is_file():
+                paths = [run.image_path(work.name, s) for s in batch]
+                scores = score_files(reward, paths, [s.prompt for s in batch])
+                run.save_scores(work.name, key, number, batch, scores)
+            report(
+                f"{work.name}: {key}",
+                min((number + 1) * work.batch_size, len(work.samples)),
+                len(work.samples),
+            )
+
+
+def sample_table(run: Run, work: Work) -> pd.DataFrame:
+    """One row an image: what was asked, where the image is, every reward's value, parts, reason and evidence."""
+    table = pd.DataFrame(
+        {
+            "key": [s.key for s in work.samples],
+            "prompt_id": [s.prompt.id for s in work.samples],
+            "prompt": [s.prompt.text for s in work.samples],
+            "tag": [s.prompt.tag for s in work.samples],
+            "image_index": [s.index for s in work.samples],
+            "image": [f"images/{s.key}.png" for s in work.samples],
+        }
+    )
+    for key in run.manifest["rewards"][work.name]:
+        table = table.merge(
+            run.read_scores(work.name, key), on="key", how="left", validate="one_to_one"
+        )
+    return table
+
+
+def aggregate(run: Run, work: Work) -> list[Row]:
+    """Write the sample table and reduce it to rows."""
+    table = sample_table(run, work)
+    write_table(run.samples_path(work.name), table)
+    manifest = run.manifest
+    infos = [RewardInfo(**fields) for fields in manifest["rewards"][work.name].values()]
+    about = About(
+        model=manifest["checkpoint"]["name"],
+        checkpoint=manifest["checkpoint"]["digest"],
+        benchmark=work.name,
+        protocol=work.protocol.hash,
+        limited=work.protocol.limit is not None,
+        by_task=work.protocol.aggregation == "task_mean",
+        date=datetime.date.today(),
+    )
+    return summarise(table, infos, about)
+
+
+def evaluate(
+    run: Run, works: Sequence[Work], policy: Policy, suite: str, report: Report
+) -> list[Row]:
+    """The whole of it: manifest, images, scores, rows.
+
+    Args:
+        run: a new folder, or one this very evaluation was begun in.
+        works: what `plan` made of the suite.
+        policy: the checkpoint.
+        suite: its name, for the manifest.
+        report: told of progress after every batch.
+    """
+    begin(run, works, policy, suite)
+    for work in works:
+        make_images(run, work, policy, report)
+    return score(run, works, report)
+
+
+def score(run: Run, works: Sequence[Work], report: Report) -> list[Row]:
+    """Score a run's images and reduce them to rows; nothing is generated."""
+    rows = []
+    for work in works:
+        score_images(run, work, report)
+        rows += aggregate(run, work)
+    return rows

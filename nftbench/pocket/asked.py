@@ -1,0 +1,98 @@
+"""The prompts of the pocket benchmarks: the captions that training never saw (`scenes.held_out`).
+
+The files under `benchmarks/prompts/` are what these functions give; a test compares them.
+"""
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+
+from nftbench.pocket.scenes import (
+    COLORS,
+    NUMBERS,
+    RELATIONS,
+    SHAPES,
+    article,
+    held_out,
+    plural,
+    sign_caption,
+    words,
+)
+
+PER_TASK = 28
+"""Prompts of a task, where there are so many held-out captions."""
+SIGNS = 72
+
+
+def geneval_lines() -> list[str]:
+    """JSON lines in GenEval's metadata format, task by task.
+
+    All eight single objects were trained on, as GenEval's are; everything else is a held-out composition.
+    """
+    rng = np.random.default_rng(2509)
+    lines = [_line(i, record) for i, record in enumerate(_singles())]
+    for records in (_two_objects(), _countings(), _colors(), _positions(), _color_attributes()):
+        asked = [r for r in records if held_out(r["prompt"])]
+        chosen = sorted(rng.permutation(len(asked))[:PER_TASK])
+        lines += [_line(len(lines) + i, asked[j]) for i, j in enumerate(chosen)]
+    return lines
+
+
+def sign_lines() -> list[str]:
+    """One-word sign captions, held-out words only."""
+    asked = [sign_caption((w,)) for w in words() if held_out(sign_caption((w,)))]
+    chosen = sorted(np.random.default_rng(2509).permutation(len(asked))[:SIGNS])
+    return [asked[i] for i in chosen]
+
+
+def _line(number: int, record: dict[str, Any]) -> str:
+    return json.dumps({"id": f"{number:04d}"} | record)
+
+
+def _record(tag: str, prompt: str, include: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {"tag": tag, "prompt": prompt, "include": include} | more
+
+
+def _singles():
+    for shape in SHAPES:
+        yield _record(
+            "single_object", f"a photo of {article(shape)}", [{"class": shape, "count": 1}]
+        )
+
+
+def _two_objects():
+    for a, b in itertools.permutations(SHAPES, 2):
+        include = [{"class": a, "count": 1}, {"class": b, "count": 1}]
+        yield _record("two_object", f"a photo of {article(a)} and {article(b)}", include)
+
+
+def _countings():
+    for shape, (count, number) in itertools.product(SHAPES, NUMBERS.items()):
+        yield _record(
+            "counting",
+            f"a photo of {number} {plural(shape)}",
+            [{"class": shape, "count": count}],
+            exclude=[{"class": shape, "count": count + 1}],
+        )
+
+
+def _colors():
+    for shape, color in itertools.product(SHAPES, COLORS):
+        include = [{"class": shape, "count": 1, "color": color}]
+        yield _record("colors", f"a photo of {article(color)} {shape}", include)
+
+
+def _positions():
+    for (a, b), relation in itertools.product(itertools.permutations(SHAPES, 2), RELATIONS):
+        include = [{"class": b, "count": 1}, {"class": a, "count": 1, "position": [relation, 0]}]
+        yield _record("position", f"a photo of {article(a)} {relation} {article(b)}", include)
+
+
+def _color_attributes():
+    for (a, b), (c, d) in itertools.product(
+        itertools.permutations(SHAPES, 2), itertools.permutations(COLORS, 2)
+    ):
+        include = [{"class": a, "count": 1, "color": c}, {"class": b, "count": 1, "color": d}]
+        yield _record("color_attr", f"a photo of {article(c)} {a} and {article(d)} {b}", include)

@@ -1,0 +1,113 @@
+"""Prompt files: read whole or refused with the line that is wrong."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rewards.base import ConfigError, Prompt
+
+T = TypeVar("T")
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+def load_prompts(
+    path: Path, layout: str, *, count: int | None = None, sha256: str | None = None
+) -> list[Prompt]:
+    """Read a prompt file.
+
+    Args:
+        path: the file, UTF-8, one prompt a line.
+        layout: `geneval` (GenEval's metadata, JSON lines) or `text` (the bare prompt).
+        count: prompts it must hold.
+        sha256: digest its bytes must have.
+
+    Returns:
+        The prompts in file order; an id is the file's own (`id`) or the line's number from 0, five digits.
+
+    Raises:
+        ConfigError: no such file, another digest or count, or a broken line (file, line number, what is wrong).
+    """
+    if not path.is_file():
+        raise ConfigError(f"no prompt file {path}")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 and digest != sha256:
+        raise ConfigError(
+            f"{path}: expected sha256 {sha256[:16]}…, got {digest[:16]}…; fetch the file again"
+        )
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+    prompts = [_parse(path, number, line, _LAYOUTS[layout]) for number, line in enumerate(lines)]
+    if count is not None and len(prompts) != count:
+        raise ConfigError(f"{path}: expected {count} prompts, got {len(prompts)}")
+    _refuse_doubles(path, prompts)
+    return prompts
+
+
+def _parse(path: Path, number: int, line: str, parse: Callable[[int, str], Prompt]) -> Prompt:
+    try:
+        return parse(number, line)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, line {number + 1}: {error}") from None
+
+
+def _text(number: int, line: str) -> Prompt:
+    if not line.strip():
+        raise ConfigError("expected a prompt, got an empty line")
+    return Prompt(id=f"{number:05d}", text=line.strip())
+
+
+def _geneval(number: int, line: str) -> Prompt:
+    record = json_object(line)
+    text = required(record, "prompt", str)
+    tag = required(record, "tag", str)
+    required(record, "include", list)
+    target = {k: record[k] for k in ("include", "exclude") if k in record}
+    return Prompt(id=check_id(record.get("id", f"{number:05d}")), text=text, tag=tag, target=target)
+
+
+_LAYOUTS = {"geneval": _geneval, "text": _text}
+LAYOUTS = tuple(_LAYOUTS)
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """Parse one JSON object, or say in words why it is none."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"expected a JSON object, got {line[:40]!r} ({error.msg})") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"expected a JSON object, got {type(record).__name__}")
+    return record
+
+
+def required(record: dict[str, Any], key: str, kind: type[T]) -> T:
+    """The value of a key that must be there and of that kind."""
+    value = record.get(key)
+    if not isinstance(value, kind) or not value:
+        raise ConfigError(f"expected {key!r} to be a non-empty {kind.__name__}, got {value!r}")
+    return value
+
+
+def check_id(value: object) -> str:
+    """A prompt id names files: letters, digits, `.`, `_`, `-`, and never a path."""
+    text = str(value)
+    if not text or text.startswith(".") or not set(text) <= _ID_CHARACTERS:
+        raise ConfigError(f"expected an id of letters, digits, '.', '_' and '-', got {text!r}")
+    return text
+
+
+def _refuse_doubles(path: Path, prompts: list[Prompt]) -> None:
+    seen: dict[str, int] = {}
+    for number, prompt in enumerate(prompts, start=1):
+        if prompt.id in seen:
+            raise ConfigError(
+                f"{path}, line {number}: id {prompt.id!r} stands on line {seen[prompt.id]} already"
+            )
+        seen[prompt.id] = number

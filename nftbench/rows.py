@@ -1,0 +1,107 @@
+"""Scored images to rows: one number, its error, and all that is needed to trust and repeat it."""
+
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+import nftbench
+from nftbench import statistics
+from rewards.base import RewardInfo
+
+PART = ":"
+"""Parts a reward's key from a sub-score's name in columns: `geneval@pocket:strict`."""
+
+
+class Row(BaseModel):
+    """One published or measured number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    checkpoint: str
+    """Digest of the weights, or the hub's commit."""
+    benchmark: str
+    metric: str
+    """Reward, with `:part` for a sub-score."""
+    variant: str
+    aggregate: str
+    """`image_mean`, `task_mean`, or `task:NAME`."""
+    value: float
+    stderr: float
+    low: float
+    """95% confidence interval, clustered by prompt."""
+    high: float
+    n: int
+    """Images scored."""
+    n_failed: int
+    n_prompts: int
+    protocol: str
+    limited: bool
+    """Not all prompts were asked: not publishable."""
+    source: Literal["measured", "published"] = "measured"
+    version: str = nftbench.__version__
+    date: datetime.date
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What all rows of one table have in common."""
+
+    model: str
+    checkpoint: str
+    benchmark: str
+    protocol: str
+    limited: bool
+    by_task: bool
+    """Whether GenEval's task means are wanted."""
+    date: datetime.date
+
+
+def summarise(table: pd.DataFrame, infos: Sequence[RewardInfo], about: About) -> list[Row]:
+    """All rows of one table of scored images.
+
+    Args:
+        table: `prompt_id`, `tag` and a column for each reward and sub-score, one row an image.
+        infos: what the rewards are.
+        about: what the images are.
+    """
+    rows = []
+    for info in infos:
+        tasks = about.by_task and info.needs == "geneval metadata"
+        for column, metric in _metrics(table, info):
+            for aggregate, estimate in _estimates(table, column, tasks=tasks):
+                if PART in metric and aggregate.startswith("task:"):
+                    continue
+                fields = asdict(about) | asdict(estimate)
+                del fields["by_task"]
+                rows.append(Row(metric=metric, variant=info.variant, aggregate=aggregate, **fields))
+    return rows
+
+
+def _metrics(table: pd.DataFrame, info: RewardInfo) -> Iterator[tuple[str, str]]:
+    """(column, metric name) of a reward and of its numeric sub-scores."""
+    yield info.key, info.name
+    for column in table.columns:
+        part = column.removeprefix(info.key + PART)
+        if part != column and part not in ("reason", "evidence"):
+            yield column, f"{info.name}{PART}{part}"
+
+
+def _estimates(
+    table: pd.DataFrame, column: str, *, tasks: bool
+) -> Iterator[tuple[str, statistics.Estimate]]:
+    values, prompts, tags = (table[c].to_numpy() for c in (column, "prompt_id", "tag"))
+    values = values.astype(np.float64)
+    if not tasks:
+        yield "image_mean", statistics.clustered_mean(values, prompts)
+        return
+    for tag in dict.fromkeys(tags.tolist()):
+        chosen = tags == tag
+        yield f"task:{tag}", statistics.clustered_mean(values[chosen], prompts[chosen])
+    yield "task_mean", statistics.task_mean(values, prompts, tags)
+    yield "image_mean", statistics.stratified_mean(values, prompts, tags)

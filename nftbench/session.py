@@ -1,0 +1,157 @@
+"""What the commands do: names and flags in, rows out. The engine's parts, put together."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import rewards
+from nftbench.benchmark import Protocol, load_benchmark, load_suite, suite_names
+from nftbench.checkpoint import Policy, load_policy
+from nftbench.evaluate import Report, Work, evaluate, plan, score
+from nftbench.rollout import Sample
+from nftbench.rows import About, Row, summarise
+from nftbench.scoring import read_image_list, score_files
+from nftbench.store import Run, score_table, write_table
+from rewards.base import ConfigError, Reward
+
+RUNS = Path("runs")
+
+
+def evaluate_checkpoint(
+    checkpoint: str,
+    suite: str | None,
+    settings: Mapping[str, Any],
+    *,
+    rewards: str | None,
+    batch_size: int,
+    out: Path | None,
+    report: Report,
+) -> tuple[Run, list[Row]]:
+    """Evaluate a checkpoint on a suite.
+
+    Args:
+        checkpoint: as `load_policy` takes it.
+        suite: a suite's or benchmark's name; None takes the checkpoint's own.
+        settings: protocol fields the user changed; None leaves one as the benchmark has it.
+        rewards: rewards instead of the benchmarks' own, comma-separated.
+        batch_size: images made at once.
+        out: run folder; None makes one under `runs/` whose name holds the protocols' hash.
+        report: told of progress.
+
+    Raises:
+        ConfigError: anything asked for that cannot be; nothing was written then.
+    """
+    judges = load_rewards(rewards) if rewards else None
+    protocols = (
+        [load_benchmark(n).protocol(**settings) for n in load_suite(suite).benchmarks]
+        if suite
+        else None
+    )
+    policy = load_policy(checkpoint)
+    chosen = load_suite(suite or _own_suite(policy))
+    protocols = protocols or [load_benchmark(n).protocol(**settings) for n in chosen.benchmarks]
+    works = _plan(protocols, judges, batch_size)
+    run = Run(out or RUNS / _run_name(checkpoint, chosen.name, protocols))
+    return run, evaluate(run, works, policy, chosen.name, report)
+
+
+def _plan(
+    protocols: list[Protocol], judges: dict[str, Reward] | None, batch_size: int
+) -> list[Work]:
+    if judges:
+        return plan(protocols, judges, batch_size)
+    own = {p.benchmark: load_benchmark(p.benchmark).rewards for p in protocols}
+    loaded = {k: _load(k) for k in dict.fromkeys(k for keys in own.values() for k in keys)}
+    return [
+        work
+        for p in protocols
+        for work in plan([p], {k: loaded[k] for k in own[p.benchmark]}, batch_size)
+    ]
+
+
+def load_rewards(names: str) -> dict[str, Reward]:
+    """Load a comma-separated list of rewards; a weight has no meaning where nothing is trained."""
+    specs = rewards.parse_rewards(names)
+    weighted = [s.key for s in specs if s.weight != 1]
+    if weighted:
+        raise ConfigError(f"weights are for training; write {weighted[0]} without one")
+    return {s.key: _load(s.key) for s in specs}
+
+
+def _load(key: str) -> Reward:
+    return rewards.load_reward(key, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _own_suite(policy: Policy) -> str:
+    if policy.suite is None:
+        raise ConfigError(
+            f"{policy.name} names no suite of its own; pass --suite, one of {', '.join(suite_names())}"
+        )
+    return policy.suite
+
+
+def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in checkpoint).strip(".-")
+    return f"{name}-{suite}-{'-'.join(p.hash[:6] for p in protocols)}"
+
+
+def score_run(folder: Path, names: str | None, report: Report) -> list[Row]:
+    """Score the images of a run, by its own rewards or by others, without generating."""
+    run = Run.open(folder)
+    keys = names or ",".join(
+        dict.fromkeys(k for known in run.manifest["rewards"].values() for k in known)
+    )
+    works = plan(list(run.protocols().values()), load_rewards(keys), run.manifest["batch_size"])
+    run.add_rewards({w.name: w.rewards for w in works})
+    return score(run, works, report)
+
+
+def score_list(
+    path: Path, names: str | None, batch_size: int, out: Path | None, report: Report
+) -> tuple[list[Row], Path]:
+    """Score the images that a list names and write one row an image beside it.
+
+    Raises:
+        ConfigError: no rewards named, a broken list, or a reward that cannot judge its prompts.
+    """
+    if not names:
+        raise ConfigError(
+            "a list of images names no rewards of its own; pass --rewards, such as ocr,jpeg"
+        )
+    paths, prompts = read_image_list(path)
+    judges = load_rewards(names)
+    for judge in judges.values():
+        judge.check(prompts)
+    table = pd.DataFrame(
+        {
+            "prompt_id": [p.id for p in prompts],
+            "tag": [p.tag for p in prompts],
+            "prompt": [p.text for p in prompts],
+            "image": [p.name for p in paths],
+        }
+    )
+    places = [Sample(p, i) for i, p in enumerate(prompts)]
+    for key, judge in judges.items():
+        parts = []
+        for start in range(0, len(paths), batch_size):
+            batch = slice(start, start + batch_size)
+            scores = score_files(judge, paths[batch], prompts[batch])
+            parts.append(score_table(key, places[batch], scores).drop(columns="key"))
+            report(key, min(start + batch_size, len(paths)), len(paths))
+        table = pd.concat([table, pd.concat(parts, ignore_index=True)], axis=1)
+    written = out or path.with_suffix(".scores.parquet")
+    write_table(written, table)
+    about = About(
+        model=path.parent.resolve().name,
+        checkpoint="",
+        benchmark=path.name,
+        protocol="",
+        limited=True,  # nobody knows how these images were made
+        by_task=any(table["tag"]),
+        date=datetime.date.today(),
+    )
+    return summarise(table, [j.info for j in judges.values()], about), written

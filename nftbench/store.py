@@ -1,0 +1,155 @@
+"""The run folder: lossless images, a sample table that grows batch by batch, one manifest.
+
+    runs/NAME/manifest.json                      what was asked, of which weights, with which versions
+    runs/NAME/BENCHMARK/images/PROMPT-KK.png     the pixels that were scored
+    runs/NAME/BENCHMARK/scores/REWARD/NNNNN.parquet   one file a batch, while the run goes on
+    runs/NAME/BENCHMARK/samples.parquet          all of it, one row an image, when a stage is done
+
+Every file is written beside its place and renamed into it, so a run that is killed holds no half file.
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from nftbench.benchmark import Protocol
+from nftbench.rollout import Sample
+from rewards.base import ConfigError, Reward, Scores
+
+MANIFEST = "manifest.json"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a parquet file whole or not at all."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Pixels of an image file, uint8 RGB (H, W, 3).
+
+    Raises:
+        OSError: absent, truncated or no image; the message says which.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise OSError(f"{path.name} is no image") from None
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path.name} is broken: {error}") from None
+
+
+class Run:
+    """A run folder on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """An existing run.
+
+        Raises:
+            ConfigError: the folder is no run.
+        """
+        if not (folder / MANIFEST).is_file():
+            raise ConfigError(
+                f"{folder} is no run: it holds no {MANIFEST}; expected a folder made by `nftbench eval`"
+            )
+        return cls(folder)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run is; empty before it is begun."""
+        path = self.folder / MANIFEST
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def save_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest."""
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+        write_atomic(self.folder / MANIFEST, f"{text}\n".encode())
+
+    def add_rewards(self, rewards: Mapping[str, Mapping[str, Reward]]) -> None:
+        """Note further rewards of each benchmark in the manifest."""
+        manifest = self.manifest
+        for benchmark, judges in rewards.items():
+            manifest["rewards"][benchmark] |= {
+                key: asdict(judge.info) for key, judge in judges.items()
+            }
+        self.save_manifest(manifest)
+
+    def protocols(self) -> dict[str, Protocol]:
+        """The protocol of each benchmark of the run."""
+        return {
+            name: Protocol(**fields) for name, fields in self.manifest.get("protocols", {}).items()
+        }
+
+    def image_path(self, benchmark: str, sample: Sample) -> Path:
+        """Where an image lies."""
+        return self.folder / benchmark / "images" / f"{sample.key}.png"
+
+    def save_image(self, benchmark: str, sample: Sample, pixels: np.ndarray) -> None:
+        """Write one image, uint8 RGB (H, W, 3), as PNG."""
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        write_atomic(self.image_path(benchmark, sample), buffer.getvalue())
+
+    def has_images(self, benchmark: str, batch: Sequence[Sample]) -> bool:
+        """Whether all of a batch's images are there."""
+        return all(self.image_path(benchmark, s).is_file() for s in batch)
+
+    def scores_path(self, benchmark: str, reward: str, batch: int) -> Path:
+        """Where one batch's scores by one reward lie."""
+        return self.folder / benchmark / "scores" / reward / f"{batch:05d}.parquet"
+
+    def save_scores(
+        self, benchmark: str, reward: str, batch: int, samples: Sequence[Sample], scores: Scores
+    ) -> None:
+        """Write one batch's scores."""
+        write_table(
+            self.scores_path(benchmark, reward, batch), score_table(reward, samples, scores)
+        )
+
+    def read_scores(self, benchmark: str, reward: str) -> pd.DataFrame:
+        """All scores by one reward, batch by batch."""
+        parts = sorted((self.folder / benchmark / "scores" / reward).glob("*.parquet"))
+        return pd.concat([pd.read_parquet(p) for p in parts], ignore_index=True)
+
+    def samples_path(self, benchmark: str) -> Path:
+        """Where a benchmark's sample table lies."""
+        return self.folder / benchmark / "samples.parquet"
+
+
+def score_table(reward: str, samples: Sequence[Sample], scores: Scores) -> pd.DataFrame:
+    """Scores as columns: `key`, `REWARD`, `REWARD:reason`, `REWARD:PART`..., `REWARD:evidence` (JSON)."""
+    evidence = scores.evidence or [{}] * len(samples)
+    columns: dict[str, Any] = {"key": [s.key for s in samples], reward: scores.values}
+    columns |= {
+        f"{reward}:{part}": np.asarray(v, dtype=np.float32) for part, v in scores.parts.items()
+    }
+    columns[f"{reward}:reason"] = list(scores.reasons)
+    columns[f"{reward}:evidence"] = [
+        json.dumps(e, sort_keys=True, ensure_ascii=False) for e in evidence
+    ]
+    return pd.DataFrame(columns)

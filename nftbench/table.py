@@ -1,0 +1,94 @@
+"""Rows as tables: for the terminal and for Markdown."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.table import Table
+
+import rewards as registry
+from nftbench.benchmark import Benchmark, Suite
+from nftbench.rows import Row
+
+AGGREGATES = {"task_mean": "task mean", "image_mean": "image mean"}
+
+
+def cells(row: Row) -> list[str]:
+    """What a table shows of one row: metric, aggregate, value, interval, n, failed."""
+    name = AGGREGATES.get(row.aggregate, row.aggregate.removeprefix("task:"))
+    metric = f"{row.metric}@{row.variant}" if row.variant else row.metric
+    low, high = f"{row.low:.3f}", f"{row.high:.3f}"
+    return [metric, name, f"{row.value:.3f}", f"{low} to {high}", str(row.n), str(row.n_failed)]
+
+
+HEADINGS = ("metric", "of", "value", "95% interval", "n", "failed")
+
+
+def terminal(rows: Sequence[Row]) -> list[Table]:
+    """One rich table a benchmark."""
+    tables = []
+    for (benchmark, protocol, limited), group in groupby(
+        rows, lambda r: (r.benchmark, r.protocol, r.limited)
+    ):
+        note = ", limited: not publishable" if limited else ""
+        table = Table(title=f"{benchmark}  (protocol {protocol}{note})", title_justify="left")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="left" if heading in ("metric", "of") else "right")
+        previous = None
+        for row in group:
+            shown = cells(row)
+            if previous not in (None, row.metric):
+                table.add_section()
+            previous = row.metric
+            table.add_row(*shown, style="bold" if row.aggregate == "task_mean" else None)
+        tables.append(table)
+    return tables
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """All rows as one Markdown table."""
+    lines = [["benchmark", *HEADINGS], ["---"] * (1 + len(HEADINGS))]
+    lines += [[row.benchmark, *cells(row)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def rewards(keys: Sequence[str]) -> Table:
+    """What each reward's numbers mean."""
+    rows = []
+    for key in keys:
+        try:
+            info = registry.reward_info(key)
+        except registry.ConfigError as error:
+            rows.append([key, "", "", "", f"not here: {error}"])
+        else:
+            scale = f"{info.low:g} to {info.high:g}"
+            rows.append([key, scale, f"/{info.train_scale:g}", info.needs, info.summary])
+    return _plain(("reward", "native scale", "training", "needs", "what it is"), rows)
+
+
+def benchmarks(known: Sequence[Benchmark]) -> Table:
+    """What each benchmark asks."""
+    rows = [
+        [
+            b.name,
+            f"{b.prompts.count} x {b.sampling.images_per_prompt}",
+            ", ".join(b.rewards),
+            b.title,
+        ]
+        for b in known
+    ]
+    return _plain(("benchmark", "prompts x images", "rewards", "what it asks"), rows)
+
+
+def suites(known: Sequence[Suite]) -> Table:
+    """What each suite runs."""
+    return _plain(
+        ("suite", "benchmarks", "title"),
+        [[s.name, ", ".join(s.benchmarks), s.title] for s in known],
+    )
+
+
+def _plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    return table

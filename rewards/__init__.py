@@ -1,0 +1,216 @@
+"""Rewards that judge an image, by name: `load_reward("ocr")`, `parse_rewards("ocr,pickscore:0.5")`.
+
+A reward's key is `name@variant`, or the bare `name` where a reward has no variants. Looking keys up
+imports nothing heavy; a reward's module is imported when that reward is first asked for.
+
+Other packages add rewards by entry points of the group `nftbench.rewards`: the entry point's name
+is the key, its value a factory `factory(*, device="cpu") -> Reward`. A factory may carry an `info`
+attribute (a `RewardInfo`), which lets `reward_info` answer without building the reward.
+"""
+
+import difflib
+import importlib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from rewards.base import (
+    ConfigError,
+    MissingExtra,
+    MissingWeights,
+    Prompt,
+    Reward,
+    RewardInfo,
+    Scores,
+)
+
+__all__ = [
+    "ConfigError",
+    "MissingExtra",
+    "MissingWeights",
+    "Prompt",
+    "Reward",
+    "RewardInfo",
+    "RewardSpec",
+    "Scores",
+    "available",
+    "load_reward",
+    "parse_rewards",
+    "resolve",
+    "reward_info",
+]
+
+ENTRY_POINT_GROUP = "nftbench.rewards"
+BUILT_IN = {
+    "jpeg": "rewards.jpeg:Incompressibility",
+    "jpeg@compressibility": "rewards.jpeg:Compressibility",
+    "ocr@paddleocr": "rewards.ocr:paddleocr",
+    "ocr@paddleocr-x4": "rewards.ocr:paddleocr_x4",
+    "ocr@rapidocr": "rewards.ocr:rapidocr",
+    "ocr@rapidocr-x4": "rewards.ocr:rapidocr_x4",
+    "ocr@tesseract": "rewards.ocr:tesseract",
+    "ocr@tesseract-x4": "rewards.ocr:tesseract_x4",
+}
+"""Key -> `module:factory`."""
+DEFAULTS = {"ocr": "ocr@rapidocr"}
+"""What a bare name means where a reward has several variants."""
+
+_KEY = re.compile(r"[\w.-]+(@[\w.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardSpec:
+    """One item of a list of rewards."""
+
+    key: str
+    """Full key, `name@variant` or a bare name without variants."""
+    weight: float = 1.0
+    """Factor of the reward in a weighted sum, finite, >= 0; at 0 it is reported and moves nothing.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    target: str
+    package: str
+
+
+def available() -> list[str]:
+    """Sorted keys of every known reward, built in or added by entry points; imports none of them.
+
+    Raises:
+        ConfigError: two packages claim one key, or a key is malformed.
+    """
+    return sorted(_entries())
+
+
+def resolve(name: str) -> str:
+    """Full key that a name stands for.
+
+    A full key stands for itself; a bare name for its entry in `DEFAULTS`, else for its only
+    variant.
+
+    Raises:
+        ConfigError: nothing is known by that name, or several variants are and none is the default.
+    """
+    keys = _entries()
+    if name in keys:
+        return name
+    if name in DEFAULTS:
+        return DEFAULTS[name]
+    variants = sorted(key for key in keys if key.startswith(f"{name}@"))
+    if len(variants) == 1:
+        return variants[0]
+    if variants:
+        raise ConfigError(
+            f"reward {name!r} has several variants; name one of {', '.join(variants)}."
+        )
+    raise ConfigError(_unknown(name, keys))
+
+
+def load_reward(key: str, *, device: str = "cpu") -> Reward:
+    """Build a reward.
+
+    Args:
+        key: a full key or a name that `resolve` understands.
+        device: torch device; rewards that run no torch network ignore it.
+
+    Raises:
+        ConfigError: unknown or ambiguous key, or another package's reward that cannot be imported.
+        MissingExtra: an optional package is not installed.
+        MissingWeights: weights are not on this machine.
+    """
+    key = resolve(key)
+    reward = _factory(key)(device=device)
+    if reward.info.key != key:
+        raise ConfigError(
+            f"reward {key!r} calls itself {reward.info.key!r}; the two must be equal."
+        )
+    return reward
+
+
+def reward_info(key: str) -> RewardInfo:
+    """What a reward's numbers mean; builds the reward only where its factory carries no `info`.
+
+    Raises:
+        ConfigError: as `load_reward`.
+    """
+    key = resolve(key)
+    info = getattr(_factory(key), "info", None)
+    return info if isinstance(info, RewardInfo) else load_reward(key).info
+
+
+def parse_rewards(text: str) -> tuple[RewardSpec, ...]:
+    """Read a list of rewards with weights, such as `ocr,pickscore:0.5`; a weight left out is 1.
+
+    Raises:
+        ConfigError: an empty item, a weight that is not a finite number >= 0, a reward named twice
+            (also by two spellings of one key), or a name that `resolve` refuses.
+    """
+    specs = tuple(_parse_item(item.strip(), text) for item in text.split(","))
+    keys = [spec.key for spec in specs]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ConfigError(
+            f"reward {twice[0]!r} stands twice in {text!r}; name it once, with one weight."
+        )
+    return specs
+
+
+def _parse_item(item: str, text: str) -> RewardSpec:
+    name, colon, weight = (part.strip() for part in item.partition(":"))
+    if not name:
+        raise ConfigError(
+            f"empty item in rewards {text!r}; expected name or name:weight, comma-separated."
+        )
+    try:
+        value = float(weight) if colon else 1.0
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(
+            f"weight of reward {name!r} must be a finite number >= 0, got {weight!r}."
+        )
+    return RewardSpec(key=resolve(name), weight=value)
+
+
+def _entries() -> dict[str, _Entry]:
+    found = {key: _Entry(target, "rewards") for key, target in BUILT_IN.items()}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        new = _Entry(point.value, point.dist.name if point.dist else "an unnamed package")
+        old = found.setdefault(point.name, new)
+        if old.target != new.target:
+            raise ConfigError(
+                f"reward {point.name!r} is claimed twice: {old.target} of {old.package} and"
+                f" {new.target} of {new.package}; uninstall one, or rename its entry point."
+            )
+        if not _KEY.fullmatch(point.name):
+            raise ConfigError(
+                f"package {new.package} names a reward {point.name!r};"
+                " expected name or name@variant."
+            )
+    return found
+
+
+def _factory(key: str) -> Any:
+    entry = _entries()[key]
+    module, _, attribute = entry.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"reward {key!r} of package {entry.package!r} cannot be loaded from"
+            f" {entry.target!r}: {error}."
+        ) from error
+
+
+def _unknown(name: str, keys: Iterable[str]) -> str:
+    spellings = {key: key for key in keys} | {
+        key.partition("@")[0]: key.partition("@")[0] for key in keys
+    }
+    near = difflib.get_close_matches(name, spellings, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"unknown reward {name!r}{hint} Available: {', '.join(sorted(keys))}."
