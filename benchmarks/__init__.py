@@ -1,0 +1,1 @@
+"""What is asked: one TOML a benchmark, one a suite."""

@@ -1,0 +1,1 @@
+"""What came out: one CSV a benchmark."""

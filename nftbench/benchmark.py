@@ -27,13 +27,13 @@ class Protocol(_Frozen):
     benchmark: str
     version: int
     prompts_sha256: str
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     """Only so many prompts were asked: never publishable."""
     images_per_prompt: int = Field(ge=1)
     height: int = Field(ge=8)
     width: int = Field(ge=8)
     num_inference_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0)
+    guidance_scale: float = Field(ge=0, allow_inf_nan=False)
     """1 is no classifier-free guidance."""
     max_sequence_length: int | None = Field(default=None, ge=0)
     """Length of the long text encoder's input; None leaves the pipeline's own."""

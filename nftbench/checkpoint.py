@@ -9,9 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -31,14 +29,22 @@ class Policy:
     digest: str
     """sha256 of the weight files (16 hexadecimal digits), or the hub's commit."""
     pipeline: DiffusionPipeline
-    suite: str | None
-    """The suite that the checkpoint itself recommends, from `nftbench.toml` beside its weights."""
 
 
 def packaged() -> dict[str, Path]:
     """Checkpoints that ship with the project: every diffusers folder under `pocket/weights`."""
     root = Path(str(files("nftbench.pocket"))) / "weights"
     return {p.parent.name: p.parent for p in sorted(root.glob(f"*/{INDEX}"))}
+
+
+def own_suite(checkpoint: str) -> str | None:
+    """The suite that a checkpoint recommends for itself, in `nftbench.toml` beside its weights."""
+    path = _folder(checkpoint.partition(LORA)[0]) / "nftbench.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")).get("suite") if path.is_file() else None
+
+
+def _folder(base: str) -> Path:
+    return packaged().get(base, Path(base))
 
 
 def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None = None) -> Policy:
@@ -53,7 +59,7 @@ def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None =
         ConfigError: no such checkpoint, a folder that is none, or a pipeline that makes no images from text.
     """
     base, _, lora = checkpoint.partition(LORA)
-    source = packaged().get(base, Path(base))
+    source = _folder(base)
     local = source.is_dir()
     index = _read_index(source) if local else _fetch_index(base)
     pipeline = _load(str(source) if local else base, index, getattr(torch, dtype))
@@ -62,9 +68,7 @@ def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None =
         digest = f"{digest}+{_add_lora(pipeline, Path(lora))}"
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Policy(
-        name=checkpoint, digest=digest, pipeline=pipeline, suite=_suite(source) if local else None
-    )
+    return Policy(name=checkpoint, digest=digest, pipeline=pipeline)
 
 
 def folder_digest(folder: Path) -> str:
@@ -96,13 +100,12 @@ def _fetch_index(hub_id: str) -> dict[str, Any]:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"unknown checkpoint {hub_id!r}: not packaged ({known}), no such folder, and not to be had from the hub ({reason})"
+            f"unknown checkpoint {hub_id!r}: not packaged ({known}), no such folder, "
+            f"and not to be had from the hub ({reason})"
         ) from None
 
 
 def _load(source: str, index: dict[str, Any], dtype: torch.dtype) -> DiffusionPipeline:
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
     # A null component (SD3 without T5) must be named, or diffusers looks for its folder.
     absent = {k: None for k, v in index.items() if isinstance(v, list) and v[:1] == [None]}
     try:
@@ -131,8 +134,3 @@ def _add_lora(pipeline: DiffusionPipeline, path: Path) -> str:
             f"{path} is no LoRA of {type(pipeline).__name__}: {str(error).splitlines()[0]}"
         ) from None
     return folder_digest(path if path.is_dir() else path.parent)
-
-
-def _suite(folder: Path) -> str | None:
-    path = folder / "nftbench.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")).get("suite") if path.is_file() else None

@@ -129,7 +129,9 @@ def benchmarks() -> None:
 def doctor() -> None:
     """Say what is installed, what works, and the command for what does not."""
     from nftbench.doctor import examine
+    from nftbench.session import quiet
 
+    quiet()
     broken = 0
     for finding in examine():
         broken += finding.state == "broken"

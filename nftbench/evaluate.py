@@ -15,9 +15,10 @@ import pandas as pd
 import nftbench
 from nftbench.benchmark import Protocol, choose, load_benchmark
 from nftbench.checkpoint import Policy
-from nftbench.rollout import Sample, generate, samples
+from nftbench.rollout import Sample, generate, image_seed, samples
 from nftbench.rows import About, Row, summarise
 from nftbench.scoring import score_files
+from nftbench.sheet import contact_sheet
 from nftbench.store import Run, write_table
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo
 
@@ -115,7 +116,8 @@ def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:
             )
     if set(old["protocols"]) != set(new["protocols"]):
         raise ConfigError(
-            f"{run.folder} holds a run of {', '.join(old['protocols'])}, not {', '.join(new['protocols'])}; choose another --out"
+            f"{run.folder} holds a run of {', '.join(old['protocols'])}, "
+            f"not {', '.join(new['protocols'])}; choose another --out"
         )
     for name, fields in new["protocols"].items():
         changed = Protocol(**fields).difference(Protocol(**old["protocols"][name]))
@@ -171,7 +173,9 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
             "prompt": [s.prompt.text for s in work.samples],
             "tag": [s.prompt.tag for s in work.samples],
             "image_index": [s.index for s in work.samples],
+            "seed": [image_seed(work.protocol.seed, s.prompt.id, s.index) for s in work.samples],
             "image": [f"images/{s.key}.png" for s in work.samples],
+            "sha256": [run.image_digest(work.name, s) for s in work.samples],
         }
     )
     for key in run.manifest["rewards"][work.name]:
@@ -182,9 +186,10 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
 
 
 def aggregate(run: Run, work: Work) -> list[Row]:
-    """Write the sample table and reduce it to rows."""
+    """Write the sample table and the contact sheet, and reduce the table to rows."""
     table = sample_table(run, work)
     write_table(run.samples_path(work.name), table)
+    contact_sheet(run, work.name, work.samples)
     manifest = run.manifest
     infos = [RewardInfo(**fields) for fields in manifest["rewards"][work.name].values()]
     about = About(
@@ -223,4 +228,5 @@ def score(run: Run, works: Sequence[Work], report: Report) -> list[Row]:
     for work in works:
         score_images(run, work, report)
         rows += aggregate(run, work)
+    run.save_rows(rows)
     return rows

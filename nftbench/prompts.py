@@ -37,17 +37,29 @@ def load_prompts(
         raise ConfigError(
             f"{path}: expected sha256 {sha256[:16]}…, got {digest[:16]}…; fetch the file again"
         )
-    try:
-        lines = data.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
+    lines = text_lines(path, data)
     prompts = [_parse(path, number, line, _LAYOUTS[layout]) for number, line in enumerate(lines)]
     if count is not None and len(prompts) != count:
         raise ConfigError(f"{path}: expected {count} prompts, got {len(prompts)}")
     _refuse_doubles(path, prompts)
     return prompts
+
+
+def text_lines(path: Path, data: bytes) -> list[str]:
+    """A file's lines, ended by a newline alone: a text may hold the other characters that `splitlines` breaks at.
+
+    Raises:
+        ConfigError: not UTF-8, or no line at all.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+    if not text:
+        raise ConfigError(f"{path}: expected one entry a line, got an empty file")
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def _parse(path: Path, number: int, line: str, parse: Callable[[int, str], Prompt]) -> Prompt:
@@ -97,9 +109,10 @@ def required(record: dict[str, Any], key: str, kind: type[T]) -> T:
 
 def check_id(value: object) -> str:
     """A prompt id names files: letters, digits, `.`, `_`, `-`, and never a path."""
-    text = str(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    text = str(value) if whole or isinstance(value, str) else ""
     if not text or text.startswith(".") or not set(text) <= _ID_CHARACTERS:
-        raise ConfigError(f"expected an id of letters, digits, '.', '_' and '-', got {text!r}")
+        raise ConfigError(f"expected an id of letters, digits, '.', '_' and '-', got {value!r}")
     return text
 
 

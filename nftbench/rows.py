@@ -70,17 +70,24 @@ def summarise(table: pd.DataFrame, infos: Sequence[RewardInfo], about: About) ->
         infos: what the rewards are.
         about: what the images are.
     """
-    rows = []
-    for info in infos:
-        tasks = about.by_task and info.needs == "geneval metadata"
-        for column, metric in _metrics(table, info):
-            for aggregate, estimate in _estimates(table, column, tasks=tasks):
-                if PART in metric and aggregate.startswith("task:"):
-                    continue
-                fields = asdict(about) | asdict(estimate)
-                del fields["by_task"]
-                rows.append(Row(metric=metric, variant=info.variant, aggregate=aggregate, **fields))
-    return rows
+    return [row for info in infos for row in _rows(table, info, about)]
+
+
+def _rows(table: pd.DataFrame, info: RewardInfo, about: About) -> Iterator[Row]:
+    tasks = about.by_task and info.needs == "geneval metadata"
+    common = asdict(about)
+    del common["by_task"]
+    for column, metric in _metrics(table, info):
+        for aggregate, estimate in _estimates(table, column, tasks=tasks):
+            if PART in metric and aggregate.startswith("task:"):
+                continue
+            yield Row(
+                metric=metric,
+                variant=info.variant,
+                aggregate=aggregate,
+                **common,
+                **asdict(estimate),
+            )
 
 
 def _metrics(table: pd.DataFrame, info: RewardInfo) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nftbench.prompts import check_id, json_object, required
+from nftbench.prompts import check_id, json_object, required, text_lines
 from nftbench.store import read_image
 from rewards.base import ConfigError, Prompt, Reward, Scores
 
@@ -69,20 +69,18 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata.
 
     Raises:
-        ConfigError: a broken line, with file and line number, or a path that leaves the list's folder.
+        ConfigError: a broken line, with file and line number, or a path that leaves the list's folder; not UTF-8.
     """
     if not path.is_file():
         raise ConfigError(f"no image list {path}")
     paths, prompts = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_lines(path, path.read_bytes()), start=1):
         try:
             file, prompt = _entry(line, path.parent, number)
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
         paths.append(file)
         prompts.append(prompt)
-    if not paths:
-        raise ConfigError(f"{path}: expected one JSON object a line, got an empty file")
     return paths, prompts
 
 

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils.logging
 import pandas as pd
 import torch
+import transformers.utils.logging
 
-import rewards
-from nftbench.benchmark import Protocol, load_benchmark, load_suite, suite_names
-from nftbench.checkpoint import Policy, load_policy
+import rewards as registry
+from nftbench.benchmark import Protocol, load_benchmark, load_suite, names, suite_names
+from nftbench.checkpoint import load_policy, own_suite
 from nftbench.evaluate import Report, Work, evaluate, plan, score
 from nftbench.rollout import Sample
 from nftbench.rows import About, Row, summarise
@@ -45,18 +47,19 @@ def evaluate_checkpoint(
     Raises:
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
-    judges = load_rewards(rewards) if rewards else None
-    protocols = (
-        [load_benchmark(n).protocol(**settings) for n in load_suite(suite).benchmarks]
-        if suite
-        else None
-    )
-    policy = load_policy(checkpoint)
-    chosen = load_suite(suite or _own_suite(policy))
-    protocols = protocols or [load_benchmark(n).protocol(**settings) for n in chosen.benchmarks]
-    works = _plan(protocols, judges, batch_size)
+    quiet()
+    chosen = load_suite(suite or _own_suite(checkpoint))
+    protocols = [load_benchmark(name).protocol(**settings) for name in chosen.benchmarks]
+    works = _plan(protocols, load_rewards(rewards) if rewards else None, batch_size)
+    policy = load_policy(checkpoint, dtype=protocols[0].dtype)
     run = Run(out or RUNS / _run_name(checkpoint, chosen.name, protocols))
     return run, evaluate(run, works, policy, chosen.name, report)
+
+
+def quiet() -> None:
+    """Switch off the libraries' own progress bars: ours say more."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _plan(
@@ -73,9 +76,9 @@ def _plan(
     ]
 
 
-def load_rewards(names: str) -> dict[str, Reward]:
+def load_rewards(listed: str) -> dict[str, Reward]:
     """Load a comma-separated list of rewards; a weight has no meaning where nothing is trained."""
-    specs = rewards.parse_rewards(names)
+    specs = registry.parse_rewards(listed)
     weighted = [s.key for s in specs if s.weight != 1]
     if weighted:
         raise ConfigError(f"weights are for training; write {weighted[0]} without one")
@@ -83,15 +86,15 @@ def load_rewards(names: str) -> dict[str, Reward]:
 
 
 def _load(key: str) -> Reward:
-    return rewards.load_reward(key, device="cuda" if torch.cuda.is_available() else "cpu")
+    return registry.load_reward(key, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _own_suite(policy: Policy) -> str:
-    if policy.suite is None:
-        raise ConfigError(
-            f"{policy.name} names no suite of its own; pass --suite, one of {', '.join(suite_names())}"
-        )
-    return policy.suite
+def _own_suite(checkpoint: str) -> str:
+    suite = own_suite(checkpoint)
+    if suite is None:
+        known = ", ".join(suite_names() + names())
+        raise ConfigError(f"{checkpoint} names no suite of its own; pass --suite, one of {known}")
+    return suite
 
 
 def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:
@@ -99,10 +102,11 @@ def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:
     return f"{name}-{suite}-{'-'.join(p.hash[:6] for p in protocols)}"
 
 
-def score_run(folder: Path, names: str | None, report: Report) -> list[Row]:
+def score_run(folder: Path, rewards: str | None, report: Report) -> list[Row]:
     """Score the images of a run, by its own rewards or by others, without generating."""
+    quiet()
     run = Run.open(folder)
-    keys = names or ",".join(
+    keys = rewards or ",".join(
         dict.fromkeys(k for known in run.manifest["rewards"].values() for k in known)
     )
     works = plan(list(run.protocols().values()), load_rewards(keys), run.manifest["batch_size"])
@@ -111,19 +115,20 @@ def score_run(folder: Path, names: str | None, report: Report) -> list[Row]:
 
 
 def score_list(
-    path: Path, names: str | None, batch_size: int, out: Path | None, report: Report
+    path: Path, rewards: str | None, batch_size: int, out: Path | None, report: Report
 ) -> tuple[list[Row], Path]:
     """Score the images that a list names and write one row an image beside it.
 
     Raises:
         ConfigError: no rewards named, a broken list, or a reward that cannot judge its prompts.
     """
-    if not names:
+    quiet()
+    if not rewards:
         raise ConfigError(
             "a list of images names no rewards of its own; pass --rewards, such as ocr,jpeg"
         )
     paths, prompts = read_image_list(path)
-    judges = load_rewards(names)
+    judges = load_rewards(rewards)
     for judge in judges.values():
         judge.check(prompts)
     table = pd.DataFrame(

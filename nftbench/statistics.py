@@ -65,7 +65,7 @@ def task_mean(values: np.ndarray, prompts: np.ndarray, tasks: np.ndarray) -> Est
     Source: djghosh13/geneval@af4902f evaluation/summary_scores.py.
     """
     strata = _strata(values, prompts, tasks)
-    weights = [1 / len(strata)] * len(strata)
+    weights = [1 / len(strata) for _ in strata]
     return _combine(strata, weights, int(np.isnan(values).sum()))
 
 

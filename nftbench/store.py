@@ -3,11 +3,14 @@
     runs/NAME/manifest.json                      what was asked, of which weights, with which versions
     runs/NAME/BENCHMARK/images/PROMPT-KK.png     the pixels that were scored
     runs/NAME/BENCHMARK/scores/REWARD/NNNNN.parquet   one file a batch, while the run goes on
+    runs/NAME/rows.csv                           the table that was printed
+    runs/NAME/BENCHMARK/contact.png              some images of every task
     runs/NAME/BENCHMARK/samples.parquet          all of it, one row an image, when a stage is done
 
 Every file is written beside its place and renamed into it, so a run that is killed holds no half file.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel
 
 from nftbench.benchmark import Protocol
 from nftbench.rollout import Sample
@@ -87,7 +91,7 @@ class Run:
 
     def save_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
         write_atomic(self.folder / MANIFEST, f"{text}\n".encode())
 
     def add_rewards(self, rewards: Mapping[str, Mapping[str, Reward]]) -> None:
@@ -114,6 +118,16 @@ class Run:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
         write_atomic(self.image_path(benchmark, sample), buffer.getvalue())
+
+    def image_digest(self, benchmark: str, sample: Sample) -> str:
+        """sha256 of an image's file; empty when it is gone."""
+        path = self.image_path(benchmark, sample)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+    def save_rows(self, rows: Sequence[BaseModel]) -> None:
+        """Write the run's rows as CSV."""
+        table = pd.DataFrame([row.model_dump(mode="json") for row in rows])
+        write_atomic(self.folder / "rows.csv", table.to_csv(index=False).encode())
 
     def has_images(self, benchmark: str, batch: Sequence[Sample]) -> bool:
         """Whether all of a batch's images are there."""

@@ -1,5 +1,9 @@
-"""Rows as tables: for the terminal and for Markdown."""
+"""Rows as tables: for the terminal and for Markdown.
 
+An interval is unknown where fewer than two prompts were asked.
+"""
+
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -16,8 +20,8 @@ def cells(row: Row) -> list[str]:
     """What a table shows of one row: metric, aggregate, value, interval, n, failed."""
     name = AGGREGATES.get(row.aggregate, row.aggregate.removeprefix("task:"))
     metric = f"{row.metric}@{row.variant}" if row.variant else row.metric
-    low, high = f"{row.low:.3f}", f"{row.high:.3f}"
-    return [metric, name, f"{row.value:.3f}", f"{low} to {high}", str(row.n), str(row.n_failed)]
+    interval = f"{row.low:.3f} to {row.high:.3f}" if math.isfinite(row.stderr) else "unknown"
+    return [metric, name, f"{row.value:.3f}", interval, str(row.n), str(row.n_failed)]
 
 
 HEADINGS = ("metric", "of", "value", "95% interval", "n", "failed")
@@ -29,8 +33,7 @@ def terminal(rows: Sequence[Row]) -> list[Table]:
     for (benchmark, protocol, limited), group in groupby(
         rows, lambda r: (r.benchmark, r.protocol, r.limited)
     ):
-        note = ", limited: not publishable" if limited else ""
-        table = Table(title=f"{benchmark}  (protocol {protocol}{note})", title_justify="left")
+        table = Table(title=f"{benchmark}  ({_note(protocol, limited)})", title_justify="left")
         for heading in HEADINGS:
             table.add_column(heading, justify="left" if heading in ("metric", "of") else "right")
         previous = None
@@ -42,6 +45,12 @@ def terminal(rows: Sequence[Row]) -> list[Table]:
             table.add_row(*shown, style="bold" if row.aggregate == "task_mean" else None)
         tables.append(table)
     return tables
+
+
+def _note(protocol: str, limited: bool) -> str:
+    if not protocol:
+        return "nobody knows how these images were made: not publishable"
+    return f"protocol {protocol}, limited: not publishable" if limited else f"protocol {protocol}"
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -122,15 +122,19 @@ def test_true_scenes_are_judged_correct():
 
 @pytest.mark.slow
 def test_clipscore_prefers_the_caption_that_fits_and_the_clean_picture():
-    figures = exam.captions(80, SEED)
-    assert figures["all"] >= 0.9, figures
-    assert exam.clip_damage(150, SEED)["clean above damaged"] >= 0.95
+    figures = exam.captions(60, SEED)
+    assert figures["all"] >= 0.85, figures
+    assert (
+        min(figures[tag] for tag in ("single_object", "two_object", "counting", "colors")) >= 0.95
+    )
+    assert exam.clip_damage(150, SEED)["clean above damaged"] >= 0.97
 
 
 @pytest.mark.slow
 def test_pickscore_prefers_the_better_picture():
     figures = exam.preferences(100, SEED)
-    assert min(figures[kind] for kind in lessons.PAIR_KINDS) >= 0.9, figures
+    assert figures["damaged"] >= 0.97 and figures["stronger"] >= 0.93, figures
+    assert figures["mismatching"] >= 0.8, figures
 
 
 def test_partial_reward_tells_near_from_far(drawn):

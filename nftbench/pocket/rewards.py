@@ -25,7 +25,7 @@ from rewards.clipscore import ClipScore
 from rewards.geneval.colours import ClipColorHead
 from rewards.geneval.detector import Detections
 from rewards.geneval.reward import GenEval
-from rewards.pickscore import PickScore
+from rewards.pickscore import TRAIN_SCALE, PickScore
 from rewards.towers import load_clip
 from rewards.weights import verified
 
@@ -281,7 +281,7 @@ pickscore.info = RewardInfo(
     summary="preference model of the pocket world: exp(logit_scale) times the cosine",
     low=-100,
     high=100,
-    train_scale=26,
+    train_scale=TRAIN_SCALE,
     weights=_shipped("pickscore"),
     licence="Apache-2.0",
     source="arXiv:2305.01569 Sec. 3, trained on the pocket world's own preferences",

@@ -37,8 +37,8 @@ class _Case:
 class GenEval:
     """Whether an image shows the objects, counts, colours and positions that its prompt asks for.
 
-    The value is 0 or 1 by the official rule, or DiffusionNFT's partial reward; the parts `correct`,
-    `strict` and `partial` come with either. Evidence, an image: `boxes` that counted (class -> [x1,
+    The value is one of `correct` (0 or 1 by the official rule), `strict` and `partial` (DiffusionNFT's
+    reward); the other two are parts. Evidence, an image: `boxes` that counted (class -> [x1,
     y1, x2, y2, score]), `colors` that were told (class -> answers for the leading boxes), `reason`
     and `strict_reason`.
     """
@@ -79,16 +79,16 @@ class GenEval:
         answers = iter(self._color_head.classify([crop for case in cases for crop in case.crops]))
         told = [_by_class(case.crops, answers) for case in cases]
         verdicts = [_verdict(case, colors) for case, colors in zip(cases, told, strict=True)]
-        parts = {
+        numbers = {
             name: np.array(
                 [np.nan if v is None else getattr(v, name) for v in verdicts], dtype=np.float32
             )
             for name in ("correct", "strict", "partial")
         }
         return Scores(
-            values=parts[self._value],
+            values=numbers.pop(self._value),
             reasons=tuple(case.fault for case in cases),
-            parts=parts,
+            parts=numbers,
             evidence=tuple(map(_evidence, cases, told, verdicts)),
         )
 

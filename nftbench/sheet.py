@@ -1,0 +1,49 @@
+"""A contact sheet of a run: what a person looks at before believing a number."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from nftbench.rollout import Sample
+from nftbench.store import Run, read_image, write_atomic
+
+COLUMNS = 8
+GAP = 2
+
+
+def contact_sheet(run: Run, benchmark: str, samples: list[Sample]) -> None:
+    """Write `contact.png`: a row a task, in each the first image of up to eight prompts, evenly chosen.
+
+    Args:
+        run: the run.
+        benchmark: whose images.
+        samples: all of them, in order; images that cannot be read are left white.
+    """
+    rows: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.index == 0:
+            rows.setdefault(sample.prompt.tag, []).append(sample)
+    chosen = [_evenly(row) for row in rows.values()]
+    tiles = [[_pixels(run, benchmark, s) for s in row] for row in chosen]
+    height, width = (max(t.shape[axis] for row in tiles for t in row) for axis in (0, 1))
+    sheet = np.full((len(tiles) * (height + GAP), COLUMNS * (width + GAP), 3), 255, dtype=np.uint8)
+    for i, row in enumerate(tiles):
+        for j, tile in enumerate(row):
+            top, left = i * (height + GAP), j * (width + GAP)
+            sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, format="PNG")
+    write_atomic(run.folder / benchmark / "contact.png", buffer.getvalue())
+
+
+def _evenly(samples: list[Sample]) -> list[Sample]:
+    count = min(COLUMNS, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def _pixels(run: Run, benchmark: str, sample: Sample) -> np.ndarray:
+    try:
+        return read_image(run.image_path(benchmark, sample))
+    except OSError:
+        return np.full((1, 1, 3), 255, dtype=np.uint8)
