@@ -114,7 +114,7 @@ class Benchmark(_Frozen):
                 **fields,
             )
         except ValidationError as error:
-            raise ConfigError(_in_words(error)) from None
+            raise ConfigError(in_words(error)) from None
 
 
 class Suite(_Frozen):
@@ -185,9 +185,10 @@ def _read(model: type[_Model], name: str, where: Path) -> _Model:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from None
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_in_words(error)}") from None
+        raise ConfigError(f"{path}: {in_words(error)}") from None
 
 
-def _in_words(error: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong: field, fault, value."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}, got {first['input']!r}"

@@ -1,5 +1,6 @@
 """Any diffusers text-to-image checkpoint, by name: packaged, a local folder or a hub id, with a LoRA if wanted."""
 
+import difflib
 import hashlib
 import inspect
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download, model_info
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from rewards.base import ConfigError
@@ -38,8 +39,19 @@ def packaged() -> dict[str, Path]:
 
 
 def own_suite(checkpoint: str) -> str | None:
-    """The suite that a checkpoint recommends for itself, in `nftbench.toml` beside its weights."""
-    path = _folder(checkpoint.partition(LORA)[0]) / "nftbench.toml"
+    """The suite that a checkpoint recommends for itself, in `nftbench.toml` beside its weights.
+
+    Raises:
+        ConfigError: neither packaged nor a folder, and no hub id either.
+    """
+    base = checkpoint.partition(LORA)[0]
+    if not base or ("/" not in base and not _folder(base).is_dir()):
+        near = difflib.get_close_matches(base, packaged(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ConfigError(
+            f"unknown checkpoint {base!r}{hint} Packaged: {', '.join(packaged())}; no such folder, no hub id"
+        )
+    path = _folder(base) / "nftbench.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")).get("suite") if path.is_file() else None
 
 
@@ -58,12 +70,17 @@ def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None =
     Raises:
         ConfigError: no such checkpoint, a folder that is none, or a pipeline that makes no images from text.
     """
-    base, _, lora = checkpoint.partition(LORA)
+    base, wanted, lora = checkpoint.partition(LORA)
+    if wanted and not lora:
+        raise ConfigError(f"{checkpoint!r} names no LoRA; write its path behind {LORA}")
     source = _folder(base)
-    local = source.is_dir()
-    index = _read_index(source) if local else _fetch_index(base)
-    pipeline = _load(str(source) if local else base, index, getattr(torch, dtype))
-    digest = folder_digest(source) if local else str(model_info(base).sha)
+    if source.is_dir():
+        index, digest = _read_index(source / INDEX), folder_digest(source)
+        pipeline = _load(str(source), index, getattr(torch, dtype))
+    else:
+        path = _fetch_index(base)
+        digest = path.parent.name  # the hub's cache names a snapshot by its commit
+        pipeline = _load(base, _read_index(path), getattr(torch, dtype), revision=digest)
     if lora:
         digest = f"{digest}+{_add_lora(pipeline, Path(lora))}"
     pipeline.set_progress_bar_config(disable=True)
@@ -81,22 +98,26 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
+def _read_index(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
-            f"{folder} is no checkpoint: it holds no {INDEX}; expected a folder saved by a diffusers pipeline"
+            f"{path.parent} is no checkpoint: it holds no {INDEX}; expected a folder saved by a diffusers pipeline"
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON ({error}); save the pipeline again") from None
+    if not isinstance(index, dict):
+        raise ConfigError(
+            f"{path} holds a {type(index).__name__}, not an object; save the pipeline again"
+        )
+    return index
 
 
-def _fetch_index(hub_id: str) -> dict[str, Any]:
+def _fetch_index(hub_id: str) -> Path:
     known = ", ".join(packaged())
     try:
-        return json.loads(Path(hf_hub_download(hub_id, INDEX)).read_text(encoding="utf-8"))
+        return Path(hf_hub_download(hub_id, INDEX))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
@@ -105,12 +126,19 @@ def _fetch_index(hub_id: str) -> dict[str, Any]:
         ) from None
 
 
-def _load(source: str, index: dict[str, Any], dtype: torch.dtype) -> DiffusionPipeline:
+def _load(
+    source: str, index: dict[str, Any], dtype: torch.dtype, revision: str | None = None
+) -> DiffusionPipeline:
     # A null component (SD3 without T5) must be named, or diffusers looks for its folder.
     absent = {k: None for k, v in index.items() if isinstance(v, list) and v[:1] == [None]}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **absent
+            source,
+            dtype=dtype,
+            revision=revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **absent,
         )
     except (OSError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -133,4 +161,9 @@ def _add_lora(pipeline: DiffusionPipeline, path: Path) -> str:
         raise ConfigError(
             f"{path} is no LoRA of {type(pipeline).__name__}: {str(error).splitlines()[0]}"
         ) from None
-    return folder_digest(path if path.is_dir() else path.parent)
+    if not any(pipeline.get_list_adapters().values()):  # diffusers passes foreign names over
+        raise ConfigError(f"{path} is no LoRA of {type(pipeline).__name__}: no name in it fits")
+    if path.is_dir():
+        return folder_digest(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

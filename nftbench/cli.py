@@ -29,6 +29,21 @@ pocket = typer.Typer(
 )
 app.add_typer(pocket, name="pocket")
 
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+"""What the user's disk or path can do to a write; any other OSError is our own fault."""
+
+INTERRUPTED = 130
+
 Rewards = Annotated[
     str | None, typer.Option(help="Rewards instead of the benchmark's own: ocr,pickscore@pocket.")
 ]
@@ -59,6 +74,8 @@ def eval_(
     ] = False,
 ) -> None:
     """Generate from a checkpoint, judge the images, print a table with error bars."""
+    if publish and limit:
+        raise ConfigError("--publish takes whole runs only; leave out --limit")
     from nftbench import leaderboard, session, table
 
     settings = {
@@ -160,22 +177,24 @@ def build(
 
 def main() -> None:
     """Run the command line; errors of the user are one line and exit code 2."""
-    stopped = "stopped; the same command goes on from here"
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        _fail(stopped, 130)
+        code = INTERRUPTED
     except typer.TyperException as error:
         _fail(f"{error.format_message()} (see nftbench --help)", 2)
     except ConfigError as error:
         _fail(str(error), 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in UNWRITABLE:
             raise
         where = error.filename or "a file"
         _fail(
             f"cannot write {where}: {error.strerror}; mend that and run the same command again", 2
         )
+    if code == INTERRUPTED:  # typer makes Ctrl-C this code, without a word
+        _fail("stopped; the same command goes on from here", code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> None:
@@ -212,7 +231,9 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         rate,
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    # Into a file or a pipe go only our own lines: rich would add an empty one.
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:

@@ -5,6 +5,7 @@ was not. Rewards are loaded and shown the prompts before the first image is made
 """
 
 import datetime
+import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ import pandas as pd
 import nftbench
 from nftbench.benchmark import Protocol, choose, load_benchmark
 from nftbench.checkpoint import Policy
-from nftbench.rollout import Sample, generate, image_seed, samples
+from nftbench.rollout import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.rows import About, Row, summarise
 from nftbench.scoring import score_files
 from nftbench.sheet import contact_sheet
@@ -85,8 +86,11 @@ def begin(run: Run, works: Sequence[Work], policy: Policy, suite: str) -> None:
     """Write the run's manifest, or check that an existing one asks for the same.
 
     Raises:
-        ConfigError: the folder holds a run of another checkpoint, protocol or batch size; the field is named.
+        ConfigError: the pipeline cannot be told the protocol, or the folder holds a run of another checkpoint,
+            protocol, batch size or reward; the field is named.
     """
+    for work in works:
+        sampling_arguments(policy.pipeline, work.protocol)  # before anything is written
     manifest = {
         "checkpoint": {
             "name": policy.name,
@@ -103,8 +107,10 @@ def begin(run: Run, works: Sequence[Work], policy: Policy, suite: str) -> None:
     old = run.manifest
     if old:
         _refuse_change(run, old, manifest)
+        refuse_other_judges(run, {w.name: w.rewards for w in works})
         for name, known in old["rewards"].items():
             manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
+        run.sweep()
     run.save_manifest(manifest)
 
 
@@ -119,12 +125,35 @@ def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:
             f"{run.folder} holds a run of {', '.join(old['protocols'])}, "
             f"not {', '.join(new['protocols'])}; choose another --out"
         )
+    known = run.protocols()
     for name, fields in new["protocols"].items():
-        changed = Protocol(**fields).difference(Protocol(**old["protocols"][name]))
+        changed = Protocol(**fields).difference(known[name])
         if changed:
             raise ConfigError(
                 f"{run.folder} holds a run of another protocol of {name} ({changed}); choose another --out"
             )
+
+
+def refuse_other_judges(run: Run, rewards: Mapping[str, Mapping[str, Reward]]) -> None:
+    """Refuse to mix scores of two judges under one name, such as before and after new weights.
+
+    Args:
+        run: an existing run.
+        rewards: of each benchmark.
+
+    Raises:
+        ConfigError: the run was scored by a reward of the same name that says something else of itself.
+    """
+    known = run.manifest["rewards"]
+    for benchmark, judges in rewards.items():
+        for key, judge in judges.items():
+            before = known[benchmark].get(key)
+            now = json.loads(json.dumps(asdict(judge.info)))
+            changed = [f for f in now if before is not None and before.get(f) != now[f]]
+            if changed:
+                raise ConfigError(
+                    f"{run.folder} holds scores of another {key} (other {', '.join(changed)}); choose another --out"
+                )
 
 
 def versions() -> dict[str, str]:
@@ -138,6 +167,7 @@ def make_images(run: Run, work: Work, policy: Policy, report: Report) -> None:
     """Generate every batch that is not whole on disk."""
     for number, batch in work.batches():
         if not run.has_images(work.name, batch):
+            run.drop_scores(work.name, number)
             for sample, pixels in zip(
                 batch, generate(policy.pipeline, batch, work.protocol), strict=True
             ):
@@ -178,11 +208,21 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
             "sha256": [run.image_digest(work.name, s) for s in work.samples],
         }
     )
-    for key in run.manifest["rewards"][work.name]:
+    for key in scored(run, work):
         table = table.merge(
             run.read_scores(work.name, key), on="key", how="left", validate="one_to_one"
         )
     return table
+
+
+def scored(run: Run, work: Work) -> list[str]:
+    """The rewards of a run's manifest that have scored every batch; the others were stopped before their end."""
+    numbers = [number for number, _ in work.batches()]
+    return [
+        key
+        for key in run.manifest["rewards"][work.name]
+        if all(run.scores_path(work.name, key, n).is_file() for n in numbers)
+    ]
 
 
 def aggregate(run: Run, work: Work) -> list[Row]:
@@ -191,7 +231,8 @@ def aggregate(run: Run, work: Work) -> list[Row]:
     write_table(run.samples_path(work.name), table)
     contact_sheet(run, work.name, work.samples)
     manifest = run.manifest
-    infos = [RewardInfo(**fields) for fields in manifest["rewards"][work.name].values()]
+    known = manifest["rewards"][work.name]
+    infos = [RewardInfo(**known[key]) for key in scored(run, work)]
     about = About(
         model=manifest["checkpoint"]["name"],
         checkpoint=manifest["checkpoint"]["digest"],

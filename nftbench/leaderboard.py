@@ -40,17 +40,19 @@ def publish(rows: Sequence[Row], where: Path | None = None) -> list[Path]:
         The CSV files written.
 
     Raises:
-        ConfigError: a row that may not be published: from a limited run, without an error, with nothing scored.
+        ConfigError: a row that may not be published: from a limited run, without an error, with nothing scored;
+            or a leaderboard whose columns are other ones. Nothing was written then.
     """
     for row in rows:
         _refuse(row)
-    written = []
+    merged = {}  # all of them before any is written: a broken one leaves the others as they were
     for benchmark in dict.fromkeys(row.benchmark for row in rows):
         path = (where or folder()) / f"{benchmark}.csv"
         new = pd.DataFrame([r.model_dump(mode="json") for r in rows if r.benchmark == benchmark])
-        write_atomic(path, _merge(path, new).to_csv(index=False, lineterminator="\n").encode())
-        written.append(path)
-    return written
+        merged[path] = _merge(path, new)
+    for path, table in merged.items():
+        write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
+    return list(merged)
 
 
 def _refuse(row: Row) -> None:
@@ -68,7 +70,10 @@ def _refuse(row: Row) -> None:
 def _merge(path: Path, new: pd.DataFrame) -> pd.DataFrame:
     if not path.is_file():
         return new
-    old = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(IDENTITY, str))
+    try:  # as text: a row that is kept is kept to the byte
+        old = pd.read_csv(path, keep_default_na=False, dtype=str)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ConfigError(f"{path} is no table: {error}; mend or remove it") from None
     if list(old.columns) != list(new.columns):
         raise ConfigError(
             f"{path}: expected the columns {', '.join(new.columns)}; got {', '.join(old.columns)}"

@@ -86,11 +86,12 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
 
 def _entry(line: str, folder: Path, number: int) -> tuple[Path, Prompt]:
     record = json_object(line)
-    file = (folder / required(record, "image", str)).resolve()
+    name = required(record, "image", str)
+    if "\0" in name:
+        raise ConfigError(f"expected 'image' to be a path, got {name!r}, which holds a null byte")
+    file = (folder / name).resolve()
     if not file.is_relative_to(folder.resolve()):
-        raise ConfigError(
-            f"{record['image']!r} leaves the list's folder; put the list above its images"
-        )
+        raise ConfigError(f"{name!r} leaves the list's folder; put the list above its images")
     target = {k: record[k] for k in ("include", "exclude") if k in record}
     prompt_id = check_id(record.get("id", f"{number - 1:05d}"))
     text = required(record, "prompt", str)

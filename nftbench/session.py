@@ -13,7 +13,7 @@ import transformers.utils.logging
 import rewards as registry
 from nftbench.benchmark import Protocol, load_benchmark, load_suite, names, suite_names
 from nftbench.checkpoint import load_policy, own_suite
-from nftbench.evaluate import Report, Work, evaluate, plan, score
+from nftbench.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
 from nftbench.rollout import Sample
 from nftbench.rows import About, Row, summarise
 from nftbench.scoring import read_image_list, score_files
@@ -50,6 +50,8 @@ def evaluate_checkpoint(
     quiet()
     chosen = load_suite(suite or _own_suite(checkpoint))
     protocols = [load_benchmark(name).protocol(**settings) for name in chosen.benchmarks]
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out takes a folder")
     works = _plan(protocols, load_rewards(rewards) if rewards else None, batch_size)
     policy = load_policy(checkpoint, dtype=protocols[0].dtype)
     run = Run(out or RUNS / _run_name(checkpoint, chosen.name, protocols))
@@ -110,7 +112,9 @@ def score_run(folder: Path, rewards: str | None, report: Report) -> list[Row]:
         dict.fromkeys(k for known in run.manifest["rewards"].values() for k in known)
     )
     works = plan(list(run.protocols().values()), load_rewards(keys), run.manifest["batch_size"])
-    run.add_rewards({w.name: w.rewards for w in works})
+    judges = {w.name: w.rewards for w in works}
+    refuse_other_judges(run, judges)
+    run.add_rewards(judges)
     return score(run, works, report)
 
 
@@ -123,6 +127,8 @@ def score_list(
         ConfigError: no rewards named, a broken list, or a reward that cannot judge its prompts.
     """
     quiet()
+    if not path.is_file():
+        raise ConfigError(f"{path} is neither a run folder nor a list of images")
     if not rewards:
         raise ConfigError(
             "a list of images names no rewards of its own; pass --rewards, such as ocr,jpeg"

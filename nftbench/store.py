@@ -22,13 +22,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from nftbench.benchmark import Protocol
+from nftbench.benchmark import Protocol, in_words
 from nftbench.rollout import Sample
 from rewards.base import ConfigError, Reward, Scores
 
 MANIFEST = "manifest.json"
+NEEDED = frozenset({"batch_size", "checkpoint", "protocols", "rewards"})
+"""Entries of a manifest that the engine reads back."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -87,7 +89,18 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """What the run is; empty before it is begun."""
         path = self.folder / MANIFEST
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        try:
+            manifest = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ConfigError(f"{path} is no JSON ({error}); choose another --out") from None
+        known = set(manifest) if isinstance(manifest, dict) else set()
+        if not known >= NEEDED:
+            raise ConfigError(
+                f"{path} lacks {', '.join(sorted(NEEDED - known))}; it is no run of this version of nftbench"
+            )
+        return manifest
 
     def save_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
@@ -105,9 +118,13 @@ class Run:
 
     def protocols(self) -> dict[str, Protocol]:
         """The protocol of each benchmark of the run."""
-        return {
-            name: Protocol(**fields) for name, fields in self.manifest.get("protocols", {}).items()
-        }
+        protocols = self.manifest.get("protocols", {})
+        try:
+            return {name: Protocol(**fields) for name, fields in protocols.items()}
+        except ValidationError as error:
+            raise ConfigError(
+                f"{self.folder / MANIFEST} holds no protocol of this version of nftbench: {in_words(error)}"
+            ) from None
 
     def image_path(self, benchmark: str, sample: Sample) -> Path:
         """Where an image lies."""
@@ -132,6 +149,16 @@ class Run:
     def has_images(self, benchmark: str, batch: Sequence[Sample]) -> bool:
         """Whether all of a batch's images are there."""
         return all(self.image_path(benchmark, s).is_file() for s in batch)
+
+    def drop_scores(self, benchmark: str, batch: int) -> None:
+        """Forget every reward's scores of one batch: its images are made anew."""
+        for path in (self.folder / benchmark / "scores").glob(f"*/{batch:05d}.parquet"):
+            path.unlink()
+
+    def sweep(self) -> None:
+        """Remove the unfinished files that a killed process left."""
+        for path in self.folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
     def scores_path(self, benchmark: str, reward: str, batch: int) -> Path:
         """Where one batch's scores by one reward lie."""

@@ -108,7 +108,9 @@ def test_one_prompt_in_a_task_leaves_the_whole_without_an_error():
 
 
 def test_no_spread_is_an_error_of_zero():
-    assert numbers(clustered_mean(np.full(6, 0.1), np.arange(6))) == pytest.approx([0.1, 0, 0.1, 0.1])
+    assert numbers(clustered_mean(np.full(6, 0.1), np.arange(6))) == pytest.approx(
+        [0.1, 0, 0.1, 0.1]
+    )
 
 
 def test_float32_scores_are_summed_in_float64():
@@ -187,9 +189,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(prompts):
 # --- laws -----------------------------------------------------------------------------------------
 
 scores = st.floats(-100, 100).map(lambda v: round(v, 3))
-images = st.lists(
-    st.tuples(scores, st.integers(0, 5), st.booleans()), min_size=1, max_size=30
-).map(
+images = st.lists(st.tuples(scores, st.integers(0, 5), st.booleans()), min_size=1, max_size=30).map(
     lambda rows: (
         np.array([np.nan if failed and i % 2 else v for i, (v, _, failed) in enumerate(rows)]),
         np.array([f"p{p}" for _, p, _ in rows]),

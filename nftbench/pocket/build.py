@@ -1,17 +1,38 @@
 """`nftbench pocket build`: the whole pocket world trained from nothing, resumable, and written out as it is shipped."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from nftbench.pocket import judges, pretrain
+from nftbench.pocket.loop import Job, train
 
 CARD = 'suite = "pocket"\n'
 """`nftbench.toml` of the checkpoint: the suite that `nftbench eval` runs when none is named."""
 
 
-def build_all(work: Path, out: Path, threads: int, report: Callable[[str, int, int], None]) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """How long everything is trained; the defaults are what the shipped weights had."""
+
+    vae_steps: int = pretrain.VAE_STEPS
+    scenes: int = pretrain.LATENT_SCENES
+    shard: int = pretrain.SHARD
+    policy_steps: int = pretrain.POLICY_STEPS
+    detector_steps: int = judges.DETECTOR_STEPS
+    clip_steps: int = judges.CLIP_STEPS
+    pickscore_steps: int = judges.PICKSCORE_STEPS
+
+
+def build_all(
+    work: Path,
+    out: Path,
+    threads: int,
+    report: Callable[[str, int, int], None],
+    sizes: Sizes | None = None,
+) -> None:
     """Train every network that is not finished yet and write the weights.
 
     Args:
@@ -19,22 +40,24 @@ def build_all(work: Path, out: Path, threads: int, report: Callable[[str, int, i
         out: receives `pocket/` (the pipeline) and `rewards/` (the judges).
         threads: CPU threads.
         report: told (stage, done, total).
+        sizes: how long; as shipped when None.
     """
+    sizes = sizes or Sizes()
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    _train(pretrain.vae_job(), work, report)
-    for done in pretrain.encode_latents(work):
-        report("latents", done["step"], pretrain.LATENT_SCENES)
-    _train(pretrain.policy_job(work), work, report)
+    _train(pretrain.vae_job(sizes.vae_steps), work, report)
+    for done in pretrain.encode_latents(work, sizes.scenes, sizes.shard):
+        report("latents", done, sizes.scenes)
+    _train(pretrain.policy_job(work, sizes.policy_steps), work, report)
     export_policy(work, out / "pocket")
-    for job in (judges.detector_job, judges.clip_job):
-        _train(job(), work, report)
-    _train(judges.pickscore_job(work), work, report)
+    _train(judges.detector_job(sizes.detector_steps), work, report)
+    _train(judges.clip_job(sizes.clip_steps), work, report)
+    _train(judges.pickscore_job(work, sizes.pickscore_steps), work, report)
     judges.export_judges(work, out / "rewards")
 
 
-def _train(job, work: Path, report: Callable[[str, int, int], None]) -> None:
-    for progress in pretrain.train(job, work):
+def _train(job: Job, work: Path, report: Callable[[str, int, int], None]) -> None:
+    for progress in train(job, work):
         report(job.name, progress["step"], job.steps)
 
 

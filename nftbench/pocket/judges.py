@@ -16,13 +16,13 @@ from torchvision.ops import box_iou
 
 from nftbench.pocket import lessons
 from nftbench.pocket.lessons import Lesson, Pairs
-from nftbench.pocket.loop import Job, averaged
+from nftbench.pocket.loop import Job, averaged, muon_and_adamw
 from nftbench.pocket.policy import make_tokenizer
 from nftbench.pocket.rewards import ShapeDetector, make_clip, make_detector
 from nftbench.pocket.scenes import COLORS, SHAPES
 from rewards.preprocess import CLIP_MEAN, CLIP_STD
 
-DETECTOR_STEPS, DETECTOR_BATCH = 3000, 64
+DETECTOR_STEPS, DETECTOR_BATCH = 4500, 64
 CLIP_STEPS, CLIP_SCENES, CLIP_CROPS, CLIP_DAMAGED = 2200, 48, 16, 24
 DETECTOR_SEED, CLIP_SEED, PICKSCORE_SEED = 50_000_000, 60_000_000, 70_000_000
 CALIBRATION_SEED = 80_000_000
@@ -162,17 +162,10 @@ def preference(learner: ClipLearner, shown: Pairs) -> Tensor:
 
 
 def _optimizers(learner: nn.Module, factor: float = 1.0) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for all else."""
-    named = learner.named_parameters()
-    blocks = [p for name, p in named if p.ndim == 2 and "encoder.layers" in name]
-    chosen = {id(p) for p in blocks}
-    rest = [p for p in learner.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(
-            blocks, lr=3e-3 * factor, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=1.5e-3 * factor, betas=(0.9, 0.99), weight_decay=0.0),
-    ]
+    def is_block(name: str) -> bool:
+        return "encoder.layers" in name
+
+    return muon_and_adamw(learner, is_block, muon=3e-3 * factor, adamw=1.5e-3 * factor)
 
 
 # --- export ---------------------------------------------------------------------------------------

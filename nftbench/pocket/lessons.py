@@ -20,14 +20,14 @@ BOX_SLACK = 0.06
 def any_scene(rng: np.random.Generator, tag: str | None = None) -> Scene:
     """A scene of a random task, held-out captions included: judges may see all that there is."""
     tags, weights = list(scenes.TASK_WEIGHTS), list(scenes.TASK_WEIGHTS.values())
-    return scenes._DRAW[tag or str(rng.choice(tags, p=weights))](rng)
+    return scenes.draw_scene(rng, tag or str(rng.choice(tags, p=weights)))
 
 
 def crowd(rng: np.random.Generator) -> Scene:
     """One to four things of any shapes and colours: what a policy draws when it miscounts."""
     count = int(rng.integers(1, 5))
     shapes = [str(s) for s in rng.choice(SHAPES, count)]
-    things = scenes._things(rng, shapes, scenes._colors(rng, count))
+    things = scenes.make_things(rng, shapes, scenes.random_colors(rng, count))
     return Scene("crowd", "", things, style=int(rng.integers(2**31)))
 
 

@@ -39,6 +39,27 @@ class Job:
         self.peak = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
 
 
+def muon_and_adamw(
+    model: nn.Module, is_block: Callable[[str], bool], *, muon: float, adamw: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for all else.
+
+    Args:
+        model: the network.
+        is_block: whether a matrix of that name belongs to a transformer block.
+        muon: Muon's learning rate, on AdamW's scale.
+        adamw: AdamW's learning rate.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    blocks = [p for name, p in named if p.ndim == 2 and is_block(name)]
+    chosen = {id(p) for p in blocks}
+    rest = [p for _, p in named if id(p) not in chosen]
+    return [
+        torch.optim.Muon(blocks, lr=muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=adamw, betas=(0.9, 0.99), weight_decay=0.0),
+    ]
+
+
 def rate(job: Job, step: int) -> float:
     """Factor on the peak learning rate: linear warm-up, plateau, linear fall to zero."""
     up = min(1.0, (step + 1) / max(job.warmup, 1))

@@ -15,14 +15,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nftbench.pocket import policy, scenes
-from nftbench.pocket.loop import Job, averaged, train
+from nftbench.pocket.loop import Job, averaged, muon_and_adamw
 
 VAE_STEPS, VAE_BATCH = 4800, 16
 POLICY_STEPS, POLICY_BATCH = 16000, 128
-LATENT_SCENES = 120_000
+LATENT_SCENES, SHARD = 120_000, 10_000
 CAPTION_DROPOUT = 0.1
-
-Progress = Iterator[dict[str, float]]
 
 
 def device() -> torch.device:
@@ -60,8 +58,6 @@ def vae_job(steps: int = VAE_STEPS) -> Job:
 def finished_vae(folder: Path) -> AutoencoderKL:
     """The trained VAE, its latents scaled to zero mean and unit variance as SD3's are."""
     vae = averaged(vae_job(), folder)
-    if vae.config.scaling_factor != 0.18215:
-        return vae
     with torch.no_grad():
         means = vae.encode(
             policy.to_input(torch.from_numpy(draw(1, 1000)[0]).to(device()))
@@ -72,7 +68,7 @@ def finished_vae(folder: Path) -> AutoencoderKL:
     return vae
 
 
-def encode_latents(folder: Path, count: int = LATENT_SCENES, shard: int = 10_000) -> Progress:
+def encode_latents(folder: Path, count: int, shard: int) -> Iterator[int]:
     """Draw and encode the training scenes, shard by shard, into `latents-*.safetensors`.
 
     A shard holds `mean` and `std` of the posterior, float16 (shard, C, 8, 8), and `token_ids` (shard, L) uint8.
@@ -84,7 +80,7 @@ def encode_latents(folder: Path, count: int = LATENT_SCENES, shard: int = 10_000
             tensors = _encode_shard(vae, tokenizer, index, shard)
             save_file(tensors, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
-        yield {"step": (index + 1) * shard}
+        yield (index + 1) * shard
 
 
 @torch.no_grad()
@@ -106,7 +102,7 @@ def tokenize(tokenizer, captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def policy_job(folder: Path, steps: int = POLICY_STEPS, *, compiled: bool = False) -> Job:
+def policy_job(folder: Path, steps: int = POLICY_STEPS) -> Job:
     """Text encoders and transformer on the encoded scenes."""
     shards = [load_file(p) for p in sorted(folder.glob("latents-*.safetensors"))]
     data = {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
@@ -114,7 +110,6 @@ def policy_job(folder: Path, steps: int = POLICY_STEPS, *, compiled: bool = Fals
     empty = tokenize(tokenizer, [""])
     torch.manual_seed(0)
     denoiser = policy.Denoiser(tokenizer).to(device())
-    flow_loss = torch.compile(policy.flow_loss) if compiled else policy.flow_loss
 
     def loss(step: int) -> Tensor:
         chosen = torch.randint(len(data["mean"]), (POLICY_BATCH,))
@@ -125,47 +120,36 @@ def policy_job(folder: Path, steps: int = POLICY_STEPS, *, compiled: bool = Fals
         # The CPU's fused attention has a backward pass slower than all matrix products together (44% of a step).
         attention = sdpa_kernel(SDPBackend.MATH) if device().type == "cpu" else nullcontext()
         with half(), attention:
-            return flow_loss(denoiser, x_0, ids)
+            return policy.flow_loss(denoiser, x_0, ids)
 
     return Job(
         name="policy",
         model=denoiser,
         loss=loss,
-        optimizers=_optimizers(denoiser),
+        optimizers=muon_and_adamw(denoiser, _is_block, muon=2e-3, adamw=1.5e-3),
         steps=steps,
         warmup=300,
         ema=0.9993,
     )
 
 
-def _optimizers(denoiser: policy.Denoiser) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for all else."""
-    blocks = [
-        p
-        for name, p in denoiser.named_parameters()
-        if p.ndim == 2
-        and ("transformer_blocks" in name or "encoder.layers" in name)
-        and "norm1" not in name
-    ]
-    chosen = {id(p) for p in blocks}
-    rest = [p for p in denoiser.parameters() if id(p) not in chosen and p.requires_grad]
-    return [
-        torch.optim.Muon(blocks, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.0),
-    ]
+def _is_block(name: str) -> bool:
+    return ("transformer_blocks" in name or "encoder.layers" in name) and "norm1" not in name
 
 
 def pipeline(folder: Path) -> StableDiffusion3Pipeline:
-    """The pipeline made of the best weights so far."""
+    """The pipeline made of the averaged weights of the last checkpoint."""
     tokenizer = policy.make_tokenizer()
-    denoiser = averaged(
-        Job(name="policy", model=policy.Denoiser(tokenizer), loss=None, optimizers=[], steps=0),
-        folder,
-    )
+    job = Job(name="policy", model=policy.Denoiser(tokenizer), loss=None, optimizers=[], steps=0)
+    return assemble(averaged(job, folder), finished_vae(folder).cpu(), tokenizer)
+
+
+def assemble(denoiser: policy.Denoiser, vae: AutoencoderKL, tokenizer) -> StableDiffusion3Pipeline:
+    """SD3's pipeline around trained parts; it has no T5."""
     return StableDiffusion3Pipeline(
         transformer=denoiser.transformer,
         scheduler=policy.make_scheduler(),
-        vae=finished_vae(folder).cpu(),
+        vae=vae,
         text_encoder=denoiser.text_encoder,
         tokenizer=tokenizer,
         text_encoder_2=denoiser.text_encoder_2,
@@ -173,9 +157,3 @@ def pipeline(folder: Path) -> StableDiffusion3Pipeline:
         text_encoder_3=None,
         tokenizer_3=None,
     )
-
-
-def run(job: Job, folder: Path, threads: int = 2) -> Progress:
-    """Train a job; on cores that others use too, one thread beats two that wait for one another."""
-    torch.set_num_threads(threads)
-    yield from train(job, folder)

@@ -118,9 +118,14 @@ def random_scene(rng: np.random.Generator, tag: str | None = None) -> Scene:
     """
     tag = tag or str(rng.choice(list(TASK_WEIGHTS), p=list(TASK_WEIGHTS.values())))
     while True:
-        scene = _DRAW[tag](rng)
+        scene = draw_scene(rng, tag)
         if tag == "single_object" or not held_out(scene.caption):
             return scene
+
+
+def draw_scene(rng: np.random.Generator, tag: str) -> Scene:
+    """A scene of one task, held-out captions included."""
+    return _DRAW[tag](rng)
 
 
 def _style(rng: np.random.Generator) -> int:
@@ -142,7 +147,13 @@ def _apart(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool
     return float(np.hypot(a[0] - b[0], a[1] - b[1])) > 0.56 * (a[2] + b[2]) + 2
 
 
-def _things(rng, shapes: list[str], colors: list[str], places=None) -> tuple[Thing, ...]:
+def make_things(
+    rng: np.random.Generator,
+    shapes: list[str],
+    colors: list[str],
+    places: list[tuple[float, float, float]] | None = None,
+) -> tuple[Thing, ...]:
+    """Things of given shapes and colours at given places (x, y, size), or at random ones."""
     places = places or _place(rng, len(shapes))
     angles = rng.uniform(-10, 10, len(shapes))
     return tuple(
@@ -151,7 +162,8 @@ def _things(rng, shapes: list[str], colors: list[str], places=None) -> tuple[Thi
     )
 
 
-def _colors(rng: np.random.Generator, count: int) -> list[str]:
+def random_colors(rng: np.random.Generator, count: int) -> list[str]:
+    """`count` colours of the world."""
     return [str(c) for c in rng.choice(list(COLORS), count)]
 
 
@@ -160,7 +172,7 @@ def _single(rng: np.random.Generator) -> Scene:
     return Scene(
         "single_object",
         f"a photo of {article(shape)}",
-        _things(rng, [shape], _colors(rng, 1)),
+        make_things(rng, [shape], random_colors(rng, 1)),
         style=_style(rng),
     )
 
@@ -168,20 +180,22 @@ def _single(rng: np.random.Generator) -> Scene:
 def _two(rng: np.random.Generator) -> Scene:
     a, b = (str(s) for s in rng.choice(SHAPES, 2, replace=False))
     caption = f"a photo of {article(a)} and {article(b)}"
-    return Scene("two_object", caption, _things(rng, [a, b], _colors(rng, 2)), style=_style(rng))
+    return Scene(
+        "two_object", caption, make_things(rng, [a, b], random_colors(rng, 2)), style=_style(rng)
+    )
 
 
 def _counting(rng: np.random.Generator) -> Scene:
     shape, count = str(rng.choice(SHAPES)), int(rng.choice(list(NUMBERS)))
-    colors = _colors(rng, 1) * count if rng.random() < 0.5 else _colors(rng, count)
+    colors = random_colors(rng, 1) * count if rng.random() < 0.5 else random_colors(rng, count)
     caption = f"a photo of {NUMBERS[count]} {plural(shape)}"
-    return Scene("counting", caption, _things(rng, [shape] * count, colors), style=_style(rng))
+    return Scene("counting", caption, make_things(rng, [shape] * count, colors), style=_style(rng))
 
 
 def _one_color(rng: np.random.Generator) -> Scene:
     shape, color = str(rng.choice(SHAPES)), str(rng.choice(list(COLORS)))
     caption = f"a photo of {article(color)} {shape}"
-    return Scene("colors", caption, _things(rng, [shape], [color]), style=_style(rng))
+    return Scene("colors", caption, make_things(rng, [shape], [color]), style=_style(rng))
 
 
 def _position(rng: np.random.Generator) -> Scene:
@@ -196,7 +210,7 @@ def _position(rng: np.random.Generator) -> Scene:
             return Scene(
                 "position",
                 caption,
-                _things(rng, [a, b], _colors(rng, 2), places),
+                make_things(rng, [a, b], random_colors(rng, 2), places),
                 style=_style(rng),
             )
 
@@ -205,7 +219,7 @@ def _color_attr(rng: np.random.Generator) -> Scene:
     a, b = (str(s) for s in rng.choice(SHAPES, 2, replace=False))
     c, d = (str(s) for s in rng.choice(list(COLORS), 2, replace=False))
     caption = f"a photo of {article(c)} {a} and {article(d)} {b}"
-    return Scene("color_attr", caption, _things(rng, [a, b], [c, d]), style=_style(rng))
+    return Scene("color_attr", caption, make_things(rng, [a, b], [c, d]), style=_style(rng))
 
 
 def _sign(rng: np.random.Generator) -> Scene:

@@ -1,0 +1,334 @@
+"""A run ends with the same bytes however often it was stopped, and refuses to become another run."""
+
+import random
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import rewards
+from nftbench import evaluate
+from nftbench.benchmark import load_benchmark
+from nftbench.evaluate import make_images, plan, score
+from nftbench.rollout import samples
+from nftbench.session import score_run
+from nftbench.store import Run
+from rewards.base import ConfigError, Scores
+from rewards.jpeg import Incompressibility
+
+STEPS = 2
+
+
+def quietly(stage: str, done: int, total: int) -> None:
+    """A report nobody reads."""
+
+
+def work(batch_size: int = 5, judges: str = "jpeg", **settings):
+    """One small evaluation."""
+    settings = {"num_inference_steps": STEPS, "limit": 3} | settings
+    protocol = load_benchmark("geneval-pocket").protocol(**settings)
+    loaded = {k: rewards.load_reward(k) for k in judges.split(",")}
+    (one,) = plan([protocol], loaded, batch_size)
+    return one
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a run; nothing else may lie there."""
+    found = {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+    assert not [name for name in found if name.endswith(".tmp")]
+    return found
+
+
+def evaluated(folder: Path, policy, one=None) -> Run:
+    run = Run(folder)
+    evaluate.evaluate(run, [one or work()], policy, "geneval-pocket", quietly)
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, policy) -> Run:
+    """A run that nobody stopped: three prompts, four images each, batches of five."""
+    return evaluated(tmp_path_factory.mktemp("whole") / "run", policy)
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Run:
+    return Run(Path(shutil.copytree(whole.folder, tmp_path / "copy")))
+
+
+def table(run: Run) -> pd.DataFrame:
+    return pd.read_parquet(run.samples_path("geneval-pocket"))
+
+
+# --- what a run holds -----------------------------------------------------------------------------
+
+
+def test_one_row_an_image(whole):
+    found, wanted = table(whole), samples(work().prompts, 4)
+    assert found["key"].tolist() == [s.key for s in wanted] and len(found) == 12
+    assert found["prompt"].tolist() == [s.prompt.text for s in wanted]
+    assert (found["jpeg"] > 0.5).all() and (found["jpeg:reason"] == "").all()
+    assert all((whole.folder / "geneval-pocket" / name).is_file() for name in found["image"])
+
+
+def test_the_manifest_says_what_was_asked_of_what(whole, policy):
+    manifest = whole.manifest
+    assert manifest["checkpoint"] == {
+        "name": "pocket",
+        "digest": policy.digest,
+        "pipeline": "StableDiffusion3Pipeline",
+    }
+    assert whole.protocols() == {"geneval-pocket": work().protocol}
+    assert manifest["protocol_hashes"] == {"geneval-pocket": work().protocol.hash}
+    assert list(manifest["rewards"]["geneval-pocket"]) == ["jpeg"]
+    assert {"torch", "diffusers", "python", "nftbench"} <= set(manifest["versions"])
+
+
+def test_rows_are_the_tables_mean(copy):
+    (row,) = score(copy, [work()], quietly)
+    assert row.value == pytest.approx(table(copy)["jpeg"].mean(), rel=1e-6)
+    assert (row.n, row.n_failed, row.n_prompts, row.limited) == (12, 0, 3, True)
+    assert row.protocol == work().protocol.hash
+
+
+# --- stopped and gone on --------------------------------------------------------------------------
+
+
+def test_the_same_command_again_changes_nothing(whole, policy):
+    before = files(whole.folder)
+    evaluated(whole.folder, policy)
+    assert files(whole.folder) == before
+
+
+class Stop(BaseException):
+    """Somebody pulls the plug."""
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_stopped_after_any_batch(whole, tmp_path, policy, moment):
+    """Three batches of images, three of scores: every moment between two of them."""
+    reports = []
+
+    def report(*said):
+        reports.append(said)
+        if len(reports) == moment + 1:
+            raise Stop
+
+    run = Run(tmp_path / "run")
+    with pytest.raises(Stop):
+        evaluate.evaluate(run, [work()], policy, "geneval-pocket", report)
+    assert not run.samples_path("geneval-pocket").exists()
+    evaluated(run.folder, policy)
+    assert files(run.folder) == files(whole.folder)
+
+
+@pytest.mark.parametrize("lost", [["0000-02"], ["0040-00", "0081-03"]])
+def test_a_lost_image_is_made_again_and_scored_again(whole, copy, policy, lost):
+    for key in lost:
+        copy.image_path("geneval-pocket", next(s for s in work().samples if s.key == key)).unlink()
+    evaluated(copy.folder, policy)
+    assert files(copy.folder) == files(whole.folder)
+
+
+def test_scoring_too_early_does_not_stick(whole, copy, policy):
+    """`score` on a run that still lacks images says so in NaN; finishing the run mends it."""
+    for sample in work().samples[-7:]:
+        copy.image_path("geneval-pocket", sample).unlink()
+    shutil.rmtree(copy.folder / "geneval-pocket" / "scores")
+    (row,) = score_run(copy.folder, None, quietly)
+    assert (row.n, row.n_failed) == (5, 7)
+    assert table(copy)["jpeg:reason"].str.startswith("unreadable image").sum() == 7
+    evaluated(copy.folder, policy)
+    assert files(copy.folder) == files(whole.folder)
+
+
+def test_leftovers_of_a_killed_process_are_swept(whole, copy, policy):
+    (copy.folder / "geneval-pocket" / "images" / ".0000-00.png.99999.tmp").write_bytes(b"half")
+    (copy.folder / ".manifest.json.99999.tmp").write_bytes(b"half")
+    evaluated(copy.folder, policy)
+    assert files(copy.folder) == files(whole.folder)
+
+
+@pytest.mark.slow
+def test_killed_three_times_at_random_moments(start, tmp_path, policy):
+    """SIGKILL in real processes; then finished, and equal to a run that nobody killed."""
+    chance = random.Random(2509)
+    command = ["eval", "pocket", "--suite", "geneval-pocket", "--limit", "12", "--steps", "2"]
+    command += ["--rewards", "jpeg,jpeg@compressibility", "--batch-size", "5"]
+    assert start(*command, "--out", "whole").finish()[0] == 0
+    run, killed = tmp_path / "killed", 0
+    for low, high in ((1, 20), (21, 45), (49, 66)):
+        wanted = chance.randint(low, high)
+        going = start(*command, "--out", "killed")
+        killed += going.signal_when(
+            lambda n=wanted: sum(1 for _ in run.rglob("*.p*")) >= n, signal.SIGKILL
+        )
+        going.process.join()
+    assert killed == 3 and not (run / "geneval-pocket" / "samples.parquet").exists()
+    assert start(*command, "--out", "killed").finish()[0] == 0
+    assert files(run) == files(tmp_path / "whole")
+    assert len(list(run.rglob("images/*.png"))) == 48
+    assert len(list(run.rglob("scores/*/*.parquet"))) == 2 * 10
+
+
+def test_a_truncated_image_of_a_run_is_nan_and_the_rest_is_scored(whole, copy):
+    sample = work().samples[6]
+    path = copy.image_path("geneval-pocket", sample)
+    path.write_bytes(path.read_bytes()[:200])
+    copy.image_path("geneval-pocket", work().samples[0]).write_text("no image")
+    *_, row = score_run(copy.folder, "jpeg@compressibility", quietly)
+    assert (row.variant, row.n, row.n_failed) == ("compressibility", 10, 2)
+    found = table(copy).set_index("key")["jpeg@compressibility:reason"]
+    assert found[found != ""].index.tolist() == [work().samples[0].key, sample.key]
+    assert "no image" in found.iloc[0] and "truncated" in found.iloc[6].lower()
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_batch_size_moves_no_score(tmp_path, policy):
+    """The same PNG files judged seven and sixteen at a time, by networks and by rules."""
+    judges = "clipscore@pocket,geneval@pocket-nft,jpeg,pickscore@pocket"
+    tables = []
+    one = work(7, judges, limit=8)
+    make_images(Run(tmp_path / "7"), one, policy, quietly)
+    shutil.copytree(tmp_path / "7", tmp_path / "16")
+    for size in (7, 16):
+        run, sized = Run(tmp_path / str(size)), work(size, judges, limit=8)
+        evaluate.evaluate(run, [sized], policy, "geneval-pocket", quietly)
+        tables.append(table(run).select_dtypes("float32"))
+    assert len(tables[0]) == 32 and {*judges.split(",")} <= set(tables[0].columns)
+    np.testing.assert_allclose(tables[0], tables[1], rtol=1e-5, atol=1e-5)
+
+
+# --- what a run refuses to become -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"batch_size": 7}, "batch_size 5, not 7"),
+        ({"guidance_scale": 2.5}, "guidance_scale: 2.5 here, 1.0 there"),
+        ({"num_inference_steps": 3}, "num_inference_steps: 3 here, 2 there"),
+        ({"limit": 4}, "limit: 4 here, 3 there"),
+        ({"seed": 9}, "seed: 9 here, 0 there"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(whole, policy, changed, said):
+    before = files(whole.folder)
+    with pytest.raises(ConfigError) as caught:
+        evaluated(whole.folder, policy, work(**changed))
+    assert said in str(caught.value) and "--out" in str(caught.value)
+    assert files(whole.folder) == before
+
+
+def test_another_benchmark_or_checkpoint_is_refused(whole, policy):
+    protocol = load_benchmark("ocr-pocket").protocol(num_inference_steps=STEPS, limit=3)
+    (other,) = plan([protocol], {"jpeg": rewards.load_reward("jpeg")}, 5)
+    with pytest.raises(ConfigError, match="a run of geneval-pocket, not ocr-pocket"):
+        evaluated(whole.folder, policy, other)
+    stranger = type(policy)(name="pocket", digest="0" * 16, pipeline=policy.pipeline)
+    with pytest.raises(ConfigError, match=f"'digest': '{policy.digest}'.*not .*'digest': '0000"):
+        evaluated(whole.folder, stranger)
+
+
+def test_a_judge_that_changed_is_refused(copy, policy):
+    """Scores of old weights never stand under the name of the new ones."""
+    manifest = copy.manifest
+    manifest["rewards"]["geneval-pocket"]["jpeg"]["weights"] = ["old sha256:00"]
+    copy.save_manifest(manifest)
+    for again in (
+        lambda: evaluated(copy.folder, policy),
+        lambda: score_run(copy.folder, None, quietly),
+    ):
+        with pytest.raises(ConfigError, match=r"scores of another jpeg \(other weights\)"):
+            again()
+
+
+def test_a_pipeline_that_cannot_be_told_leaves_no_folder(tmp_path, policy):
+    class Deaf:
+        def __call__(self, prompt, generator, height, width, num_inference_steps, output_type):
+            raise AssertionError("never called")
+
+    deaf = type(policy)(name="deaf", digest="0" * 16, pipeline=Deaf())
+    with pytest.raises(ConfigError, match="Deaf takes no guidance_scale, max_sequence_length"):
+        evaluated(tmp_path / "run", deaf)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_manifest_of_another_version_is_refused(copy, policy):
+    manifest = copy.manifest
+    manifest["protocols"]["geneval-pocket"]["sampler"] = "old"
+    copy.save_manifest(manifest)
+    with pytest.raises(ConfigError, match="sampler: extra inputs"):
+        evaluated(copy.folder, policy)
+
+
+# --- more rewards ---------------------------------------------------------------------------------
+
+
+def test_another_reward_keeps_the_old_columns(whole, copy):
+    rows = score_run(copy.folder, "jpeg@compressibility", quietly)
+    assert [(r.metric, r.variant) for r in rows] == [("jpeg", ""), ("jpeg", "compressibility")]
+    before, after = table(whole), table(copy)
+    pd.testing.assert_frame_equal(after[before.columns], before)
+    np.testing.assert_allclose(after["jpeg@compressibility"], -before["jpeg"] / 500, rtol=1e-6)
+    assert list(copy.manifest["rewards"]["geneval-pocket"]) == ["jpeg", "jpeg@compressibility"]
+
+
+def test_a_reward_stopped_half_way_is_left_out_until_it_is_done(whole, copy, policy):
+    def report(stage, done, total):
+        if "compressibility" in stage:
+            raise Stop
+
+    with pytest.raises(Stop):
+        score_run(copy.folder, "jpeg@compressibility", report)
+    rows = evaluate.evaluate(copy, [work()], policy, "geneval-pocket", quietly)
+    assert [r.metric for r in rows] == ["jpeg"] and "jpeg@compressibility" not in table(copy)
+    score_run(copy.folder, "jpeg@compressibility", quietly)
+    assert table(copy)["jpeg@compressibility"].notna().all()
+    pd.testing.assert_frame_equal(table(copy)[table(whole).columns], table(whole))
+
+
+class Moody(Incompressibility):
+    """Fails on every other image."""
+
+    def score(self, images, prompts):
+        values = super().score(images, prompts).values.copy()
+        values[::2] = np.nan
+        return Scores(values=values, reasons=tuple("mood" if np.isnan(v) else "" for v in values))
+
+
+def test_failures_are_counted_and_never_zero(copy, policy):
+    shutil.rmtree(copy.folder / "geneval-pocket" / "scores")
+    (row,) = score(copy, [replace(work(), rewards={"jpeg": Moody()})], quietly)
+    found = table(copy)
+    assert (row.n, row.n_failed) == (5, 7) and found["jpeg"].isna().sum() == 7
+    assert row.value == pytest.approx(found["jpeg"].mean(), rel=1e-6) and row.value > 0.5
+    assert found.loc[found["jpeg"].isna(), "jpeg:reason"].unique().tolist() == ["mood"]
+
+
+# --- plan -----------------------------------------------------------------------------------------
+
+
+def test_rewards_judge_only_the_benchmarks_they_can():
+    protocols = [load_benchmark(n).protocol(limit=2) for n in ("geneval-pocket", "ocr-pocket")]
+    judges = {k: rewards.load_reward(k) for k in ("jpeg", "ocr@rapidocr")}
+    works = plan(protocols, judges, 4)
+    assert [sorted(w.rewards) for w in works] == [["jpeg"], ["jpeg", "ocr@rapidocr"]]
+    with pytest.raises(ConfigError, match="'ocr@rapidocr' can judge none of these benchmarks"):
+        plan(protocols[:1], judges, 4)
+
+
+def test_batches_are_all_images_in_order():
+    one = work(5)
+    batches = list(one.batches())
+    assert [n for n, _ in batches] == [0, 1, 2] and [len(b) for _, b in batches] == [5, 5, 2]
+    assert [s for _, b in batches for s in b] == one.samples

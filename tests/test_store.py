@@ -1,0 +1,189 @@
+"""The run folder: files whole or absent, images that come back, and what is no image."""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nftbench import store
+from nftbench.rollout import Sample
+from nftbench.store import Run, read_image, score_table, write_atomic, write_table
+from rewards.base import ConfigError, Prompt, Scores
+
+SAMPLES = [Sample(Prompt(id=f"{i:04d}", text="x"), 0) for i in range(3)]
+
+
+def full(*_arguments, **_more):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def half(path: Path, data: bytes) -> int:
+    """A disk that fills up in the middle of a file."""
+    with path.open("wb") as file:
+        file.write(data[: len(data) // 2])
+    return full()
+
+
+# --- whole or not at all --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "fault"), [("replace", full), ("write_bytes", half)])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, method, fault, before):
+    path = tmp_path / "folder" / "file"
+    if before:
+        write_atomic(path, before)
+    monkeypatch.setattr(Path, method, fault)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new content")
+    assert [p.name for p in path.parent.iterdir()] == (["file"] if before else [])
+    assert not before or path.read_bytes() == before
+
+
+def test_a_write_that_is_interrupted_leaves_what_was_there(tmp_path, monkeypatch):
+    def interrupted(path, data):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "file", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_replaces(tmp_path):
+    for content in (b"one", b"", b"three"):
+        write_atomic(tmp_path / "a" / "b" / "file", content)
+        assert (tmp_path / "a" / "b" / "file").read_bytes() == content
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_equal_tables_are_equal_files(tmp_path):
+    table = pd.DataFrame({"key": ["a", "b"], "jpeg": np.array([1.5, np.nan], np.float32)})
+    write_table(tmp_path / "one.parquet", table)
+    write_table(tmp_path / "two.parquet", table.copy())
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "one.parquet"), table)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def test_images_come_back_to_the_last_level(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    run = Run(tmp_path)
+    assert not run.has_images("b", SAMPLES[:1])
+    run.save_image("b", SAMPLES[0], pixels)
+    assert run.has_images("b", SAMPLES[:1]) and not run.has_images("b", SAMPLES)
+    assert run.image_path("b", SAMPLES[0]) == tmp_path / "b" / "images" / "0000-00.png"
+    np.testing.assert_array_equal(read_image(run.image_path("b", SAMPLES[0])), pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
+def test_every_mode_is_read_as_rgb(tmp_path, mode):
+    path = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}"
+    Image.new(mode, (5, 4), 1 if mode != "CMYK" else (0, 0, 0, 0)).save(path)
+    pixels = read_image(path)
+    assert pixels.shape == (4, 5, 3) and pixels.dtype == np.uint8
+
+
+def encoded(suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, format=suffix)
+    return buffer.getvalue()
+
+
+FILES = {suffix: encoded(suffix) for suffix in ("png", "jpeg", "webp", "gif", "bmp", "tiff")}
+
+
+@given(st.sampled_from(sorted(FILES)), st.data())
+def test_a_broken_file_is_an_os_error_or_an_image(tmp_path_factory, suffix, data):
+    """Whatever is cut off or overwritten: nothing but OSError ever comes out."""
+    content = bytearray(FILES[suffix])
+    del content[data.draw(st.integers(0, len(content))) :]
+    for place, byte in data.draw(
+        st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4)
+    ):
+        if place < len(content):
+            content[place] = byte
+    path = tmp_path_factory.getbasetemp() / f"broken.{suffix}"
+    path.write_bytes(bytes(content))
+    try:
+        pixels = read_image(path)
+    except OSError as error:
+        assert str(error)
+    else:
+        assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg"])
+def test_a_file_cut_in_the_middle_is_never_half_an_image(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(FILES[suffix][: len(FILES[suffix]) // 2])
+    with pytest.raises(OSError, match=r"(?i)truncated|broken"):
+        read_image(path)
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (64, 64)).save(tmp_path / "bomb.png")
+    with pytest.raises(OSError, match=r"bomb\.png is broken"):
+        read_image(tmp_path / "bomb.png")
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+def test_scores_become_columns_and_come_back_in_order_of_batches(tmp_path):
+    scores = Scores(
+        values=np.array([0.5, np.nan, 1], np.float32),
+        reasons=("", "unreadable", ""),
+        parts={"strict": np.array([0, np.nan, 1])},
+        evidence=({"ä": 1}, {}, {"b": [2]}),
+    )
+    run, parts = Run(tmp_path), [slice(2, 3), slice(0, 2)]
+    for number, part in ((10, parts[0]), (9, parts[1])):
+        piece = Scores(
+            values=scores.values[part],
+            reasons=scores.reasons[part],
+            parts={"strict": scores.parts["strict"][part]},
+            evidence=scores.evidence[part],
+        )
+        run.save_scores("b", "judge@x", number, SAMPLES[part], piece)
+    table = run.read_scores("b", "judge@x")
+    pd.testing.assert_frame_equal(table, score_table("judge@x", SAMPLES, scores))
+    assert table["judge@x:evidence"].tolist() == ['{"ä": 1}', "{}", '{"b": [2]}']
+    assert table["judge@x:reason"].tolist() == ["", "unreadable", ""]
+    assert table["judge@x:strict"].dtype == np.float32
+
+
+# --- manifest -------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"is no run: it holds no manifest\.json"):
+        Run.open(tmp_path)
+    assert Run(tmp_path).manifest == {}
+
+
+def test_a_manifest_comes_back(tmp_path):
+    run = Run(tmp_path / "new")
+    manifest = {"rewards": {}, "protocols": {}, "checkpoint": "ä", "batch_size": 7}
+    run.save_manifest(manifest)
+    assert Run.open(tmp_path / "new").manifest == manifest
+    assert [p.name for p in (tmp_path / "new").iterdir()] == [store.MANIFEST]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"rewards": {}}'])
+def test_a_broken_manifest_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"manifest\.json"):
+        _ = Run(tmp_path).manifest
