@@ -1,16 +1,20 @@
 """The commands as a user meets them: exit codes, one line for an error, nothing left behind."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from nftbench.cli import main
 
 SMALL = ["--suite", "geneval-pocket", "--limit", "2", "--steps", "1", "--rewards", "jpeg"]
 
@@ -61,6 +65,7 @@ print("heavy:", heavy & set(sys.modules))
     assert all(word in done.stdout for word in ("eval", "score", "doctor", "--guidance-scale"))
 
 
+@pytest.mark.slow
 def test_lists(start):
     code, out, err = start("benchmarks").finish()
     assert (code, err) == (0, "")
@@ -73,6 +78,7 @@ def test_lists(start):
 # --- bad input ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -121,6 +127,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(start, tmp_path, arguments, sa
     assert not list((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_of_another_protocol_is_refused_by_field(start, tmp_path):
     code, out, err = start("eval", "pocket", *SMALL, "--out", "run").finish()
     assert (code, err) == (0, "") and "run: run" in out
@@ -133,6 +140,7 @@ def test_a_run_of_another_protocol_is_refused_by_field(start, tmp_path):
     assert sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_cannot_be_written(start, tmp_path):
     """The place of the run folder is below a file: no folder can be made there."""
     (tmp_path / "file").write_text("")
@@ -144,9 +152,39 @@ def test_a_disk_that_cannot_be_written(start, tmp_path):
     assert "cannot write" in said and not list((tmp_path / "folder").iterdir())
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    """In this process, where the disk can be made full."""
+    path = write_list(tmp_path, pictures(tmp_path, 10))
+    before = sorted(tmp_path.iterdir())
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(sys, "argv", ["nftbench", "score", path, "--rewards", "jpeg"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert f"cannot write {tmp_path / 'images.scores.parquet'}: No space left on device" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_error_that_is_ours_is_not_hidden(tmp_path, monkeypatch):
+    def broken(self, target):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    path = write_list(tmp_path, pictures(tmp_path, 10))
+    monkeypatch.setattr(Path, "replace", broken)
+    monkeypatch.setattr(sys, "argv", ["nftbench", "score", path, "--rewards", "jpeg"])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        main()
+
+
 # --- score ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_score_a_list(start, tmp_path):
     lines = pictures(tmp_path / "album", 10, 200, 90)
     (tmp_path / "album" / "1.png").write_bytes(b"cut")

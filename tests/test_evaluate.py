@@ -1,6 +1,7 @@
 """A run ends with the same bytes however often it was stopped, and refuses to become another run."""
 
 import random
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -13,7 +14,8 @@ import pytest
 import rewards
 from nftbench import evaluate
 from nftbench.benchmark import load_benchmark
-from nftbench.evaluate import make_images, plan, score
+from nftbench.evaluate import plan, score
+from nftbench.pocket.scenes import Scene, random_scene, render
 from nftbench.rollout import samples
 from nftbench.session import score_run
 from nftbench.store import Run
@@ -192,19 +194,38 @@ def test_a_truncated_image_of_a_run_is_nan_and_the_rest_is_scored(whole, copy):
 # --- batches --------------------------------------------------------------------------------------
 
 
+def drawn(run: Run, one) -> None:
+    """Scenes and signs in the place of generated images: something to see for every judge."""
+    chance = np.random.default_rng(0)
+    for sample in one.samples:
+        told = re.search('"(.+)"', sample.prompt.text)
+        scene = random_scene(chance, sample.prompt.tag or "sign")
+        if told and sample.index == 0:
+            scene = Scene("sign", sample.prompt.text, words=(told[1],), style=scene.style)
+        run.save_image(one.name, sample, render(scene))
+
+
 @pytest.mark.slow
-def test_batch_size_moves_no_score(tmp_path, policy):
+@pytest.mark.parametrize(
+    ("benchmark", "judges"),
+    [
+        ("geneval-pocket", "clipscore@pocket,geneval@pocket-nft,jpeg,pickscore@pocket"),
+        ("ocr-pocket", "ocr@rapidocr,pickscore@pocket"),
+    ],
+)
+def test_batch_size_moves_no_score(tmp_path, policy, benchmark, judges):
     """The same PNG files judged seven and sixteen at a time, by networks and by rules."""
-    judges = "clipscore@pocket,geneval@pocket-nft,jpeg,pickscore@pocket"
+    protocol = load_benchmark(benchmark).protocol(limit=12)
+    loaded = {k: rewards.load_reward(k) for k in judges.split(",")}
     tables = []
-    one = work(7, judges, limit=8)
-    make_images(Run(tmp_path / "7"), one, policy, quietly)
-    shutil.copytree(tmp_path / "7", tmp_path / "16")
     for size in (7, 16):
-        run, sized = Run(tmp_path / str(size)), work(size, judges, limit=8)
-        evaluate.evaluate(run, [sized], policy, "geneval-pocket", quietly)
-        tables.append(table(run).select_dtypes("float32"))
-    assert len(tables[0]) == 32 and {*judges.split(",")} <= set(tables[0].columns)
+        run = Run(tmp_path / str(size))
+        (one,) = plan([protocol], loaded, size)
+        drawn(run, one)
+        evaluate.evaluate(run, [one], policy, benchmark, quietly)
+        tables.append(pd.read_parquet(run.samples_path(benchmark)).select_dtypes("float32"))
+    assert set(loaded) <= set(tables[0].columns) and len(tables[0]) == len(one.samples)
+    assert tables[0][list(loaded)].nunique().min() > 1  # the judges saw differences
     np.testing.assert_allclose(tables[0], tables[1], rtol=1e-5, atol=1e-5)
 
 

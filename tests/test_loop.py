@@ -77,10 +77,8 @@ def test_the_average_is_the_recurrence_written_by_hand(tmp_path):
     job, expected = toy(), None
     for _ in train(job, tmp_path):
         now = state(job.model)
-        if expected is None:
-            expected = now
-        else:
-            expected = {k: 0.8 * expected[k] + 0.2 * now[k] for k in now}
+        before = expected or now
+        expected = {k: before[k] + 0.2 * (now[k] - before[k]) for k in now}
     last = state(job.model)
     found = state(averaged(job, tmp_path))
     for key, value in expected.items():

@@ -104,6 +104,7 @@ def encoded(suffix: str) -> bytes:
 FILES = {suffix: encoded(suffix) for suffix in ("png", "jpeg", "webp", "gif", "bmp", "tiff")}
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what PIL says of the same faults
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_a_broken_file_is_an_os_error_or_an_image(tmp_path_factory, suffix, data):
     """Whatever is cut off or overwritten: nothing but OSError ever comes out."""
