@@ -159,7 +159,7 @@ def load_suite(name: str) -> Suite:
 
 
 def choose(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
-    """At most `limit` prompts, spread evenly over the file so that every task stays in."""
+    """At most `limit` prompts, spread evenly over the file; a very small limit leaves out rare tasks."""
     if limit is None or limit >= len(prompts):
         return prompts
     if limit < 1:

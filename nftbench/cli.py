@@ -106,7 +106,9 @@ def score(
         Path, typer.Argument(help="A run folder, or a list images.jsonl of {image, prompt} lines.")
     ],
     rewards: Rewards = None,
-    batch_size: BatchSize = 16,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images of a list scored at once; a run keeps its own.")
+    ] = 16,
     out: Annotated[
         Path | None,
         typer.Option(help="Where a list's scores go; LIST.scores.parquet when left out."),
@@ -117,6 +119,8 @@ def score(
 
     with _progress() as report:
         if target.is_dir():
+            if out:
+                raise ConfigError("--out is for lists; a run's scores stay in its folder")
             rows, written = session.score_run(target, rewards, report), target
         else:
             rows, written = session.score_list(target, rewards, batch_size, out, report)

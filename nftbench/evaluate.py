@@ -108,6 +108,8 @@ def begin(run: Run, works: Sequence[Work], policy: Policy, suite: str) -> None:
     if old:
         _refuse_change(run, old, manifest)
         refuse_other_judges(run, {w.name: w.rewards for w in works})
+        if old["versions"] != manifest["versions"]:
+            manifest["versions_before"] = [*old.get("versions_before", []), old["versions"]]
         for name, known in old["rewards"].items():
             manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
         run.sweep()

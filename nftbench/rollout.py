@@ -81,6 +81,9 @@ def generate(
 
     Returns:
         uint8 RGB (len(batch), height, width, 3).
+
+    Raises:
+        ConfigError: pixels that are no finite numbers: never scored as black.
     """
     generators = [
         torch.Generator("cpu").manual_seed(image_seed(protocol.seed, s.prompt.id, s.index))
@@ -92,6 +95,11 @@ def generate(
         output_type="np",
         **sampling_arguments(pipeline, protocol),
     )
+    if not np.isfinite(output.images).all():
+        raise ConfigError(
+            f"{type(pipeline).__name__} made pixels that are no finite numbers (first prompt of the batch: "
+            f"{batch[0].prompt.id}); its weights do not work in {protocol.dtype}"
+        )
     return to_uint8(output.images)
 
 

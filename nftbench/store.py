@@ -29,7 +29,7 @@ from nftbench.rollout import Sample
 from rewards.base import ConfigError, Reward, Scores
 
 MANIFEST = "manifest.json"
-NEEDED = frozenset({"batch_size", "checkpoint", "protocols", "rewards"})
+NEEDED = frozenset({"batch_size", "checkpoint", "protocols", "rewards", "versions"})
 """Entries of a manifest that the engine reads back."""
 
 

@@ -15,7 +15,8 @@ import rewards
 from nftbench import evaluate
 from nftbench.benchmark import load_benchmark
 from nftbench.evaluate import plan, score
-from nftbench.pocket.scenes import Scene, random_scene, render
+from nftbench.pocket.drawing import render
+from nftbench.pocket.scenes import Scene, random_scene
 from nftbench.rollout import samples
 from nftbench.session import score_run
 from nftbench.store import Run

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.pocket import scenes
+from nftbench.pocket import drawing, scenes
 from rewards import ocr
 from rewards.base import ConfigError, MissingExtra, Prompt, RewardInfo
 from rewards.ocr import Ocr, ocr_reward, plain, quoted_text, read_text, spam_share
@@ -170,7 +170,7 @@ def test_variants_say_what_they_read():
 def signs(count: int):
     drawn = [scenes.random_scene(np.random.default_rng(i), "sign") for i in range(count)]
     prompts = [Prompt(id=str(i), text=scene.caption) for i, scene in enumerate(drawn)]
-    return np.stack([scenes.render(scene) for scene in drawn]), prompts
+    return np.stack([drawing.render(scene) for scene in drawn]), prompts
 
 
 def test_rapidocr_reads_clean_signs():
@@ -189,7 +189,7 @@ def test_rapidocr_reads_nothing_on_a_plain_picture():
 
 def test_rapidocr_tells_lines_in_reading_order_with_boxes():
     two = next(s for s in map(_sign, range(100)) if len(s.words) == 2)
-    lines = RapidOcr().read(scenes.render(two).repeat(4, axis=0).repeat(4, axis=1))
+    lines = RapidOcr().read(drawing.render(two).repeat(4, axis=0).repeat(4, axis=1))
     assert tuple(line.text for line in lines) == two.words
     (top, bottom) = (line.box for line in lines)
     assert 0 <= top[0] < top[2] <= 256 and top[3] <= bottom[3] and top[1] < bottom[1]

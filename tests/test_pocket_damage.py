@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nftbench.pocket import damage, lessons
-from nftbench.pocket.scenes import SHAPES, Scene, Thing, thing_alpha
+from nftbench.pocket.drawing import thing_alpha
+from nftbench.pocket.scenes import SHAPES, Scene, Thing
 
 
 def scene(count=4):

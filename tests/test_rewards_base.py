@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from nftbench.pocket import scenes
+from nftbench.pocket import drawing, scenes
 from rewards import (
     ConfigError,
     MissingExtra,
@@ -103,7 +103,7 @@ def pictures() -> np.ndarray:
     tags = ("sign", "single_object", "color_attr")
     drawn = [scenes.random_scene(np.random.default_rng(7), tag) for tag in tags]
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return np.stack([*map(scenes.render, drawn), noise])
+    return np.stack([*map(drawing.render, drawn), noise])
 
 
 @pytest.mark.parametrize("key", available())

@@ -126,3 +126,13 @@ def test_levels_come_back_and_the_rest_is_clipped():
     levels = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(to_uint8(levels.astype(np.float32) / 255), levels)
     assert to_uint8(np.array([-0.2, 0.0, 1.0, 1.4])).tolist() == [0, 0, 255, 255]
+
+
+def test_pixels_that_are_no_numbers_are_an_error_not_black():
+    class Broken:
+        def __call__(self, prompt, generator, output_type, height, width, num_inference_steps):
+            return type("Output", (), {"images": np.full((len(prompt), height, width, 3), np.nan)})
+
+    protocol = PROTOCOL.model_copy(update={"guidance_scale": None, "max_sequence_length": None})
+    with pytest.raises(ConfigError, match="no finite numbers"):
+        generate(Broken(), samples(PROMPTS[:1], 1), protocol)

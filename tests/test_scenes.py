@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nftbench.pocket.drawing import render, thing_alpha
 from nftbench.pocket.scenes import (
     COLORS,
     NUMBERS,
@@ -20,9 +21,7 @@ from nftbench.pocket.scenes import (
     held_out,
     plural,
     random_scene,
-    render,
     sign_caption,
-    thing_alpha,
     words,
 )
 

@@ -177,7 +177,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_a_manifest_comes_back(tmp_path):
     run = Run(tmp_path / "new")
-    manifest = {"rewards": {}, "protocols": {}, "checkpoint": "ä", "batch_size": 7}
+    manifest = {"rewards": {}, "protocols": {}, "checkpoint": "ä", "batch_size": 7, "versions": {}}
     run.save_manifest(manifest)
     assert Run.open(tmp_path / "new").manifest == manifest
     assert [p.name for p in (tmp_path / "new").iterdir()] == [store.MANIFEST]

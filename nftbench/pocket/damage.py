@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from nftbench.pocket import scenes
-from nftbench.pocket.scenes import SHAPES, SIZE, Scene, Thing
+from nftbench.pocket import drawing
+from nftbench.pocket.scenes import COLORS, SHAPES, SIZE, Scene, Thing
 
 Box = tuple[float, float, float, float]
 
@@ -42,9 +42,9 @@ def tight_box(alpha: np.ndarray) -> Box:
 
 def picture(scene: Scene) -> Picture:
     """A scene as it is drawn, with the boxes of its objects."""
-    boxes = tuple(tight_box(scenes.thing_alpha(t)) for t in scene.things)
+    boxes = tuple(tight_box(drawing.thing_alpha(t)) for t in scene.things)
     shapes, colors = (tuple(getattr(t, name) for t in scene.things) for name in ("shape", "color"))
-    return Picture(scenes.render(scene), boxes, shapes, colors)
+    return Picture(drawing.render(scene), boxes, shapes, colors)
 
 
 def _side(rng: np.random.Generator, thing: Thing, reach: float) -> np.ndarray:
@@ -58,7 +58,7 @@ def _side(rng: np.random.Generator, thing: Thing, reach: float) -> np.ndarray:
 def chimera(rng: np.random.Generator, thing: Thing, alpha: np.ndarray) -> np.ndarray:
     """Half of one shape grown together with half of another."""
     for _ in range(12):
-        other = scenes.thing_alpha(replace(thing, shape=str(rng.choice(SHAPES))))
+        other = drawing.thing_alpha(replace(thing, shape=str(rng.choice(SHAPES))))
         side = _side(rng, thing, 0.2)
         mixed = alpha * side + other * (1 - side)
         if max(_overlap(mixed, alpha), _overlap(mixed, other)) < 0.8:
@@ -128,15 +128,15 @@ def spoil(
         share: probability in [0, 1] that an object is spoilt.
         kinds: ways to spoil it, drawn evenly.
     """
-    pixels = scenes.render(replace(scene, things=())).astype(np.float64)
+    pixels = drawing.render(replace(scene, things=())).astype(np.float64)
     whole = []
     for thing in scene.things:
-        alpha = scenes.thing_alpha(thing)
+        alpha = drawing.thing_alpha(thing)
         if rng.random() < share:
             alpha = kinds[rng.integers(len(kinds))](rng, thing, alpha)
         else:
             whole.append((tight_box(alpha), thing.shape, thing.color))
-        color = np.array(scenes.COLORS[thing.color]) + rng.uniform(-9, 9, 3)
+        color = np.array(COLORS[thing.color]) + rng.uniform(-9, 9, 3)
         pixels += (color - pixels) * alpha[..., None]
     facts = tuple(zip(*whole, strict=True)) if whole else ((), (), ())
     return Picture(pixels.round().clip(0, 255).astype(np.uint8), *facts)
@@ -157,7 +157,7 @@ def _fitted(alpha: np.ndarray, shape: str) -> np.ndarray:
     """Coverage of `shape` laid over the box of `alpha`."""
     x1, y1, x2, y2 = tight_box(alpha) if (alpha > 0.5).any() else (0, 0, SIZE, SIZE)
     size = max(x2 - x1, y2 - y1)
-    return scenes.thing_alpha(Thing(shape, "red", (x1 + x2) / 2, (y1 + y2) / 2, size, 0.0))
+    return drawing.thing_alpha(Thing(shape, "red", (x1 + x2) / 2, (y1 + y2) / 2, size, 0.0))
 
 
 # --- whole pictures, in batches -------------------------------------------------------------------

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nftbench.pocket import policy, scenes
+from nftbench.pocket import drawing, policy, scenes
 from nftbench.pocket.loop import Job, averaged, muon_and_adamw
 
 VAE_STEPS, VAE_BATCH = 4800, 16
@@ -37,7 +37,7 @@ def draw(seed: int, count: int) -> tuple[np.ndarray, list[scenes.Scene]]:
     """`count` training scenes of one seed: pixels uint8 (count, 64, 64, 3) and what they show."""
     rng = np.random.default_rng(seed)
     drawn = [scenes.random_scene(rng) for _ in range(count)]
-    return np.stack([scenes.render(s) for s in drawn]), drawn
+    return np.stack([drawing.render(s) for s in drawn]), drawn
 
 
 def vae_job(steps: int = VAE_STEPS) -> Job:
