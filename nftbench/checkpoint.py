@@ -55,6 +55,16 @@ def own_suite(checkpoint: str) -> str | None:
     return tomllib.loads(path.read_text(encoding="utf-8")).get("suite") if path.is_file() else None
 
 
+def local_folder(base: str) -> Path:
+    """The folder of a packaged checkpoint or of one on this disk.
+
+    Raises:
+        ConfigError: it holds no checkpoint.
+    """
+    _read_index(_folder(base) / INDEX)
+    return _folder(base)
+
+
 def _folder(base: str) -> Path:
     return packaged().get(base, Path(base))
 

@@ -169,13 +169,17 @@ def build(
     out: Annotated[Path, typer.Option(help="Where the finished weights go.")] = Path(
         "pocket-weights"
     ),
+    start: Annotated[
+        str | None, typer.Option(help="Train this pocket checkpoint's policy further; judges stay.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train the pocket policy and its judges from nothing."""
+    from nftbench.checkpoint import local_folder
     from nftbench.pocket.build import build_all
 
     with _progress() as report:
-        build_all(work, out, threads, report)
+        build_all(work, out, threads, report, start=local_folder(start) if start else None)
     print(f"weights: {out}")
 
 

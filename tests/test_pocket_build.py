@@ -27,7 +27,7 @@ TINY = Sizes(
 def built(tmp_path_factory):
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
     told = []
-    build_all(work, out, 2, lambda *report: told.append(report), TINY)
+    build_all(work, out, 2, lambda *report: told.append(report), sizes=TINY)
     return work, out, told
 
 
@@ -63,10 +63,32 @@ def test_a_second_build_trains_nothing(built):
     work, out, _ = built
     before = (out / "pocket" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
     told = []
-    build_all(work, out, 2, lambda *report: told.append(report), TINY)
+    build_all(work, out, 2, lambda *report: told.append(report), sizes=TINY)
     assert {stage for stage, *_ in told} == {"latents"}, "finished networks take no further step"
     after = (out / "pocket" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert before == after
+
+
+@pytest.mark.slow
+def test_a_finished_policy_is_trained_further(built, tmp_path):
+    _, out, _ = built
+    told, further = [], Sizes(scenes=100, shard=100, policy_steps=1)
+    build_all(
+        tmp_path / "work",
+        tmp_path / "out",
+        2,
+        lambda *report: told.append(report),
+        sizes=further,
+        start=out / "pocket",
+    )
+    assert {stage for stage, *_ in told} == {"latents", "policy"}
+    assert not (tmp_path / "out" / "rewards").exists()
+    before, after = (
+        pretrain.shipped_weights(folder / "pocket", "vae", "transformer")
+        for folder in (out, tmp_path / "out")
+    )
+    moved = {k.partition(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert moved == {"transformer"}
 
 
 def test_the_denoiser_is_conditioned_as_the_pipeline_does_it():

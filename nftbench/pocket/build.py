@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 
 from nftbench.pocket import judges, pretrain
 from nftbench.pocket.loop import Job, train
 
+Report = Callable[[str, int, int], None]
 CARD = 'suite = "pocket"\n'
 """`nftbench.toml` of the checkpoint: the suite that `nftbench eval` runs when none is named."""
 
@@ -30,40 +32,57 @@ def build_all(
     work: Path,
     out: Path,
     threads: int,
-    report: Callable[[str, int, int], None],
+    report: Report,
+    *,
     sizes: Sizes | None = None,
+    start: Path | None = None,
 ) -> None:
     """Train every network that is not finished yet and write the weights.
 
     Args:
         work: checkpoints and encoded scenes; a second call goes on from them.
-        out: receives `pocket/` (the pipeline) and `rewards/` (the judges).
+        out: receives `pocket/` (the pipeline) and, unless `start` is given, `rewards/` (the judges).
         threads: CPU threads.
         report: told (stage, done, total).
         sizes: how long; as shipped when None.
+        start: a pocket checkpoint whose VAE is kept and whose transformer and text encoders are trained on.
     """
     sizes = sizes or Sizes()
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    _train(pretrain.vae_job(sizes.vae_steps), work, report)
-    for done in pretrain.encode_latents(work, sizes.scenes, sizes.shard):
+    vae = _vae(work, report, sizes, start)
+    for done in pretrain.encode_latents(vae, work, sizes.scenes, sizes.shard):
         report("latents", done, sizes.scenes)
-    _train(pretrain.policy_job(work, sizes.policy_steps), work, report)
-    export_policy(work, out / "pocket")
+    _train(pretrain.policy_job(work, sizes.policy_steps, start), work, report)
+    export_policy(vae, work, out / "pocket")
+    if start is None:
+        _build_judges(work, out / "rewards", report, sizes)
+
+
+def _vae(work: Path, report: Report, sizes: Sizes, start: Path | None) -> AutoencoderKL:
+    if start:
+        return AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(
+            pretrain.device()
+        )
+    _train(pretrain.vae_job(sizes.vae_steps), work, report)
+    return pretrain.finished_vae(work)
+
+
+def _build_judges(work: Path, out: Path, report: Report, sizes: Sizes) -> None:
     _train(judges.detector_job(sizes.detector_steps), work, report)
     _train(judges.clip_job(sizes.clip_steps), work, report)
     _train(judges.pickscore_job(work, sizes.pickscore_steps), work, report)
-    judges.export_judges(work, out / "rewards")
+    judges.export_judges(work, out)
 
 
-def _train(job: Job, work: Path, report: Callable[[str, int, int], None]) -> None:
+def _train(job: Job, work: Path, report: Report) -> None:
     for progress in train(job, work):
         report(job.name, progress["step"], job.steps)
 
 
-def export_policy(work: Path, out: Path) -> None:
+def export_policy(vae: AutoencoderKL, work: Path, out: Path) -> None:
     """Save the pipeline in diffusers' layout: float16 on disk where that loses nothing that is seen."""
-    pipeline = pretrain.pipeline(work)
+    pipeline = pretrain.pipeline(vae, work)
     for part in ("transformer", "vae"):
         getattr(pipeline, part).half()
     pipeline.save_pretrained(out)

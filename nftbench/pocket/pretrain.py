@@ -71,12 +71,12 @@ def finished_vae(folder: Path) -> AutoencoderKL:
     return vae
 
 
-def encode_latents(folder: Path, count: int, shard: int) -> Iterator[int]:
+def encode_latents(vae: AutoencoderKL, folder: Path, count: int, shard: int) -> Iterator[int]:
     """Draw and encode the training scenes, shard by shard, into `latents-*.safetensors`.
 
     A shard holds `mean` and `std` of the posterior, float16 (shard, C, 8, 8), and `token_ids` (shard, L) uint8.
     """
-    vae, tokenizer = finished_vae(folder), policy.make_tokenizer()
+    tokenizer = policy.make_tokenizer()
     for index in range(count // shard):
         path = folder / f"latents-{index:03d}.safetensors"
         if not path.exists():
@@ -105,8 +105,14 @@ def tokenize(tokenizer, captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def policy_job(folder: Path, steps: int = POLICY_STEPS) -> Job:
-    """Text encoders and transformer on the encoded scenes."""
+def policy_job(folder: Path, steps: int = POLICY_STEPS, start: Path | None = None) -> Job:
+    """Text encoders and transformer on the encoded scenes.
+
+    Args:
+        folder: holds the encoded scenes.
+        steps: how long.
+        start: a finished pocket checkpoint to go on from; random weights when None.
+    """
     shards = [load_file(p) for p in sorted(folder.glob("latents-*.safetensors"))]
     data = {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
     tokenizer = policy.make_tokenizer()
@@ -115,6 +121,10 @@ def policy_job(folder: Path, steps: int = POLICY_STEPS) -> Job:
     signs, others = is_sign.nonzero().flatten(), (~is_sign).nonzero().flatten()
     torch.manual_seed(0)
     denoiser = policy.Denoiser(tokenizer).to(device())
+    if start:
+        denoiser.load_state_dict(
+            shipped_weights(start, "text_encoder", "text_encoder_2", "transformer")
+        )
 
     def loss(step: int) -> Tensor:
         wanted = torch.rand(POLICY_BATCH) < SIGN_SHARE
@@ -144,11 +154,17 @@ def _is_block(name: str) -> bool:
     return ("transformer_blocks" in name or "encoder.layers" in name) and "norm1" not in name
 
 
-def pipeline(folder: Path) -> StableDiffusion3Pipeline:
+def shipped_weights(checkpoint: Path, *parts: str) -> dict[str, Tensor]:
+    """Weights of a checkpoint's parts, under names that begin with the part's."""
+    files = {part: next((checkpoint / part).glob("*.safetensors")) for part in parts}
+    return {f"{part}.{k}": v for part, path in files.items() for k, v in load_file(path).items()}
+
+
+def pipeline(vae: AutoencoderKL, folder: Path) -> StableDiffusion3Pipeline:
     """The pipeline made of the averaged weights of the last checkpoint."""
     tokenizer = policy.make_tokenizer()
     job = Job(name="policy", model=policy.Denoiser(tokenizer), loss=None, optimizers=[], steps=0)
-    return assemble(averaged(job, folder), finished_vae(folder).cpu(), tokenizer)
+    return assemble(averaged(job, folder), vae.cpu(), tokenizer)
 
 
 def assemble(denoiser: policy.Denoiser, vae: AutoencoderKL, tokenizer) -> StableDiffusion3Pipeline:
