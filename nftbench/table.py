@@ -1,4 +1,4 @@
-"""Rows as tables: for the terminal and for Markdown.
+"""Rows, rewards and benchmarks as tables for the terminal.
 
 An interval is unknown where fewer than two prompts were asked.
 """
@@ -51,13 +51,6 @@ def _note(protocol: str, limited: bool) -> str:
     if not protocol:
         return "nobody knows how these images were made: not publishable"
     return f"protocol {protocol}, limited: not publishable" if limited else f"protocol {protocol}"
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """All rows as one Markdown table."""
-    lines = [["benchmark", *HEADINGS], ["---"] * (1 + len(HEADINGS))]
-    lines += [[row.benchmark, *cells(row)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def rewards(keys: Sequence[str]) -> Table:

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import load_file
 
 from nftbench.benchmark import load_benchmark
 from nftbench.checkpoint import load_policy, own_suite
@@ -49,6 +51,18 @@ def test_build_writes_a_checkpoint_that_generates(built):
     protocol = benchmark.protocol(num_inference_steps=2)
     images = generate(loaded.pipeline, samples(benchmark.load()[:2], 1), protocol)
     assert images.shape == (2, 64, 64, 3) and images.std() > 1
+
+
+@pytest.mark.slow
+def test_a_plain_script_loads_the_checkpoint_in_float32(built):
+    _, out, _ = built
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        out / "pocket", text_encoder_3=None, tokenizer_3=None
+    )
+    parts = ("vae", "text_encoder", "text_encoder_2", "transformer")
+    assert {getattr(pipeline, part).dtype for part in parts} == {torch.float32}
+    stored = load_file(out / "pocket" / "text_encoder" / "model.safetensors")
+    assert {v.dtype for v in stored.values()} == {torch.float16}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 
 from nftbench.pocket import judges, pretrain
 from nftbench.pocket.loop import Job, train
@@ -81,9 +82,12 @@ def _train(job: Job, work: Path, report: Report) -> None:
 
 
 def export_policy(vae: AutoencoderKL, work: Path, out: Path) -> None:
-    """Save the pipeline in diffusers' layout: float16 on disk where that loses nothing that is seen."""
-    pipeline = pretrain.pipeline(vae, work)
-    for part in ("transformer", "vae"):
-        getattr(pipeline, part).half()
-    pipeline.save_pretrained(out)
+    """Save the pipeline in diffusers' layout, float16 on disk.
+
+    The configurations still say float32, so that a plain `from_pretrained` widens every part alike.
+    """
+    pretrain.pipeline(vae, work).save_pretrained(out)
+    for path in out.glob("*/*.safetensors"):
+        halved = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+        save_file(halved, path, metadata={"format": "pt"})
     (out / "nftbench.toml").write_text(CARD, encoding="utf-8")
