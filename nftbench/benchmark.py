@@ -18,7 +18,25 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Protocol(_Frozen):
+class Drawing(_Frozen):
+    """How images are drawn, in evaluation and in training."""
+
+    height: int = Field(ge=8)
+    width: int = Field(ge=8)
+    num_inference_steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=0, allow_inf_nan=False)
+    """1 is no classifier-free guidance."""
+    max_sequence_length: int | None = Field(default=None, ge=0)
+    """Length of the long text encoder's input; None leaves the pipeline's own."""
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def about(self) -> str:
+        """What fixes these settings, for messages."""
+        return "the recipe"
+
+
+class Protocol(Drawing):
     """Everything that moves a number, but for the reward: a row names that itself, with its variant.
 
     Two rows of one metric may be compared when their protocols have one hash.
@@ -30,18 +48,15 @@ class Protocol(_Frozen):
     limit: int | None = Field(default=None, ge=1)
     """Only so many prompts were asked: never publishable."""
     images_per_prompt: int = Field(ge=1)
-    height: int = Field(ge=8)
-    width: int = Field(ge=8)
-    num_inference_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0, allow_inf_nan=False)
-    """1 is no classifier-free guidance."""
-    max_sequence_length: int | None = Field(default=None, ge=0)
-    """Length of the long text encoder's input; None leaves the pipeline's own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    seed: int = Field(default=0, ge=0)
     noise: Literal["cpu-generator-per-image"] = "cpu-generator-per-image"
     pixels: Literal["uint8-png"] = "uint8-png"
     aggregation: Literal["mean", "task_mean"]
+
+    @property
+    def about(self) -> str:
+        """What fixes these settings, for messages."""
+        return f"protocol {self.hash} of {self.benchmark}"
 
     @property
     def hash(self) -> str:
@@ -86,15 +101,25 @@ class Benchmark(_Frozen):
     licence: str
     citation: str
     prompts: PromptSource
+    training: PromptSource | None = None
+    """What may be trained on: never asked by the benchmark."""
     sampling: Sampling
     rewards: tuple[str, ...] = Field(min_length=1)
     aggregation: Literal["mean", "task_mean"]
 
     def load(self) -> list[Prompt]:
         """The prompts, checked against count and digest."""
-        source = self.prompts
-        path = folder() / "prompts" / source.file
-        return load_prompts(path, source.layout, count=source.count, sha256=source.sha256)
+        return _prompts(self.prompts)
+
+    def load_training(self) -> list[Prompt]:
+        """The prompts to train on; their ids are none of those that are asked.
+
+        Raises:
+            ConfigError: the benchmark has none.
+        """
+        if self.training is None:
+            raise ConfigError(f"benchmark {self.name} has no training prompts; name a prompt file")
+        return _prompts(self.training, prefix="t")
 
     def protocol(self, *, limit: int | None = None, seed: int = 0, **changes: Any) -> Protocol:
         """The benchmark's protocol with single settings changed; None leaves a setting as it is.
@@ -115,6 +140,13 @@ class Benchmark(_Frozen):
             )
         except ValidationError as error:
             raise ConfigError(in_words(error)) from None
+
+
+def _prompts(source: PromptSource, prefix: str = "") -> list[Prompt]:
+    path = folder() / "prompts" / source.file
+    return load_prompts(
+        path, source.layout, count=source.count, sha256=source.sha256, prefix=prefix
+    )
 
 
 class Suite(_Frozen):

@@ -1,4 +1,4 @@
-"""Any diffusers text-to-image checkpoint, by name: packaged, a local folder or a hub id, with a LoRA if wanted."""
+"""Any text-to-image checkpoint, by name: packaged, a diffusers folder, a training run or a hub id, a LoRA if wanted."""
 
 import difflib
 import hashlib
@@ -18,6 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from rewards.base import ConfigError
 
 INDEX = "model_index.json"
+POLICY_FILE = "policy.json"
+"""Note of a trained policy: which checkpoint it was trained from, and what of it was trained."""
 LORA = "+lora="
 
 
@@ -33,9 +35,10 @@ class Policy:
 
 
 def packaged() -> dict[str, Path]:
-    """Checkpoints that ship with the project: every diffusers folder under `pocket/weights`."""
+    """Checkpoints that ship with the project: the diffusers folders and trained policies under `pocket/weights`."""
     root = Path(str(files("nftbench.pocket"))) / "weights"
-    return {p.parent.name: p.parent for p in sorted(root.glob(f"*/{INDEX}"))}
+    found = [p for name in (INDEX, POLICY_FILE) for p in root.glob(f"*/{name}")]
+    return {p.parent.name: p.parent for p in sorted(found)}
 
 
 def own_suite(checkpoint: str) -> str | None:
@@ -52,7 +55,10 @@ def own_suite(checkpoint: str) -> str | None:
             f"unknown checkpoint {base!r}{hint} Packaged: {', '.join(packaged())}; no such folder, no hub id"
         )
     path = _folder(base) / "nftbench.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")).get("suite") if path.is_file() else None
+    if path.is_file():
+        return tomllib.loads(path.read_text(encoding="utf-8")).get("suite")
+    trained = _trained(_folder(base))
+    return own_suite(trained.base) if trained else None
 
 
 def local_folder(base: str) -> Path:
@@ -73,7 +79,8 @@ def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None =
     """Load a checkpoint for sampling.
 
     Args:
-        checkpoint: a packaged name, a folder in diffusers' layout or a hub id; `+lora=PATH` adds a LoRA.
+        checkpoint: a packaged name, a folder in diffusers' layout, a training run's or a hub id; `+lora=PATH` adds a
+            LoRA.
         dtype: `float32`, `bfloat16` or `float16`.
         device: a torch device; the GPU when there is one.
 
@@ -83,6 +90,9 @@ def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None =
     base, wanted, lora = checkpoint.partition(LORA)
     if wanted and not lora:
         raise ConfigError(f"{checkpoint!r} names no LoRA; write its path behind {LORA}")
+    trained = _trained(_folder(base))
+    if trained:
+        return _load_trained(checkpoint, trained, lora, dtype=dtype, device=device)
     source = _folder(base)
     if source.is_dir():
         index, digest = _read_index(source / INDEX), folder_digest(source)
@@ -96,6 +106,45 @@ def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None =
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Policy(name=checkpoint, digest=digest, pipeline=pipeline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What `POLICY_FILE` says, and where it lies."""
+
+    folder: Path
+    base: str
+    base_digest: str
+    method: str
+
+
+def _trained(folder: Path) -> _Trained | None:
+    path = folder / POLICY_FILE
+    if not path.is_file():
+        return None
+    try:
+        return _Trained(folder, **json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is no note of a trained policy ({error}); train again") from None
+
+
+def _load_trained(
+    checkpoint: str, trained: _Trained, lora: str, *, dtype: str, device: str | None
+) -> Policy:
+    if lora:
+        raise ConfigError(f"{trained.folder} is a trained policy already; add no LoRA to it")
+    if trained.method == "full":
+        whole = load_policy(str(trained.folder / "pipeline"), dtype=dtype, device=device)
+        return Policy(name=checkpoint, digest=whole.digest, pipeline=whole.pipeline)
+    policy = load_policy(
+        f"{trained.base}{LORA}{trained.folder / 'lora'}", dtype=dtype, device=device
+    )
+    if policy.digest.rpartition("+")[0] != trained.base_digest:
+        raise ConfigError(
+            f"{trained.folder} was trained from {trained.base} with weights {trained.base_digest}, but "
+            f"{trained.base} now holds {policy.digest.rpartition('+')[0]}; use the weights it was trained from"
+        )
+    return Policy(name=checkpoint, digest=policy.digest, pipeline=policy.pipeline)
 
 
 def folder_digest(folder: Path) -> str:

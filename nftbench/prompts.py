@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,21 +11,31 @@ from rewards.base import ConfigError, Prompt
 
 T = TypeVar("T")
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_REWARD = re.compile(r"[\w.-]+(@[\w.-]+)?")
 
 
 def load_prompts(
-    path: Path, layout: str, *, count: int | None = None, sha256: str | None = None
+    path: Path,
+    layout: str,
+    *,
+    count: int | None = None,
+    sha256: str | None = None,
+    prefix: str = "",
 ) -> list[Prompt]:
     """Read a prompt file.
 
     Args:
         path: the file, UTF-8, one prompt a line.
-        layout: `geneval` (GenEval's metadata, JSON lines) or `text` (the bare prompt).
+        layout: `geneval` (GenEval's metadata, JSON lines; a line that names its `rewards` needs no metadata) or
+            `text` (the bare prompt).
         count: prompts it must hold.
         sha256: digest its bytes must have.
+        prefix: what an id made of a line's number begins with. Noise is seeded by the id, so files that are used
+            together, such as those to train on and those asked, need different ones.
 
     Returns:
-        The prompts in file order; an id is the file's own (`id`) or the line's number from 0, five digits.
+        The prompts in file order; an id is the file's own (`id`) or the prefix and the line's number from 0, five
+        digits.
 
     Raises:
         ConfigError: no such file, another digest or count, or a broken line (file, line number, what is wrong).
@@ -38,7 +49,10 @@ def load_prompts(
             f"{path}: expected sha256 {sha256[:16]}…, got {digest[:16]}…; fetch the file again"
         )
     lines = text_lines(path, data)
-    prompts = [_parse(path, number, line, _LAYOUTS[layout]) for number, line in enumerate(lines)]
+    prompts = [
+        _parse(path, number, line, f"{prefix}{number:05d}", _LAYOUTS[layout])
+        for number, line in enumerate(lines)
+    ]
     if count is not None and len(prompts) != count:
         raise ConfigError(f"{path}: expected {count} prompts, got {len(prompts)}")
     _refuse_doubles(path, prompts)
@@ -62,26 +76,51 @@ def text_lines(path: Path, data: bytes) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _parse(path: Path, number: int, line: str, parse: Callable[[int, str], Prompt]) -> Prompt:
+def _parse(
+    path: Path, number: int, line: str, own_id: str, parse: Callable[[str, str], Prompt]
+) -> Prompt:
     try:
-        return parse(number, line)
+        return parse(own_id, line)
     except ConfigError as error:
         raise ConfigError(f"{path}, line {number + 1}: {error}") from None
 
 
-def _text(number: int, line: str) -> Prompt:
+def _text(own_id: str, line: str) -> Prompt:
     if not line.strip():
         raise ConfigError("expected a prompt, got an empty line")
-    return Prompt(id=f"{number:05d}", text=line.strip())
+    return Prompt(id=check_id(own_id), text=line.strip())
 
 
-def _geneval(number: int, line: str) -> Prompt:
+def _geneval(own_id: str, line: str) -> Prompt:
     record = json_object(line)
     text = required(record, "prompt", str)
-    tag = required(record, "tag", str)
-    required(record, "include", list)
-    target = {k: record[k] for k in ("include", "exclude") if k in record}
-    return Prompt(id=check_id(record.get("id", f"{number:05d}")), text=text, tag=tag, target=target)
+    rewards = _rewards(record)
+    for key, kind in (("tag", str), ("include", list)):
+        if key in record or not rewards:  # a reward that needs the metadata says so itself
+            required(record, key, kind)
+    return Prompt(
+        id=check_id(record.get("id", own_id)),
+        text=text,
+        tag=record.get("tag", ""),
+        target={k: record[k] for k in ("include", "exclude") if k in record},
+        rewards=rewards,
+    )
+
+
+def _rewards(record: dict[str, Any]) -> tuple[str, ...]:
+    """The rewards that a line names; empty where it names none."""
+    if "rewards" not in record:
+        return ()
+    named = required(record, "rewards", list)
+    wrong = [n for n in named if not isinstance(n, str) or not _REWARD.fullmatch(n)]
+    if wrong:
+        raise ConfigError(
+            f"expected 'rewards' to hold names such as 'ocr' or 'geneval@pocket', got {wrong[0]!r}; weights stand in "
+            "the recipe"
+        )
+    if len(set(named)) < len(named):
+        raise ConfigError(f"expected 'rewards' to name each reward once, got {named!r}")
+    return tuple(named)
 
 
 _LAYOUTS = {"geneval": _geneval, "text": _text}

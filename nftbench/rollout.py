@@ -6,15 +6,19 @@ is made in, nor the number of processes, nor what was done before a restart.
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from torch import nn
 
-from nftbench.benchmark import Protocol
+from nftbench.benchmark import Drawing
 from rewards.base import ConfigError, Prompt
 
 
@@ -42,15 +46,15 @@ def image_seed(seed: int, prompt_id: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def sampling_arguments(pipeline: DiffusionPipeline, protocol: Protocol) -> dict[str, Any]:
-    """The protocol as this pipeline's keyword arguments.
+def sampling_arguments(pipeline: DiffusionPipeline, drawing: Drawing) -> dict[str, Any]:
+    """How images are drawn, as this pipeline's keyword arguments.
 
     Raises:
-        ConfigError: the protocol fixes something that the pipeline cannot be told.
+        ConfigError: something is fixed that the pipeline cannot be told.
     """
     accepted = inspect.signature(pipeline.__call__).parameters
     wanted = {
-        name: getattr(protocol, name)
+        name: getattr(drawing, name)
         for name in (
             "height",
             "width",
@@ -58,26 +62,24 @@ def sampling_arguments(pipeline: DiffusionPipeline, protocol: Protocol) -> dict[
             "guidance_scale",
             "max_sequence_length",
         )
-        if getattr(protocol, name) is not None
+        if getattr(drawing, name) is not None
     }
     refused = [name for name in wanted if name not in accepted]
     if refused:
         raise ConfigError(
-            f"{type(pipeline).__name__} takes no {', '.join(refused)}, which protocol {protocol.hash} of "
-            f"{protocol.benchmark} fixes; choose a benchmark without it"
+            f"{type(pipeline).__name__} takes no {', '.join(refused)}, which {drawing.about} fixes; choose one "
+            "without it"
         )
     return wanted
 
 
-def generate(
-    pipeline: DiffusionPipeline, batch: Sequence[Sample], protocol: Protocol
-) -> np.ndarray:
+def generate(pipeline: DiffusionPipeline, batch: Sequence[Sample], drawing: Drawing) -> np.ndarray:
     """Make one batch of images.
 
     Args:
         pipeline: any diffusers text-to-image pipeline.
-        batch: the images wanted.
-        protocol: how.
+        batch: the images wanted; where each prompt has the same number of neighbouring images, it is encoded once.
+        drawing: how.
 
     Returns:
         uint8 RGB (len(batch), height, width, 3).
@@ -86,21 +88,73 @@ def generate(
         ConfigError: pixels that are no finite numbers: never scored as black.
     """
     generators = [
-        torch.Generator("cpu").manual_seed(image_seed(protocol.seed, s.prompt.id, s.index))
+        torch.Generator("cpu").manual_seed(image_seed(drawing.seed, s.prompt.id, s.index))
         for s in batch
     ]
     output = pipeline(
-        prompt=[s.prompt.text for s in batch],
+        **_asked(pipeline, batch),
         generator=generators,
         output_type="np",
-        **sampling_arguments(pipeline, protocol),
+        **sampling_arguments(pipeline, drawing),
     )
     if not np.isfinite(output.images).all():
         raise ConfigError(
             f"{type(pipeline).__name__} made pixels that are no finite numbers (first prompt of the batch: "
-            f"{batch[0].prompt.id}); its weights do not work in {protocol.dtype}"
+            f"{batch[0].prompt.id}); its weights do not work in this dtype"
         )
     return to_uint8(output.images)
+
+
+def _asked(pipeline: DiffusionPipeline, batch: Sequence[Sample]) -> dict[str, Any]:
+    """The prompts, each once where the pipeline can repeat them itself."""
+    runs = [(prompt, len(list(run))) for prompt, run in groupby(s.prompt.text for s in batch)]
+    times = runs[0][1]
+    accepts = "num_images_per_prompt" in inspect.signature(pipeline.__call__).parameters
+    if accepts and all(count == times for _, count in runs):
+        return {"prompt": [prompt for prompt, _ in runs], "num_images_per_prompt": times}
+    return {"prompt": [s.prompt.text for s in batch]}
+
+
+@contextmanager
+def texts_remembered(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Within the block a text encoder answers tokens that it has seen from memory: a prompt is encoded once.
+
+    Text encoders are frozen and draw nothing at random, so this changes no number.
+    """
+    encoders = [
+        module
+        for name, module in pipeline.components.items()
+        if name.startswith("text_encoder") and isinstance(module, nn.Module)
+    ]
+    for encoder in encoders:
+        encoder.forward = _remembering(encoder.forward)
+    try:
+        yield
+    finally:
+        for encoder in encoders:
+            del encoder.forward  # the class's own comes back
+
+
+def _remembering(forward: Callable[..., Any]) -> Callable[..., Any]:
+    answers: dict[str, Any] = {}
+
+    @wraps(forward)
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        key = repr([_content(a) for a in (*args, *sorted(kwargs.items()))])
+        if key not in answers:
+            answers[key] = forward(*args, **kwargs)
+        return answers[key]
+
+    return remembered
+
+
+def _content(argument: Any) -> Any:
+    if isinstance(argument, tuple):
+        return [_content(a) for a in argument]
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    data = argument.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return argument.dtype, tuple(argument.shape), hashlib.sha256(data).hexdigest()
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

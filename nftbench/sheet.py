@@ -1,6 +1,7 @@
-"""A contact sheet of a run: what a person looks at before believing a number."""
+"""Contact sheets: what a person looks at before believing a number."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -26,15 +27,21 @@ def contact_sheet(run: Run, benchmark: str, samples: list[Sample]) -> None:
             rows.setdefault(sample.prompt.tag, []).append(sample)
     chosen = [_evenly(row) for row in rows.values()]
     tiles = [[_pixels(run, benchmark, s) for s in row] for row in chosen]
+    write_atomic(run.folder / benchmark / "contact.png", sheet(tiles))
+
+
+def sheet(tiles: Sequence[Sequence[np.ndarray]]) -> bytes:
+    """Rows of images, uint8 RGB (H, W, 3) each, as one PNG on white."""
     height, width = (max(t.shape[axis] for row in tiles for t in row) for axis in (0, 1))
-    sheet = np.full((len(tiles) * (height + GAP), COLUMNS * (width + GAP), 3), 255, dtype=np.uint8)
+    columns = max(map(len, tiles))
+    page = np.full((len(tiles) * (height + GAP), columns * (width + GAP), 3), 255, dtype=np.uint8)
     for i, row in enumerate(tiles):
         for j, tile in enumerate(row):
             top, left = i * (height + GAP), j * (width + GAP)
-            sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+            page[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, format="PNG")
-    write_atomic(run.folder / benchmark / "contact.png", buffer.getvalue())
+    Image.fromarray(page).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _evenly(samples: list[Sample]) -> list[Sample]:

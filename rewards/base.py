@@ -37,6 +37,8 @@ class Prompt:
     """Task within the benchmark, such as GenEval's `two_object`."""
     target: Mapping[str, Any] = field(default_factory=dict)
     """What a rule-based reward checks: GenEval's metadata (`include`, `exclude`)."""
+    rewards: tuple[str, ...] = ()
+    """Names of the only rewards that apply to it, in training; empty is every one that can judge it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

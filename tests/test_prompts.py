@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nftbench.prompts import LAYOUTS, check_id, load_prompts
+from nftbench.rollout import image_seed
 from rewards.base import ConfigError, Prompt
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -88,6 +89,64 @@ def test_every_text_comes_back(tmp_path, texts):
     path = tmp_path / "a.txt"
     path.write_bytes("".join(f"{t}\n" for t in texts).encode())
     assert [p.text for p in load_prompts(path, "text")] == [t.strip() for t in texts]
+
+
+def test_a_prefix_tells_files_apart(tmp_path):
+    path = written(tmp_path, "one", "two")
+    asked, trained = load_prompts(path, "text"), load_prompts(path, "text", prefix="t")
+    assert [p.id for p in asked] == ["00000", "00001"]
+    assert [p.id for p in trained] == ["t00000", "t00001"]
+    assert image_seed(0, asked[0].id, 0) != image_seed(0, trained[0].id, 0)
+
+
+def test_a_prefix_leaves_an_id_of_the_files_own(tmp_path):
+    prompts = load_prompts(written(tmp_path, CIRCLE | {"id": "s-1"}, CIRCLE), "geneval", prefix="t")
+    assert [p.id for p in prompts] == ["s-1", "t00001"]
+
+
+def test_a_prefix_is_part_of_an_id(tmp_path):
+    path = written(tmp_path, CIRCLE)
+    assert "got 'a/00000'" in refusal(path, "geneval", prefix="a/")
+    assert "got 'a/00000'" in refusal(path, "text", prefix="a/")
+
+
+# --- rewards of a prompt --------------------------------------------------------------------------
+
+
+def test_a_prompt_names_its_rewards(tmp_path):
+    sign = {"prompt": 'a sign that says "KITE"', "rewards": ["ocr", "pickscore@pocket"]}
+    first, second = load_prompts(
+        written(tmp_path, sign, CIRCLE | {"rewards": ["geneval"]}), "geneval"
+    )
+    assert first == Prompt(id="00000", text=sign["prompt"], rewards=("ocr", "pickscore@pocket"))
+    assert (second.rewards, second.tag) == (("geneval",), "single_object")
+    assert second.target == {"include": CIRCLE["include"]}
+
+
+def test_by_default_every_reward_applies(tmp_path):
+    assert Prompt(id="a", text="x").rewards == ()
+    assert load_prompts(written(tmp_path, CIRCLE), "geneval")[0].rewards == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ({"rewards": []}, "expected 'rewards' to be a non-empty list, got []"),
+        ({"rewards": "ocr"}, "expected 'rewards' to be a non-empty list, got 'ocr'"),
+        ({"rewards": None}, "expected 'rewards' to be a non-empty list, got None"),
+        ({"rewards": ["ocr", 7]}, "names such as 'ocr' or 'geneval@pocket', got 7"),
+        ({"rewards": ["ocr:0.5"]}, "got 'ocr:0.5'; weights stand in the recipe"),
+        ({"rewards": ["ocr,jpeg"]}, "got 'ocr,jpeg'"),
+        ({"rewards": [""]}, "got ''"),
+        ({"rewards": ["ocr", "ocr"]}, "name each reward once, got ['ocr', 'ocr']"),
+        ({"rewards": ["ocr"], "tag": 3}, "'tag' to be a non-empty str, got 3"),
+        ({"rewards": ["ocr"], "include": []}, "'include' to be a non-empty list, got []"),
+        ({"reward": ["ocr"]}, "'tag' to be a non-empty str, got None"),
+    ],
+)
+def test_broken_rewards_are_named(tmp_path, line, wrong):
+    message = refusal(written(tmp_path, CIRCLE, {"prompt": "x"} | line))
+    assert "line 2: " in message and wrong in message
 
 
 # --- broken lines ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The prompts of the pocket benchmarks: the captions that training never saw (`scenes.held_out`).
+"""The prompts of the pocket benchmarks, which training never sees (`scenes.held_out`), and those to train on.
 
 The files under `benchmarks/prompts/` are what these functions give; a test compares them.
 """
@@ -24,6 +24,8 @@ from nftbench.pocket.scenes import (
 PER_TASK = 28
 """Prompts of a task, where there are so many held-out captions."""
 SIGNS = 72
+TRAINING_PER_TASK = 60
+"""Lines of a task to train on: an even draw meets each task as often, as GenEval's overall figure weighs them."""
 
 
 def geneval_lines() -> list[str]:
@@ -47,8 +49,34 @@ def sign_lines() -> list[str]:
     return [asked[i] for i in chosen]
 
 
-def _line(number: int, record: dict[str, Any]) -> str:
-    return json.dumps({"id": f"{number:04d}"} | record)
+def training_geneval_lines() -> list[str]:
+    """JSON lines to train on in GenEval's metadata format, as many of every task; ids begin with `t`.
+
+    No caption is held out, except that the eight single objects are asked as well, as GenEval's are. A task with
+    fewer captions repeats them under other ids: noise is seeded by the id, so a repeated line asks for new images.
+    """
+    rng = np.random.default_rng(2509)
+    chosen = _spread(rng, list(_singles()))
+    for records in (_two_objects(), _countings(), _colors(), _positions(), _color_attributes()):
+        chosen += _spread(rng, [r for r in records if not held_out(r["prompt"])])
+    return [_line(i, record, "t") for i, record in enumerate(chosen)]
+
+
+def training_sign_lines() -> list[str]:
+    """All one-word sign captions that are not held out, in the word list's order."""
+    captions = [sign_caption((w,)) for w in words()]
+    return [caption for caption in captions if not held_out(caption)]
+
+
+def _spread(rng: np.random.Generator, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A task's training lines, of which no caption has two more than another."""
+    order = rng.permutation(len(records))
+    chosen = sorted(order[i % len(records)] for i in range(TRAINING_PER_TASK))
+    return [records[i] for i in chosen]
+
+
+def _line(number: int, record: dict[str, Any], prefix: str = "") -> str:
+    return json.dumps({"id": f"{prefix}{number:04d}"} | record)
 
 
 def _record(tag: str, prompt: str, include: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Training text-to-image policies with rewards."""

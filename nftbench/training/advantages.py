@@ -1,0 +1,91 @@
+"""Several rewards to one advantage an image. Pure: arrays in, arrays out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nftbench.training.nft import group_advantages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weighed:
+    """One reward's verdict on all images of an iteration."""
+
+    values: np.ndarray
+    """(N,) in native units; NaN where the image could not be scored or the reward does not apply to its prompt."""
+    applies: np.ndarray
+    """bool (N,)."""
+    weight: float
+    """>= 0."""
+    scale: float
+    """What training divides by; negative for a reward of which less is better."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What the images of an iteration are worth to the trainer."""
+
+    advantages: np.ndarray
+    """float64 (N,), 0 where `usable` is not."""
+    total: np.ndarray
+    """float64 (N,) weighted sum of the normalised rewards that apply; NaN where one of them is missing."""
+    usable: np.ndarray
+    """bool (N,): scored by every reward that applies, in a group with at least two such images."""
+    spread: np.ndarray
+    """bool (N,): usable, and its group's advantages are not all zero."""
+    lost_groups: int
+    """Groups without two usable images."""
+
+
+def judge(
+    rewards: Mapping[str, Weighed],
+    groups: Sequence[str],
+    *,
+    combine: Literal["sum", "advantages"],
+    std: Literal["batch", "group"],
+) -> Judged:
+    """Advantages of one iteration's images.
+
+    Args:
+        rewards: by key, at least one; every image has at least one that applies.
+        groups: (N,) the prompt of each image; a reward applies to all images of a prompt or to none.
+        combine: `sum` normalises the weighted sum of rewards; `advantages` normalises each reward among the images
+            it applies to and takes the weighted mean. The loss is affine in the advantage, so that either way it
+            costs one backward pass.
+        std: as `group_advantages` has it.
+
+    Source: `sum`: NVlabs/DiffusionNFT@24af555 flow_grpo/rewards.py `multi_score`; `advantages`: GDPO, MARBLE
+    (arXiv:2605.06507).
+    """
+    keys = np.asarray(groups)
+    missing = np.any([w.applies & np.isnan(w.values) for w in rewards.values()], axis=0)
+    parts = [np.where(w.applies, w.weight / w.scale * w.values, 0.0) for w in rewards.values()]
+    total = np.where(missing, np.nan, np.sum(parts, axis=0))
+    usable = ~missing & _in_pairs(keys, ~missing)
+    advantages = np.zeros(len(keys))
+    if combine == "sum":
+        advantages[usable] = group_advantages(total[usable], keys[usable], std=std)
+    else:
+        weights = np.sum([w.weight * w.applies for w in rewards.values()], axis=0)
+        for reward in rewards.values():
+            mine = usable & reward.applies & (weights > 0)
+            own = group_advantages(reward.values[mine] / reward.scale, keys[mine], std=std)
+            advantages[mine] += reward.weight / weights[mine] * own
+    return Judged(
+        advantages=advantages,
+        total=total,
+        usable=usable,
+        spread=usable & _any_of_group(keys, advantages != 0),
+        lost_groups=len(np.unique(keys)) - len(np.unique(keys[usable])),
+    )
+
+
+def _in_pairs(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Whether an image's group has two chosen images or more: one alone cannot be better than the others."""
+    return np.array([np.sum(chosen & (keys == key)) >= 2 for key in keys], dtype=bool)
+
+
+def _any_of_group(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return np.isin(keys, np.unique(keys[chosen]))

@@ -1,0 +1,187 @@
+"""Held-out prompts, drawn by the averaged policy: during training a look, before and after it the whole comparison."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from accelerate.utils import gather_object
+from diffusers import DiffusionPipeline
+
+from nftbench.benchmark import Protocol, choose, load_benchmark
+from nftbench.rollout import Sample, generate, samples
+from nftbench.rows import PART
+from nftbench.statistics import Estimate, clustered_mean, task_mean
+from nftbench.training.draws import Judge, score_all
+from nftbench.training.recipe import Recipe
+from rewards.base import ConfigError
+
+COLUMNS = ("benchmark", "prompt_id", "tag", "image_index")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One benchmark with those of the judges that can judge it."""
+
+    protocol: Protocol
+    judges: Sequence[Judge]
+
+    def by_task(self, column: str) -> bool:
+        """Whether a column is GenEval's, whose tasks weigh alike."""
+        mine = [j for j in self.judges if j.spec.key == column.partition(PART)[0]]
+        return self.protocol.aggregation == "task_mean" and any(
+            j.reward.info.needs == "geneval metadata" for j in mine
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """A metric before and after training, on the same prompts from the same noise."""
+
+    benchmark: str
+    metric: str
+    aggregate: str
+    before: Estimate
+    after: Estimate
+    difference: Estimate
+    """Of pairs: each image with its twin."""
+
+
+def held_out(recipe: Recipe, judges: Sequence[Judge], *, whole: bool) -> list[Asked]:
+    """What is asked of a policy, for a look or (`whole`) before and after training."""
+    config = recipe.evaluation
+    asked = []
+    for name in config.benchmarks:
+        protocol = load_benchmark(name).protocol(
+            num_inference_steps=config.num_inference_steps,
+            dtype=recipe.policy.dtype,
+            limit=None if whole else config.limit,
+            images_per_prompt=None if whole else config.images_per_prompt,
+        )
+        prompts = load_benchmark(name).load()
+        mine = [j for j in judges if all(j.applies(p) for p in prompts)]
+        if mine:
+            asked.append(Asked(protocol=protocol, judges=mine))
+    return asked
+
+
+def look(
+    pipeline: DiffusionPipeline,
+    asked: Sequence[Asked],
+    *,
+    batch_size: int,
+    share: tuple[int, int] = (0, 1),
+    report: Callable[[str, int, int], None],
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Draw and judge.
+
+    Args:
+        pipeline: with the weights that are to be looked at.
+        asked: what.
+        batch_size: images at once.
+        share: (rank, number of processes); the processes' tables are put together.
+        report: told of progress.
+
+    Returns:
+        One row an image: `COLUMNS`, each reward and its parts, NaN where it does not judge; and the images of this
+        process by `BENCHMARK/KEY`.
+    """
+    tables, images = [], {}
+    for one in asked:
+        prompts = choose(load_benchmark(one.protocol.benchmark).load(), one.protocol.limit)
+        everything = samples(prompts, one.protocol.images_per_prompt)
+        starts = range(share[0] * batch_size, len(everything), share[1] * batch_size)
+        for start in starts:
+            batch = everything[start : start + batch_size]
+            pixels = generate(pipeline, batch, one.protocol)
+            tables.append(_table(one, batch, pixels))
+            name = one.protocol.benchmark
+            images |= {f"{name}/{s.key}": p for s, p in zip(batch, pixels, strict=True)}
+            report(f"held out: {name}", start + len(batch), len(everything))
+    if share[1] > 1:
+        tables = gather_object(tables)
+    table = pd.concat(tables, ignore_index=True)
+    return table.sort_values(list(COLUMNS), ignore_index=True), images
+
+
+def _table(asked: Asked, batch: Sequence[Sample], pixels: np.ndarray) -> pd.DataFrame:
+    columns = {
+        "benchmark": asked.protocol.benchmark,
+        "prompt_id": [s.prompt.id for s in batch],
+        "tag": [s.prompt.tag for s in batch],
+        "image_index": [s.index for s in batch],
+    }
+    for key, scores in score_all(asked.judges, pixels, [s.prompt for s in batch]).items():
+        columns[key] = scores.values.astype(np.float64)
+        columns |= {f"{key}{PART}{p}": v.astype(np.float64) for p, v in scores.parts.items()}
+    return pd.DataFrame(columns)
+
+
+def estimates(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[tuple[str, str], Estimate]:
+    """(benchmark, metric) -> mean: the task mean where the metric is GenEval's, else the mean over images."""
+    found = {}
+    for one in asked:
+        mine = table[table["benchmark"] == one.protocol.benchmark]
+        for metric in _metrics(mine, one):
+            found[one.protocol.benchmark, metric] = _estimate(
+                mine, mine[metric], by_task=one.by_task(metric)
+            )
+    return found
+
+
+def changes(before: pd.DataFrame, after: pd.DataFrame, asked: Sequence[Asked]) -> list[Change]:
+    """Every metric before and after, with the error of the paired difference, clustered by prompt."""
+    old, new = estimates(before, asked), estimates(after, asked)
+    both = before.merge(
+        after, on=list(COLUMNS), suffixes=(" before", " after"), validate="one_to_one"
+    )
+    found = []
+    for one in asked:
+        name = one.protocol.benchmark
+        mine = both[both["benchmark"] == name]
+        for metric in _metrics(before[before["benchmark"] == name], one):
+            gained = mine[f"{metric} after"] - mine[f"{metric} before"]
+            found.append(
+                Change(
+                    benchmark=name,
+                    metric=metric,
+                    aggregate="task mean" if one.by_task(metric) else "image mean",
+                    before=old[name, metric],
+                    after=new[name, metric],
+                    difference=_estimate(mine, gained, by_task=one.by_task(metric)),
+                )
+            )
+    return found
+
+
+def _metrics(table: pd.DataFrame, asked: Asked) -> list[str]:
+    keys = {j.spec.key for j in asked.judges}
+    return [c for c in table.columns if c.partition(PART)[0] in keys]
+
+
+def _estimate(table: pd.DataFrame, values: pd.Series, *, by_task: bool) -> Estimate:
+    prompts, tags = table["prompt_id"].to_numpy(), table["tag"].to_numpy()
+    if by_task:
+        return task_mean(values.to_numpy(), prompts, tags)
+    return clustered_mean(values.to_numpy(), prompts)
+
+
+def total(table: pd.DataFrame, asked: Sequence[Asked], trained: Mapping[str, float]) -> float:
+    """One number to choose the best checkpoint by: the weighted sum of held-out rewards, averaged over benchmarks.
+
+    Args:
+        table: of a look.
+        asked: what it asked.
+        trained: weight / training scale of each trained reward.
+
+    Raises:
+        ConfigError: nothing was scored.
+    """
+    found = estimates(table, asked)
+    sums = [
+        sum(trained.get(metric, 0.0) * e.value for (b, metric), e in found.items() if b == name)
+        for name in dict.fromkeys(b for b, _ in found)
+    ]
+    if not sums or not np.isfinite(sums).all():
+        raise ConfigError("no held-out image could be scored; look at the reasons in metrics.jsonl")
+    return float(np.mean(sums))

@@ -1,0 +1,108 @@
+"""What a training run leaves to look at: metrics.jsonl, TensorBoard, image grids, the curve."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+
+from nftbench.sheet import sheet
+from nftbench.store import write_atomic
+
+METRICS = "metrics.jsonl"
+GRID_ROWS, GRID_COLUMNS = 8, 8
+
+
+class Clock:
+    """Seconds by part of the work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block; parts may be entered many times."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - begun
+
+    def take(self) -> dict[str, float]:
+        """The seconds so far, and begin anew."""
+        seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        return seconds
+
+
+class Journal:
+    """Writes on the main process alone."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.folder, self.accelerator = folder, accelerator
+        self.path = folder / METRICS
+
+    def log(self, done: int, values: Mapping[str, Any]) -> None:
+        """Add one line: numbers, and the words that come with them."""
+        if not self.accelerator.is_main_process:
+            return
+        line = json.dumps({"iteration": done} | dict(values), allow_nan=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self.accelerator.log(numbers, step=done)
+
+    def rewind(self, done: int) -> None:
+        """Forget the lines beyond an iteration: a resumed run writes them again."""
+        if not (self.accelerator.is_main_process and self.path.is_file()):
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["iteration"] <= done]
+        write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
+
+    def grid(self, done: int, images: Mapping[str, np.ndarray]) -> None:
+        """Write `grids/NNNNNN.png`: always the same prompts, from the same noise, in the same places.
+
+        Args:
+            done: iterations done.
+            images: by `BENCHMARK/KEY`, uint8 RGB (H, W, 3) each.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        names = sorted(images)
+        count = min(len(names), GRID_ROWS * GRID_COLUMNS)
+        chosen = [images[names[i * len(names) // count]] for i in range(count)]
+        rows = [chosen[i : i + GRID_COLUMNS] for i in range(0, count, GRID_COLUMNS)]
+        write_atomic(self.folder / "grids" / f"{done:06d}.png", sheet(rows))
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """A run's metrics, one row a line."""
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def curve(folder: Path) -> None:
+    """Draw `curve.png`: every held-out metric over iterations and over minutes of training."""
+    from matplotlib.figure import Figure
+
+    looks = read_metrics(folder).filter(regex="^(iteration|minutes|held_out/.*)$").dropna()
+    columns = [c for c in looks if c.startswith("held_out/")]
+    if looks.empty or not columns:
+        return
+    figure = Figure(figsize=(10, 2.6 * len(columns)), layout="constrained")
+    axes = figure.subplots(len(columns), 2, squeeze=False)
+    for row, column in zip(axes, columns, strict=True):
+        for axis, name in zip(row, ("iteration", "minutes"), strict=True):
+            axis.plot(looks[name], looks[column], marker="o", markersize=3)
+            axis.set_xlabel(name)
+            axis.grid(alpha=0.3)
+        row[0].set_ylabel(column.removeprefix("held_out/"))
+    temporary = folder / ".curve.png"
+    figure.savefig(temporary, dpi=120, format="png")
+    temporary.replace(folder / "curve.png")

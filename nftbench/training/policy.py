@@ -1,0 +1,239 @@
+"""The policies of a training run: one network, several sets of weights.
+
+`theta` is trained, `old` draws the images, `ref` is where the run began, `ema` is what is evaluated and saved. The
+network holds theta; `with weights.using("old"):` puts another set in its place for as long as the block lasts.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peft
+import torch
+from diffusers import DiffusionPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from nftbench.checkpoint import POLICY_FILE
+from nftbench.recorder import denoiser_of
+from nftbench.store import write_atomic
+from nftbench.training.recipe import PolicyConfig
+from rewards.base import ConfigError
+
+THETA = "default"
+"""diffusers' own name of an only adapter."""
+
+
+BLIND_STEPS = 3
+
+
+class NoEffect(RuntimeError):
+    """Training that cannot change the policy."""
+
+
+class Weights:
+    """Named sets of the trained parameters, float32.
+
+    Whatever is trained, a LoRA or the whole network, there is one way to reach another policy: its tensors change
+    places with the network's. `ref` is the set as it was at the start; a fresh LoRA is then the base exactly, for
+    its second factor is zero.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        self.parameters = parameters
+        self._sets: dict[str, list[Tensor]] = {}
+        for name in ("old", "ref", "ema"):
+            self.copy(name)
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        """The tensors of a set, in the order of `parameters`."""
+        return [p.data for p in self.parameters.values()] if name == "theta" else self._sets[name]
+
+    def copy(self, name: str) -> None:
+        """Make a set equal to theta."""
+        self._sets[name] = [p.detach().clone() for p in self.parameters.values()]
+
+    def blend(self, name: str, keep: float) -> None:
+        """Set <- keep * set + (1 - keep) * theta."""
+        for mine, theta in zip(self[name], self["theta"], strict=True):
+            mine.lerp_(theta, 1 - keep)
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """The network with another set's weights, without gradients."""
+        with torch.no_grad():
+            self._swap(name)
+            try:
+                yield
+            finally:
+                self._swap(name)
+
+    def _swap(self, name: str) -> None:
+        if name == "theta":
+            return
+        for place, (parameter, other) in enumerate(
+            zip(self.parameters.values(), self._sets[name], strict=True)
+        ):
+            parameter.data, self._sets[name][place] = other, parameter.data
+
+    def distance(self, one: str, other: str) -> float:
+        """Euclidean distance of two sets."""
+        pairs = zip(self[one], self[other], strict=True)
+        return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
+
+    def state(self) -> dict[str, Tensor]:
+        """theta, old and ema under `SET.PARAMETER`; `ref` is where the run began and needs no keeping."""
+        return {
+            f"{name}.{key}": tensor.contiguous()
+            for name in ("theta", "old", "ema")
+            for key, tensor in zip(self.parameters, self[name], strict=True)
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            ConfigError: the state is of another network.
+        """
+        own = self.state()
+        wrong = [
+            k
+            for k in own.keys() | state.keys()
+            if k not in state or k not in own or own[k].shape != state[k].shape
+        ]
+        if wrong:
+            raise ConfigError(
+                f"the checkpoint holds weights of another model or LoRA ({len(wrong)} tensors differ, such as "
+                f"{sorted(wrong)[0]}); resume with the checkpoint and policy it was made with"
+            )
+        for name in ("theta", "old", "ema"):
+            for key, tensor in zip(self.parameters, self[name], strict=True):
+                tensor.copy_(state[f"{name}.{key}"])
+
+
+class TrainedPolicy:
+    """A pipeline whose denoiser is being trained."""
+
+    def __init__(self, pipeline: DiffusionPipeline, config: PolicyConfig, *, seed: int) -> None:
+        """Freeze the pipeline, then open what the configuration asks for.
+
+        Raises:
+            ConfigError: no layer fits the LoRA's targets, or the pipeline cannot save a LoRA.
+        """
+        self.pipeline, self.config = pipeline, config
+        self.component, self.denoiser = denoiser_of(pipeline)
+        for module in pipeline.components.values():
+            if isinstance(module, nn.Module):
+                module.requires_grad_(False).eval()
+        opened = self._add_lora(seed) if config.method == "lora" else self._open_all()
+        if config.gradient_checkpointing:
+            self.denoiser.enable_gradient_checkpointing()
+        self.weights = Weights(opened)
+        self._blind = 0
+
+    def _open_all(self) -> dict[str, nn.Parameter]:
+        self.denoiser.float().requires_grad_(True)
+        return dict(self.denoiser.named_parameters())
+
+    def _add_lora(self, seed: int) -> dict[str, nn.Parameter]:
+        if not hasattr(self.pipeline, "save_lora_weights"):
+            raise ConfigError(
+                f"{type(self.pipeline).__name__} cannot save a LoRA; train with policy.method=full"
+            )
+        self._merge_loras()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                self.denoiser.add_adapter(self._lora_config(), adapter_name=THETA)
+            except ValueError as error:
+                raise ConfigError(
+                    f"no layer of {type(self.denoiser).__name__} fits policy.targets "
+                    f"{list(self.config.targets)}: {str(error).splitlines()[0][:200]}"
+                ) from None
+        opened = {
+            name: parameter.requires_grad_(True)
+            for name, parameter in self.denoiser.named_parameters()
+            if ".lora_" in name
+        }
+        if not opened:
+            raise ConfigError("no LoRA layer came to be; choose other policy.targets")
+        for parameter in opened.values():
+            parameter.data = parameter.data.float()
+        return opened
+
+    def _lora_config(self) -> peft.LoraConfig:
+        return peft.LoraConfig(
+            r=self.config.rank,
+            lora_alpha=self.config.alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(self.config.targets),
+        )
+
+    def _merge_loras(self) -> None:
+        """LoRAs that the checkpoint came with become part of the base."""
+        if any(isinstance(m, BaseTunerLayer) for m in self.denoiser.modules()):
+            self.pipeline.fuse_lora(components=[self.component])
+            self.pipeline.unload_lora_weights()
+
+    def fingerprint(self) -> float:
+        """A number that changes when theta does."""
+        return sum(float(p.double().abs().sum()) for p in self.weights["theta"])
+
+    def check_moved(self, before: float) -> None:
+        """Refuse an optimiser step that had a gradient and changed nothing.
+
+        Raises:
+            NoEffect: theta is what it was.
+        """
+        if self.fingerprint() == before:
+            raise NoEffect("an update with a gradient left every trained weight as it was")
+
+    def check_seen(self, deviation: float | None) -> None:
+        """Refuse a network that does not see which weights it is given.
+
+        Args:
+            deviation: mean |v_theta - v_old| before an update; None where it was not measured.
+
+        Raises:
+            NoEffect: theta and old are different, and what the network says is not.
+        """
+        if deviation == 0 and self.weights.distance("theta", "old") > 0:
+            self._blind += 1
+        elif deviation is not None:
+            self._blind = 0
+        if self._blind == BLIND_STEPS:
+            raise NoEffect(
+                "theta and old have differed for several updates, and the network says the same with both: the "
+                "policy that draws is not the one that is trained"
+            )
+
+    def save(self, folder: Path, *, base: str, base_digest: str, which: str = "ema") -> None:
+        """Write a checkpoint that `nftbench eval FOLDER` takes, and whose LoRA any diffusers script loads.
+
+        Args:
+            folder: receives `lora/` (or, after full training, `pipeline/`) and a note of the base.
+            base: the checkpoint that was trained.
+            base_digest: its digest.
+            which: the set of weights.
+        """
+        with self.weights.using(which):
+            if self.config.method == "lora":
+                self._save_lora(folder / "lora")
+            else:
+                self.pipeline.save_pretrained(folder / "pipeline")
+        note = {"base": base, "base_digest": base_digest, "method": self.config.method}
+        write_atomic(folder / POLICY_FILE, f"{json.dumps(note, indent=2)}\n".encode())
+
+    def _save_lora(self, folder: Path) -> None:
+        layers = peft.get_peft_model_state_dict(self.denoiser, adapter_name=THETA)
+        self.pipeline.save_lora_weights(
+            folder,
+            **{
+                f"{self.component}_lora_layers": {k: v.contiguous() for k, v in layers.items()},
+                # Without it a loader takes alpha = rank, which is another policy.
+                f"{self.component}_lora_adapter_metadata": self.denoiser.peft_config[
+                    THETA
+                ].to_dict(),
+            },
+        )

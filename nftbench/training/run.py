@@ -1,0 +1,373 @@
+"""A training run from recipe to table: what is loaded, when it is looked at, saved, guarded and stopped."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from accelerate import Accelerator
+
+import rewards as registry
+from nftbench.benchmark import Drawing, load_benchmark, names
+from nftbench.checkpoint import load_policy
+from nftbench.prompts import load_prompts
+from nftbench.recorder import distilled, learn
+from nftbench.rollout import Sample, generate
+from nftbench.store import write_table
+from nftbench.training.draws import Judge
+from nftbench.training.guards import Guards
+from nftbench.training.heldout import COLUMNS, Change, changes, estimates, held_out, look, total
+from nftbench.training.journal import Journal, curve
+from nftbench.training.policy import NoEffect, TrainedPolicy
+from nftbench.training.recipe import Recipe, Stage
+from nftbench.training.state import (
+    State,
+    checkpoints,
+    load_state,
+    save_recipe,
+    save_state,
+    stored_recipe,
+)
+from nftbench.training.trainer import Interrupted, Task, Trainer, TrainingFailed
+from rewards.base import ConfigError, Prompt
+
+Report = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool, report: Report, say: Say) -> list[Change]:
+    """Train, from the start or from a run's last checkpoint.
+
+    Args:
+        recipe: what to do.
+        folder: the run's; new, unless `resume`.
+        resume: whether to go on from the folder's last checkpoint.
+        report: told (stage, done, total).
+        say: told in words what happens.
+
+    Returns:
+        Held-out metrics before and after.
+
+    Raises:
+        ConfigError: anything that cannot be trained; nothing was written then.
+        Interrupted: asked to stop; the state is saved.
+        TrainingFailed: with the last good checkpoint named.
+    """
+    accelerator = Accelerator(log_with=list(recipe.loggers), project_dir=folder)
+    say = say if accelerator.is_main_process else _silent
+    report = report if accelerator.is_main_process else _silent
+    run = TrainingRun(recipe, folder, accelerator, report, say)
+    run.open(resume)
+    return run.go()
+
+
+def _silent(*_: object) -> None:
+    """Other processes say nothing."""
+
+
+class TrainingRun:
+    """A trainer with its folder."""
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, accelerator: Accelerator, report: Report, say: Say
+    ) -> None:
+        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        self.report, self.say = report, say
+        device = str(accelerator.device)
+        judges = _Judges(recipe, device)
+        tasks = [_task(stage, judges) for stage in recipe.stages]
+        self.base = load_policy(recipe.checkpoint, dtype=recipe.policy.dtype, device=device)
+        warning = distilled(self.base.pipeline, min(s.num_inference_steps for s in recipe.stages))
+        if warning:
+            say(f"warning: {warning}")
+        self.policy = TrainedPolicy(self.base.pipeline, recipe.policy, seed=recipe.seed)
+        layout = learn(self.base.pipeline, self._probe)
+        self.trainer = Trainer(recipe, self.policy, layout, tasks, accelerator, say)
+        self.journal = Journal(folder, accelerator)
+        self.guards = Guards(recipe.guards)
+        self.trained = {j.spec.key: j for task in tasks for j in task.judges}
+        watched = judges.listed(recipe.evaluation.held_out_rewards)
+        self.watched = [j for j in watched if j.spec.key not in self.trained]
+        everyone = [*self.trained.values(), *self.watched]
+        self.asked_whole = held_out(recipe, everyone, whole=True)
+        self.asked = held_out(recipe, everyone, whole=False)
+        self.best: dict[str, Any] = {}
+        self.first_look: pd.DataFrame | None = None
+
+    def _probe(self, texts: list[str]) -> None:
+        """Two short drawings that show how the pipeline calls its network."""
+        rollout = self.recipe.rollout
+        drawing = Drawing(num_inference_steps=3, **rollout.model_dump(exclude={"batch_size"}))
+        batch = [Sample(Prompt(id=str(i), text=text), 0) for i, text in enumerate(texts)]
+        generate(self.base.pipeline, batch, drawing)
+
+    # --- beginning ------------------------------------------------------------------------------------------------
+
+    def open(self, resume: bool) -> None:
+        """Begin a new folder, or go on in an old one."""
+        if resume:
+            self._restore()
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.accelerator.is_main_process:
+                save_recipe(self.folder, self.recipe)
+        self.accelerator.init_trackers(self.recipe.name)
+        stage = self.recipe.stages[0]
+        self.say(
+            f"{self.recipe.algorithm}: {stage.groups} groups of {stage.group_size} images an iteration over "
+            f"{self.accelerator.num_processes} process(es), {stage.updates} optimiser step(s) of "
+            f"{stage.groups * stage.group_size / stage.updates:g} images each, "
+            f"{self.recipe.rollout.batch_size} at once; {self._parameters():,} trained parameters"
+        )
+
+    def _parameters(self) -> int:
+        return sum(p.numel() for p in self.policy.weights.parameters.values())
+
+    def _restore(self) -> None:
+        found = checkpoints(self.folder / "checkpoints")
+        if not found:
+            raise ConfigError(f"{self.folder} holds no checkpoint; start it again without --resume")
+        state, trainer = load_state(found[-1]), self.trainer
+        if state.base_digest != self.base.digest:
+            raise ConfigError(
+                f"{self.folder} was trained from {state.base} with weights {state.base_digest}, not from "
+                f"{self.base.name} with {self.base.digest}; resume with the checkpoint it began with"
+            )
+        self.policy.weights.load_state(state.weights)
+        trainer.optimizer.load_state_dict(state.optimizer)
+        trainer.scaler.load_state_dict(state.scaler)
+        trainer.position, self.best = state.position, state.best
+        self.guards.load_state(state.guards)
+        self.journal.rewind(state.position.done)
+        if self.accelerator.is_main_process:
+            save_recipe(self.folder, self.recipe)
+        self.say(f"going on from {found[-1]}, iteration {state.position.done}")
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def go(self) -> list[Change]:
+        """Train to the end."""
+        before = self._whole_look("before")
+        with self._stoppable():
+            try:
+                self._iterations()
+            except Interrupted:
+                self.say(f"asked to stop: saved {self._save()}; `--resume` goes on from here")
+                raise
+            except (TrainingFailed, NoEffect) as error:
+                raise TrainingFailed(f"{error}; {self._last_good()}") from error
+        self._save()
+        self._export()
+        after = self._whole_look("after")
+        self.accelerator.end_training()
+        return changes(before, after, self.asked_whole) if self.asked_whole else []
+
+    def _iterations(self) -> None:
+        trainer = self.trainer
+        whole = sum(s.iterations for s in self.recipe.stages)
+        if trainer.position.done == 0:
+            self.journal.log(0, {"minutes": 0.0, "images": 0} | self._look()[0])
+        while not trainer.finished:
+            self._iteration()
+            self.report("iterations", trainer.position.done, whole)
+            if trainer.stop_asked:
+                raise Interrupted
+
+    def _iteration(self) -> None:
+        trainer = self.trainer
+        metrics = trainer.iterate()
+        done = trainer.position.done
+        measured = metrics | {"velocity_ratio": metrics.get("velocity_ratio", 1.0)}
+        words = self._heed(self.guards.check(measured))
+        if done % self.recipe.evaluation.every == 0 or trainer.finished:
+            looked, more = self._look()
+            metrics, words = metrics | looked, words + more
+        self.journal.log(done, metrics | ({"guards": words} if words else {}))
+        if done % self.recipe.checkpoints.every == 0:
+            self._save()
+
+    def _heed(self, findings: Iterable[Any]) -> list[str]:
+        """Say what the guards found; stop where one says so."""
+        words = []
+        for finding in findings:
+            words.append(f"{finding.level}: {finding.text}")
+            self.say(words[-1])
+            if finding.level == "stop":
+                path = self._save()
+                raise TrainingFailed(f"stopped by guard {finding.text}; the state is in {path}")
+        return words
+
+    # --- looks ----------------------------------------------------------------------------------------------------
+
+    def _look(self) -> tuple[dict[str, float], list[str]]:
+        """Held-out metrics of the averaged policy, and what the guards say of them."""
+        if not self.asked:
+            return {}, []
+        table, images = self._draw(self.asked)
+        self.journal.grid(self.trainer.position.done, images)
+        found = {
+            f"held_out/{b}/{metric}": e.value
+            for (b, metric), e in estimates(table, self.asked).items()
+        }
+        self._note_best(total(table, self.asked, self._scales()))
+        return found, []
+
+    def _scales(self) -> dict[str, float]:
+        return {
+            key: judge.spec.weight / judge.reward.info.train_scale
+            for key, judge in self.trained.items()
+        }
+
+    def _note_best(self, value: float) -> None:
+        done = self.trainer.position.done
+        if not self.best or value > self.best["value"]:
+            self.best = {"name": f"{done:06d}", "value": value}
+            if done:
+                self._save()
+
+    def _draw(self, asked: Sequence[Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        with self.policy.weights.using("ema"):
+            return look(
+                self.base.pipeline,
+                asked,
+                batch_size=self.trainer.batch_size,
+                share=share,
+                report=self.report,
+            )
+
+    def _whole_look(self, name: str) -> pd.DataFrame:
+        path = self.folder / "held_out" / f"{name}.parquet"
+        if not self.asked_whole:
+            return pd.DataFrame(columns=list(COLUMNS))
+        if name == "before" and path.is_file():
+            return pd.read_parquet(path)
+        table, _ = self._draw(self.asked_whole)
+        if self.accelerator.is_main_process:
+            write_table(path, table)
+        return table
+
+    # --- saving ---------------------------------------------------------------------------------------------------
+
+    def _save(self) -> Path:
+        trainer, folder = self.trainer, self.folder / "checkpoints"
+        state = State(
+            position=trainer.position,
+            weights=self.policy.weights.state(),
+            optimizer=trainer.optimizer.state_dict(),
+            scaler=trainer.scaler.state_dict(),
+            guards=self.guards.state(),
+            best=self.best,
+            base=self.base.name,
+            base_digest=self.base.digest,
+        )
+        if self.accelerator.is_main_process:
+            save_state(folder, state, keep=self.recipe.checkpoints.keep)
+        return folder / f"{trainer.position.done:06d}"
+
+    def _last_good(self) -> str:
+        found = checkpoints(self.folder / "checkpoints")
+        return (
+            f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved yet"
+        )
+
+    def _export(self) -> None:
+        """Leave the averaged policy as a checkpoint that anything can load."""
+        if self.accelerator.is_main_process:
+            self.policy.save(self.folder, base=self.base.name, base_digest=self.base.digest)
+            if (self.folder / "metrics.jsonl").is_file():
+                curve(self.folder)
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C is Python's own."""
+
+        def ask(number: int, _: Any) -> None:
+            self.trainer.stop_asked = True
+            signal.signal(signal.SIGINT, old[signal.SIGINT])
+
+        old = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+class _Judges:
+    """Rewards by their names in a recipe, each loaded once."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        self._variants, self._device = recipe.variants, device
+        self._loaded: dict[str, Any] = {}
+
+    def listed(self, text: str) -> list[Judge]:
+        """The judges of `ocr,pickscore:0.5`."""
+        if not text:
+            return []
+        specs = registry.parse_rewards(",".join(map(self._full, text.split(","))))
+        return [Judge(spec, self._load(spec.key)) for spec in specs]
+
+    def _full(self, item: str) -> str:
+        name, colon, weight = (part.strip() for part in item.partition(":"))
+        variant = self._variants.get(name)
+        return f"{name}@{variant}{colon}{weight}" if variant else item
+
+    def _load(self, key: str) -> Any:
+        if key not in self._loaded:
+            self._loaded[key] = registry.load_reward(key, device=self._device)
+        return self._loaded[key]
+
+
+def _task(stage: Stage, judges: _Judges) -> Task:
+    """A stage's prompts and judges: the prompts that all judges can judge, or, where there are none, that any can."""
+    mine = judges.listed(stage.rewards)
+    everything = [prompt for name in stage.prompts for prompt in _prompts(name)]
+    for fits in (all, any):
+        prompts = [p for p in everything if fits(j.applies(p) for j in mine)]
+        if prompts:
+            break
+    unused = [j.spec.key for j in mine if not any(j.applies(p) for p in prompts)]
+    if unused or not prompts:
+        mine[0].reward.check(everything)
+        raise ConfigError(
+            f"reward {', '.join(unused)} applies to none of the prompts of {', '.join(stage.prompts)}"
+        )
+    return Task(stage=stage, prompts=prompts, judges=mine)
+
+
+def _prompts(name: str) -> list[Prompt]:
+    if name in names():
+        return load_benchmark(name).load_training()
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(
+            f"no prompts {name!r}: neither a file nor a benchmark ({', '.join(names())})"
+        )
+    return load_prompts(path, "geneval" if path.suffix == ".jsonl" else "text")
+
+
+def resumed_recipe(folder: Path, asked: Recipe | None, settings: Sequence[str]) -> Recipe:
+    """The recipe that a run goes on with: its own, but for what the command line names.
+
+    Args:
+        folder: the run's.
+        asked: a recipe that the user named as well, settings applied; None where none was.
+        settings: the user's `section.key=value`.
+
+    Raises:
+        ConfigError: the named recipe differs from the run's own in more than the settings.
+    """
+    own = stored_recipe(folder)
+    changed = own.changed(settings)
+    if asked is None:
+        return changed
+    other = asked.difference(changed)
+    if other:
+        raise ConfigError(
+            f"{folder} was begun with another recipe ({', '.join(other[:5])} differ); leave out --recipe, or name "
+            "each change with --set"
+        )
+    return changed
