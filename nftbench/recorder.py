@@ -68,6 +68,7 @@ def learn(pipeline: DiffusionPipeline, draw: Callable[[list[str]], object]) -> L
     short, long = PROMPTS
     one, two, mixed = (_watched(pipeline, draw, p) for p in ([short], [short] * 2, [short, long]))
     prediction = prediction_of(pipeline.scheduler)
+    sign = _sign([*two, *mixed])
     noisy, time = _changing(two, flow=prediction == "flow_prediction")
     others = [k for k in two[0].arguments if k not in (noisy, time)]
     calls = [trace[0].arguments for trace in (one, two, mixed)]
@@ -75,7 +76,7 @@ def learn(pipeline: DiffusionPipeline, draw: Callable[[list[str]], object]) -> L
         noisy=noisy,
         time=time,
         kinds={k: kind_of(k, *(call.get(k) for call in calls)) for k in others},
-        sign=_sign([*two, *mixed]),
+        sign=sign,
         prediction=prediction,
     )
 
@@ -330,7 +331,8 @@ def _once_a_prompt(step: Step, layout: Layout, rows: Sequence[int]) -> dict[str,
         mine, first = (take(value, kind, i, of=len(rows)) for i in (everyone, torch.tensor(rows)))
         if not same(mine, first, tolerance=0.01):
             raise ConfigError(
-                f"argument {name} of the network differs between images of one prompt; it is kept once a prompt"
+                f"argument {name} of the network differs between images of one prompt, where it should be the same; "
+                "name the prompt of every image in place of num_images_per_prompt"
             )
         kept[name] = take(value, kind, torch.tensor(sorted(set(rows))), of=len(rows))
     return kept

@@ -1,7 +1,5 @@
 """Tiny random pipelines of many families: real networks, solvers and pipelines; small encoders; no download."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -106,15 +104,14 @@ def language_model() -> LlamaModel:
     return LlamaModel(config).eval()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A pipeline and the arguments that switch its guidance off."""
-
-    build: Callable[[Any], DiffusionPipeline]
-    """Of a scheduler."""
-    arguments: dict[str, Any]
-    solvers: tuple[str, ...]
-    """Those that the pipeline can be given."""
+def with_encoder(kind: Any, transformer: Any, scheduler: Any, text_encoder: Any) -> Any:
+    return kind(
+        transformer=transformer,
+        scheduler=scheduler,
+        vae=None,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer(),
+    )
 
 
 def sd3(scheduler: Any) -> StableDiffusion3Pipeline:
@@ -177,13 +174,9 @@ def flux2(scheduler: Any) -> Flux2Pipeline:
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
     )
-    return Flux2Pipeline(
-        transformer=transformer,
-        scheduler=scheduler,
-        vae=None,
-        text_encoder=language_model(),
-        tokenizer=tokenizer(),
-    )
+    pipeline = with_encoder(Flux2Pipeline, transformer, scheduler, language_model())
+    pipeline.system_message = ""  # else 16 letters of it are all the network sees
+    return pipeline
 
 
 def qwen_image(scheduler: Any) -> QwenImagePipeline:
@@ -196,13 +189,9 @@ def qwen_image(scheduler: Any) -> QwenImagePipeline:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(4, 4, 8),
     )
-    return QwenImagePipeline(
-        transformer=transformer,
-        scheduler=scheduler,
-        vae=None,
-        text_encoder=language_model(),
-        tokenizer=tokenizer(),
-    )
+    pipeline = with_encoder(QwenImagePipeline, transformer, scheduler, language_model())
+    pipeline.prompt_template_encode, pipeline.prompt_template_encode_start_idx = "{}", 0
+    return pipeline
 
 
 def z_image(scheduler: Any) -> ZImagePipeline:
@@ -217,13 +206,7 @@ def z_image(scheduler: Any) -> ZImagePipeline:
         axes_dims=[4, 4, 8],
         axes_lens=[256, 32, 32],
     )
-    return ZImagePipeline(
-        transformer=transformer,
-        scheduler=scheduler,
-        vae=None,
-        text_encoder=language_model(),
-        tokenizer=tokenizer(),
-    )
+    return with_encoder(ZImagePipeline, transformer, scheduler, language_model())
 
 
 def sana(scheduler: Any) -> SanaPipeline:
@@ -239,13 +222,7 @@ def sana(scheduler: Any) -> SanaPipeline:
         caption_channels=WIDTH,
         sample_size=8,
     )
-    return SanaPipeline(
-        transformer=transformer,
-        scheduler=scheduler,
-        vae=None,
-        text_encoder=language_model(),
-        tokenizer=tokenizer(),
-    )
+    return with_encoder(SanaPipeline, transformer, scheduler, language_model())
 
 
 def lumina2(scheduler: Any) -> Lumina2Pipeline:
@@ -262,13 +239,7 @@ def lumina2(scheduler: Any) -> Lumina2Pipeline:
         axes_lens=(64, 32, 32),
         cap_feat_dim=WIDTH,
     )
-    return Lumina2Pipeline(
-        transformer=transformer,
-        scheduler=scheduler,
-        vae=None,
-        text_encoder=language_model(),
-        tokenizer=tokenizer(),
-    )
+    return with_encoder(Lumina2Pipeline, transformer, scheduler, language_model())
 
 
 def unet(**more: Any) -> UNet2DConditionModel:
@@ -328,29 +299,93 @@ def pixart(scheduler: Any) -> PixArtSigmaPipeline:
         caption_channels=WIDTH,
         use_additional_conditions=False,
     )
-    return PixArtSigmaPipeline(
-        transformer=transformer,
-        scheduler=scheduler,
-        vae=None,
-        text_encoder=t5(),
-        tokenizer=tokenizer(),
-    )
+    return with_encoder(PixArtSigmaPipeline, transformer, scheduler, t5())
 
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-DYNAMIC = {**FLOW, "use_dynamic_shifting": True, "time_shift_type": "exponential"}
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+NOISE |= {"steps_offset": 1}
 
-SOLVERS: dict[str, Callable[[], Any]] = {
-    "flow Euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
-    "flow Euler, dynamic": lambda: FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-    "flow Heun": lambda: FlowMatchHeunDiscreteScheduler(shift=3.0),
-    "flow DPM++": lambda: DPMSolverMultistepScheduler(**FLOW, flow_shift=3.0),
-    "flow DPM++, dynamic": lambda: DPMSolverMultistepScheduler(**DYNAMIC),
-    "flow UniPC": lambda: UniPCMultistepScheduler(**FLOW, flow_shift=3.0),
-    "flow UniPC, dynamic": lambda: UniPCMultistepScheduler(**DYNAMIC),
-    "DDIM": lambda: DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False),
-    "Euler": lambda: EulerDiscreteScheduler(**NOISE),
-    "DPM++": lambda: DPMSolverMultistepScheduler(**NOISE),
-    "UniPC": lambda: UniPCMultistepScheduler(**NOISE),
+
+def flow_solvers(*, dynamic: bool) -> dict[str, Any]:
+    """Solvers of flow models; `dynamic` ones are told their shift by the pipeline."""
+    shift = {"use_dynamic_shifting": True} if dynamic else {"shift": 3.0}
+    flow = {**FLOW, **({"use_dynamic_shifting": True} if dynamic else {"flow_shift": 3.0})}
+    return {
+        "Euler": FlowMatchEulerDiscreteScheduler(**shift),
+        "Heun": FlowMatchHeunDiscreteScheduler(shift=3.0),
+        "DPM++": DPMSolverMultistepScheduler(**flow),
+        "UniPC": UniPCMultistepScheduler(**flow),
+    }
+
+
+def noise_solvers(prediction: str = "epsilon") -> dict[str, Any]:
+    """Solvers of models that predict the noise."""
+    noise = {**NOISE, "prediction_type": prediction}
+    return {
+        "DDIM": DDIMScheduler(**noise, clip_sample=False, set_alpha_to_one=False),
+        "Euler": EulerDiscreteScheduler(**noise),
+        "DPM++": DPMSolverMultistepScheduler(**noise),
+        "UniPC": UniPCMultistepScheduler(**noise),
+    }
+
+
+SIDE = {"height": 32, "width": 32}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "sd3": {**SIDE, "guidance_scale": 1.0, "max_sequence_length": 0},
+    "flux": {**SIDE, "guidance_scale": 3.5, "max_sequence_length": 16},
+    "flux2": {
+        **SIDE,
+        "guidance_scale": 4.0,
+        "max_sequence_length": 16,
+        "text_encoder_out_layers": (1, 2, 3),
+    },
+    "qwen_image": {**SIDE},
+    "z_image": {**SIDE, "guidance_scale": 0.0, "max_sequence_length": 16},
+    "sana": {
+        "height": 128,
+        "width": 128,
+        "guidance_scale": 1.0,
+        "max_sequence_length": 16,
+        "use_resolution_binning": False,
+        "complex_human_instruction": None,
+    },
+    "lumina2": {**SIDE, "guidance_scale": 1.0, "max_sequence_length": 32, "system_prompt": "a"},
+    "sd15": {**SIDE, "guidance_scale": 1.0},
+    "sdxl": {**SIDE, "guidance_scale": 1.0},
+    "pixart": {
+        **SIDE,
+        "guidance_scale": 1.0,
+        "max_sequence_length": 16,
+        "use_resolution_binning": False,
+    },
 }
+"""Sampling arguments that switch guidance off, by family."""
+NOISE_FAMILIES = ("sd15", "sdxl", "pixart")
+DYNAMIC_FAMILIES = ("flux", "flux2", "qwen_image")
+
+
+def build(family: str, solver: str = "Euler") -> DiffusionPipeline:
+    """A pipeline with a solver; the weights are the same each time."""
+    if family in NOISE_FAMILIES:
+        scheduler = noise_solvers()[solver]
+    else:
+        scheduler = flow_solvers(dynamic=family in DYNAMIC_FAMILIES)[solver]
+    torch.manual_seed(0)
+    pipeline = globals()[family](scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(
+    pipeline: DiffusionPipeline, family: str, prompts: list[str], steps: int = 2, **more: Any
+) -> torch.Tensor:
+    """Latents of one image a prompt (or more), each from its own generator."""
+    count = len(prompts) * more.get("num_images_per_prompt", 1)
+    return pipeline(
+        prompt=list(prompts),
+        num_inference_steps=steps,
+        generator=[torch.Generator().manual_seed(i) for i in range(count)],
+        output_type="latent",
+        **{**ARGUMENTS[family], **more},
+    ).images

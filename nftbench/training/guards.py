@@ -220,7 +220,11 @@ def picture_statistics(images: np.ndarray) -> dict[str, float]:
         `brightness`, the mean of all channels, and `saturation`, the mean difference of a pixel's largest and
         smallest channel; both in [0, 1] and means over all pixels.
     """
-    spread = images.max(axis=-1) - images.min(axis=-1)
+    red, green, blue = np.moveaxis(
+        images, -1, 0
+    )  # max(axis=-1) over three values is ten times slower
+    largest = np.maximum(np.maximum(red, green), blue)
+    spread = largest - np.minimum(np.minimum(red, green), blue)
     return {
         "brightness": float(images.mean(dtype=np.float64)) / 255,
         "saturation": float(spread.mean(dtype=np.float64)) / 255,

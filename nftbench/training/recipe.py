@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -114,10 +115,15 @@ class CheckpointConfig(_Frozen):
 
 
 class Threshold(_Frozen):
-    """A guard warns from one value on and stops the run from the other on; None never does."""
+    """A guard warns from one value on and stops the run from the other on; None, in a TOML `off`, never does."""
 
     warn: float | None = Field(default=None, ge=0)
     stop: float | None = Field(default=None, ge=0)
+
+    @field_validator("warn", "stop", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return None if value == "off" else value
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -145,6 +151,13 @@ class GuardConfig(_Frozen):
     """Standard errors that a watched reward fell while the trained one rose."""
     idle: Threshold = Threshold(warn=10, stop=None)
     """Iterations in a row."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _completed(cls, value: Any, info: ValidationInfo) -> Any:
+        """One limit given alone must not switch the other off."""
+        default = cls.model_fields[str(info.field_name)].default
+        return default.model_dump() | value if isinstance(value, dict) else value
 
 
 class Stage(_Frozen):
@@ -176,10 +189,12 @@ class Stage(_Frozen):
     reset: tuple[Literal["old", "ema", "optimizer"], ...] = ()
     """What the stage begins anew; all else goes on from the stage before it."""
 
-    @field_validator("timesteps_per_image")
+    @field_validator("timesteps_per_image", mode="before")
     @classmethod
-    def _positive(cls, value: str | float) -> str | float:
-        if value != "all" and (value <= 0 or (isinstance(value, float) and value >= 1)):
+    def _share_or_number(cls, value: Any) -> Any:
+        share = isinstance(value, float) and 0 < value < 1
+        number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not (value == "all" or share or number):
             raise ValueError("expected 'all', a share between 0 and 1, or a whole number >= 1")
         return value
 
