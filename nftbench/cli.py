@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ UNWRITABLE = (
 """What the user's disk or path can do to a write; any other OSError is our own fault."""
 
 INTERRUPTED = 130
+FAILED = 3
+"""A training that stopped itself: a guard, a loss that is no number, nothing that could be scored."""
 
 Rewards = Annotated[
     str | None, typer.Option(help="Rewards instead of the benchmark's own: ocr,pickscore@pocket.")
@@ -128,6 +131,52 @@ def score(
     print(f"scores: {written}")
 
 
+@app.command()
+def train(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Where to start; the recipe's own when left out.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A shipped recipe or a .toml file; pocket's when left out.")
+    ] = None,
+    rewards: Annotated[
+        str | None, typer.Option(help="Rewards of every stage, with weights: ocr,pickscore:0.5.")
+    ] = None,
+    algorithm: Annotated[str | None, typer.Option(help="nft, or the baseline flow-grpo.")] = None,
+    combine: Annotated[
+        str | None, typer.Option(help="sum of rewards, or advantages, each normalised on its own.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Iterations of every stage.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, as often as wanted.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on from the last checkpoint of this run folder.")
+    ] = None,
+) -> None:
+    """Train a checkpoint on rewards; print what it gained on held-out prompts."""
+    from nftbench import session, table
+
+    flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
+    settings = [f"stages.{k}={v}" for k, v in flags.items() if v is not None]
+    with _progress() as report:
+        folder, changes = session.train_checkpoint(
+            recipe,
+            [*settings, *(set_ or [])],
+            {"checkpoint": checkpoint, "algorithm": algorithm, "seed": seed},
+            out=out,
+            resume=resume,
+            report=report,
+            say=lambda text: print(text, flush=True),
+        )
+    _print(*table.changes(changes))
+    print(f"run: {folder}; evaluate it with: nftbench eval {folder}")
+
+
 @app.command("rewards")
 def rewards_() -> None:
     """List the rewards: scale, range, licence, source."""
@@ -193,6 +242,10 @@ def main() -> None:
         _fail(f"{error.format_message()} (see nftbench --help)", 2)
     except ConfigError as error:
         _fail(str(error), 2)
+    except Interrupted as error:
+        _fail(str(error), INTERRUPTED)
+    except TrainingFailed as error:
+        _fail(str(error), FAILED)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -6,11 +6,10 @@ is made in, nor the number of processes, nor what was done before a restart.
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,7 @@ def generate(pipeline: DiffusionPipeline, batch: Sequence[Sample], drawing: Draw
 
     Args:
         pipeline: any diffusers text-to-image pipeline.
-        batch: the images wanted; where each prompt has the same number of neighbouring images, it is encoded once.
+        batch: the images wanted.
         drawing: how.
 
     Returns:
@@ -92,7 +91,7 @@ def generate(pipeline: DiffusionPipeline, batch: Sequence[Sample], drawing: Draw
         for s in batch
     ]
     output = pipeline(
-        **_asked(pipeline, batch),
+        prompt=[s.prompt.text for s in batch],
         generator=generators,
         output_type="np",
         **sampling_arguments(pipeline, drawing),
@@ -105,21 +104,18 @@ def generate(pipeline: DiffusionPipeline, batch: Sequence[Sample], drawing: Draw
     return to_uint8(output.images)
 
 
-def _asked(pipeline: DiffusionPipeline, batch: Sequence[Sample]) -> dict[str, Any]:
-    """The prompts, each once where the pipeline can repeat them itself."""
-    runs = [(prompt, len(list(run))) for prompt, run in groupby(s.prompt.text for s in batch)]
-    times = runs[0][1]
-    accepts = "num_images_per_prompt" in inspect.signature(pipeline.__call__).parameters
-    if accepts and all(count == times for _, count in runs):
-        return {"prompt": [prompt for prompt, _ in runs], "num_images_per_prompt": times}
-    return {"prompt": [s.prompt.text for s in batch]}
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 1] to uint8, rounded to the nearest level (half to even) and clipped."""
+    return (pixels.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)
 
 
 @contextmanager
 def texts_remembered(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Within the block a text encoder answers tokens that it has seen from memory: a prompt is encoded once.
+    """Within the block a text encoder is given each distinct prompt once, and no batch of prompts twice.
 
-    Text encoders are frozen and draw nothing at random, so this changes no number.
+    Text encoders are frozen and draw nothing at random, so this changes no number beyond rounding. (Pipelines can
+    repeat prompts themselves, by `num_images_per_prompt`; of diffusers 0.42 some then order masks and embeddings
+    differently.)
     """
     encoders = [
         module
@@ -140,23 +136,39 @@ def _remembering(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def remembered(*args: Any, **kwargs: Any) -> Any:
-        key = repr([_content(a) for a in (*args, *sorted(kwargs.items()))])
+        distinct = _distinct([a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)])
+        if distinct is None:
+            return forward(*args, **kwargs)
+        firsts, place_of, key = distinct
+        key += repr({k: v for k, v in kwargs.items() if not isinstance(v, torch.Tensor)})
         if key not in answers:
-            answers[key] = forward(*args, **kwargs)
-        return answers[key]
+            answers[key] = forward(*_rows(args, firsts), **_rows(kwargs, firsts))
+        return _rows(answers[key], place_of)
 
     return remembered
 
 
-def _content(argument: Any) -> Any:
-    if isinstance(argument, tuple):
-        return [_content(a) for a in argument]
-    if not isinstance(argument, torch.Tensor):
-        return argument
-    data = argument.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return argument.dtype, tuple(argument.shape), hashlib.sha256(data).hexdigest()
+def _distinct(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, str] | None:
+    """First places of distinct rows, each row's place among them, and their content; None where rows do not align."""
+    if not tensors or any(t.ndim == 0 or len(t) != len(tensors[0]) for t in tensors):
+        return None
+    rows = [
+        b"".join(t[i].detach().cpu().contiguous().numpy().tobytes() for t in tensors)
+        for i in range(len(tensors[0]))
+    ]
+    order = list(dict.fromkeys(rows))
+    firsts = torch.tensor([rows.index(row) for row in order])
+    key = hashlib.sha256(b"".join(order)).hexdigest()
+    return firsts, torch.tensor([order.index(row) for row in rows]), key
 
 
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixels in [0, 1] to uint8, rounded to the nearest level (half to even) and clipped."""
-    return (pixels.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)
+def _rows(value: Any, places: torch.Tensor) -> Any:
+    """Rows of every tensor in nested arguments or outputs."""
+    if isinstance(value, torch.Tensor):
+        return value[places.to(value.device)]
+    if isinstance(value, Mapping):
+        inner = {k: _rows(v, places) for k, v in value.items()}
+        return inner if type(value) is dict else type(value)(**inner)
+    if isinstance(value, tuple | list):
+        return type(value)(_rows(v, places) for v in value)
+    return value

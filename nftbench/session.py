@@ -1,7 +1,8 @@
 """What the commands do: names and flags in, rows out. The engine's parts, put together."""
 
 import datetime
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,15 @@ from nftbench.rollout import Sample
 from nftbench.rows import About, Row, summarise
 from nftbench.scoring import read_image_list, score_files
 from nftbench.store import Run, score_table, write_table
+from nftbench.training.heldout import Change
+from nftbench.training.recipe import load_recipe
+from nftbench.training.run import resumed_recipe
+from nftbench.training.run import train as training
 from rewards.base import ConfigError, Reward
 
 RUNS = Path("runs")
+POCKET_RECIPES = {"nft": "pocket", "flow-grpo": "pocket-flow-grpo"}
+"""What `nftbench train` does when no recipe is named."""
 
 
 def evaluate_checkpoint(
@@ -89,6 +96,52 @@ def load_rewards(listed: str) -> dict[str, Reward]:
 
 def _load(key: str) -> Reward:
     return registry.load_reward(key, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train_checkpoint(
+    recipe: str | None,
+    settings: Sequence[str],
+    top: Mapping[str, Any],
+    *,
+    out: Path | None,
+    resume: Path | None,
+    report: Report,
+    say: Callable[[str], None],
+) -> tuple[Path, list[Change]]:
+    """Train by a recipe, or go on with a run.
+
+    Args:
+        recipe: a shipped recipe's name or a file; None takes pocket's for the algorithm, or the resumed run's own.
+        settings: `section.key=value` each.
+        top: values of the recipe's top-level keys; None leaves one as it is.
+        out: folder of a new run; None makes one under `runs/`.
+        resume: folder of a run to go on with.
+        report: told of progress.
+        say: told in words what happens.
+
+    Returns:
+        The run's folder, and held-out metrics before and after.
+
+    Raises:
+        ConfigError: anything asked for that cannot be; nothing was written then.
+    """
+    quiet()
+    if resume:
+        if out:
+            raise ConfigError("--resume goes on in its own folder; leave out --out")
+        named = [f"{k}={v}" for k, v in top.items() if v is not None]
+        asked = load_recipe(recipe, settings, **top) if recipe else None
+        whole = resumed_recipe(resume, asked, [*named, *settings])
+        return resume, training(whole, resume, resume=True, report=report, say=say)
+    whole = load_recipe(recipe or POCKET_RECIPES[top["algorithm"] or "nft"], settings, **top)
+    folder = out or _fresh(f"train-{whole.name}")
+    return folder, training(whole, folder, resume=False, report=report, say=say)
+
+
+def _fresh(name: str) -> Path:
+    """A run folder that is not there yet."""
+    numbers = itertools.count(1)
+    return next(p for n in numbers if not (p := RUNS / f"{name}-{n}").exists())
 
 
 def _own_suite(checkpoint: str) -> str:

@@ -6,12 +6,16 @@ An interval is unknown where fewer than two prompts were asked.
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 import rewards as registry
 from nftbench.benchmark import Benchmark, Suite
 from nftbench.rows import Row
+
+if TYPE_CHECKING:
+    from nftbench.training.heldout import Change
 
 AGGREGATES = {"task_mean": "task mean", "image_mean": "image mean"}
 
@@ -51,6 +55,33 @@ def _note(protocol: str, limited: bool) -> str:
     if not protocol:
         return "nobody knows how these images were made: not publishable"
     return f"protocol {protocol}, limited: not publishable" if limited else f"protocol {protocol}"
+
+
+def changes(found: Sequence["Change"]) -> list[Table]:
+    """What a training gained, benchmark by benchmark; an interval that leaves out 0 is marked."""
+    tables = []
+    for benchmark, group in groupby(found, lambda c: c.benchmark):
+        table = Table(
+            title=f"{benchmark}  (held out, the same noise before and after)", title_justify="left"
+        )
+        for heading in ("metric", "of", "before", "after", "gain", "95% interval", "n", "failed"):
+            table.add_column(heading, justify="left" if heading in ("metric", "of") else "right")
+        for c in group:
+            gain = c.difference
+            sure = "*" if gain.low > 0 or gain.high < 0 else " "
+            interval = f"{gain.low:+.3f} to {gain.high:+.3f} {sure}"
+            table.add_row(
+                c.metric,
+                c.aggregate,
+                f"{c.before.value:.3f}",
+                f"{c.after.value:.3f}",
+                f"{gain.value:+.3f}",
+                interval if math.isfinite(gain.stderr) else "unknown",
+                str(gain.n),
+                str(gain.n_failed),
+            )
+        tables.append(table)
+    return tables
 
 
 def rewards(keys: Sequence[str]) -> Table:

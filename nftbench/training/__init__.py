@@ -1,1 +1,9 @@
-"""Training text-to-image policies with rewards."""
+"""Training text-to-image policies with rewards. Imports nothing heavy: the command line knows how a run may end."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+class TrainingFailed(RuntimeError):
+    """The run cannot go on, with the reason in words."""

@@ -67,7 +67,10 @@ def flow_grpo_terms(pick: Pick, velocity: Velocity, stage: Stage, config: FlowGr
         for name in ("x", "x_next", "log_prob")
     )
     places = torch.tensor([s.index for s in steps])
-    levels = {n: x.new_tensor([getattr(s, n) for s in steps]) for n in flow_grpo.LEVELS}
+    levels = {  # float32 whatever the latents are: a rounded level would move the ratio off 1
+        n: torch.tensor([getattr(s, n) for s in steps], dtype=torch.float32, device=x.device)
+        for n in flow_grpo.LEVELS
+    }
 
     def gaussian(v: Tensor) -> flow_grpo.Transition:
         return flow_grpo.gaussian(x, v, config.variant, config.noise_level, **levels)

@@ -16,6 +16,7 @@ from nftbench.prompts import load_prompts
 from nftbench.recorder import distilled, learn
 from nftbench.rollout import Sample, generate
 from nftbench.store import write_table
+from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.draws import Judge
 from nftbench.training.guards import Guards
 from nftbench.training.heldout import COLUMNS, Change, changes, estimates, held_out, look, total
@@ -23,6 +24,7 @@ from nftbench.training.journal import Journal, curve
 from nftbench.training.policy import NoEffect, TrainedPolicy
 from nftbench.training.recipe import Recipe, Stage
 from nftbench.training.state import (
+    RECIPE,
     State,
     checkpoints,
     load_state,
@@ -30,7 +32,7 @@ from nftbench.training.state import (
     save_state,
     stored_recipe,
 )
-from nftbench.training.trainer import Interrupted, Task, Trainer, TrainingFailed
+from nftbench.training.trainer import Task, Trainer
 from rewards.base import ConfigError, Prompt
 
 Report = Callable[[str, int, int], None]
@@ -94,7 +96,6 @@ class TrainingRun:
         self.asked_whole = held_out(recipe, everyone, whole=True)
         self.asked = held_out(recipe, everyone, whole=False)
         self.best: dict[str, Any] = {}
-        self.first_look: pd.DataFrame | None = None
 
     def _probe(self, texts: list[str]) -> None:
         """Two short drawings that show how the pipeline calls its network."""
@@ -110,6 +111,10 @@ class TrainingRun:
         if resume:
             self._restore()
         else:
+            if (self.folder / RECIPE).exists():
+                raise ConfigError(
+                    f"{self.folder} holds a training run; go on with --resume {self.folder}, or choose another --out"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.accelerator.is_main_process:
                 save_recipe(self.folder, self.recipe)
@@ -154,8 +159,9 @@ class TrainingRun:
             try:
                 self._iterations()
             except Interrupted:
-                self.say(f"asked to stop: saved {self._save()}; `--resume` goes on from here")
-                raise
+                raise Interrupted(
+                    f"asked to stop; saved {self._save()}. Go on with: nftbench train --resume {self.folder}"
+                ) from None
             except (TrainingFailed, NoEffect) as error:
                 raise TrainingFailed(f"{error}; {self._last_good()}") from error
         self._save()
@@ -170,7 +176,10 @@ class TrainingRun:
         if trainer.position.done == 0:
             self.journal.log(0, {"minutes": 0.0, "images": 0} | self._look()[0])
         while not trainer.finished:
+            stage = trainer.position.stage
             self._iteration()
+            if trainer.position.stage != stage:
+                self.guards.restart()  # other prompts look like drift
             self.report("iterations", trainer.position.done, whole)
             if trainer.stop_asked:
                 raise Interrupted
@@ -179,8 +188,7 @@ class TrainingRun:
         trainer = self.trainer
         metrics = trainer.iterate()
         done = trainer.position.done
-        measured = metrics | {"velocity_ratio": metrics.get("velocity_ratio", 1.0)}
-        words = self._heed(self.guards.check(measured))
+        words = self._heed(self.guards.check(metrics))
         if done % self.recipe.evaluation.every == 0 or trainer.finished:
             looked, more = self._look()
             metrics, words = metrics | looked, words + more
@@ -212,7 +220,20 @@ class TrainingRun:
             for (b, metric), e in estimates(table, self.asked).items()
         }
         self._note_best(total(table, self.asked, self._scales()))
-        return found, []
+        return found, self._heed(self._fallen(table))
+
+    def _fallen(self, table: pd.DataFrame) -> list[Any]:
+        """What the guards say of rewards that are watched and not trained, against the first look."""
+        path = self.folder / "held_out" / "first.parquet"
+        if not path.is_file():
+            if self.accelerator.is_main_process:
+                write_table(path, table)
+            return []
+        gains = changes(pd.read_parquet(path), table, self.asked)
+        watched = {j.spec.key for j in self.watched}
+        trained = [c.difference for c in gains if c.metric in self.trained]
+        fallen = {f"{c.benchmark}/{c.metric}": c.difference for c in gains if c.metric in watched}
+        return self.guards.held_out(trained[0], fallen) if trained and fallen else []
 
     def _scales(self) -> dict[str, float]:
         return {
@@ -324,7 +345,13 @@ class _Judges:
 def _task(stage: Stage, judges: _Judges) -> Task:
     """A stage's prompts and judges: the prompts that all judges can judge, or, where there are none, that any can."""
     mine = judges.listed(stage.rewards)
-    everything = [prompt for name in stage.prompts for prompt in _prompts(name)]
+    everything = [p for place, name in enumerate(stage.prompts) for p in _prompts(name, place)]
+    ids = [p.id for p in everything]
+    twice = next((i for i in ids if ids.count(i) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"prompt id {twice!r} stands in two of {', '.join(stage.prompts)}; give one of them another id"
+        )
     for fits in (all, any):
         prompts = [p for p in everything if fits(j.applies(p) for j in mine)]
         if prompts:
@@ -338,7 +365,7 @@ def _task(stage: Stage, judges: _Judges) -> Task:
     return Task(stage=stage, prompts=prompts, judges=mine)
 
 
-def _prompts(name: str) -> list[Prompt]:
+def _prompts(name: str, place: int) -> list[Prompt]:
     if name in names():
         return load_benchmark(name).load_training()
     path = Path(name)
@@ -346,7 +373,8 @@ def _prompts(name: str) -> list[Prompt]:
         raise ConfigError(
             f"no prompts {name!r}: neither a file nor a benchmark ({', '.join(names())})"
         )
-    return load_prompts(path, "geneval" if path.suffix == ".jsonl" else "text")
+    layout = "geneval" if path.suffix == ".jsonl" else "text"
+    return load_prompts(path, layout, prefix=f"t{place}-")
 
 
 def resumed_recipe(folder: Path, asked: Recipe | None, settings: Sequence[str]) -> Recipe:

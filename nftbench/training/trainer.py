@@ -20,7 +20,7 @@ from torch import Tensor
 from nftbench.benchmark import Drawing
 from nftbench.recorder import Layout, record, watch
 from nftbench.rollout import Sample, generate, image_seed, texts_remembered
-from nftbench.training import objective
+from nftbench.training import Interrupted, TrainingFailed, objective
 from nftbench.training.advantages import Judged, judge
 from nftbench.training.draws import (
     NOT_ASKED,
@@ -43,14 +43,6 @@ from nftbench.training.precision import mixed
 from nftbench.training.recipe import Recipe, Stage
 from nftbench.training.state import Position, seed_everything
 from rewards.base import Prompt, Scores
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; nothing is half done."""
-
-
-class TrainingFailed(RuntimeError):
-    """The run cannot go on, with the reason in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +179,8 @@ class Trainer:
 
     def _draw(self, batch: list[Sample], drawing: Drawing) -> Draw:
         pipeline = self.policy.pipeline
-        with self._sampler(batch) as scheduler, watch(pipeline) as trace:
+        precision = mixed(self.accelerator.device, self.recipe.policy.precision)
+        with self._sampler(batch) as scheduler, watch(pipeline) as trace, precision:
             images = generate(pipeline, batch, drawing)
             steps = list(getattr(scheduler, "transitions", ()))
         ids = [s.prompt.id for s in batch]
