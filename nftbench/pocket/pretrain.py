@@ -18,7 +18,7 @@ from nftbench.pocket import drawing, policy, scenes
 from nftbench.pocket.loop import Job, averaged, muon_and_adamw
 
 VAE_STEPS, VAE_BATCH = 4800, 16
-POLICY_STEPS, POLICY_BATCH = 11600, 128
+POLICY_STEPS, POLICY_BATCH = 18000, 128
 LATENT_SCENES, SHARD = 120_000, 10_000
 CAPTION_DROPOUT = 0.1
 SIGN_SHARE = 0.45

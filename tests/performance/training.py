@@ -1,0 +1,140 @@
+"""Seconds an image of an NFT iteration on the pocket world, part by part, against a plain loop on the same machine.
+
+The plain loop is what a training script does that was written for one model: every image's prompt is encoded, the
+policies are LoRA adapters that are switched, all three run for every pair of image and time, in float32. Both draw as
+many images and train on as many pairs.
+
+Run: python tests/performance/training.py
+"""
+
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import peft
+import torch
+from accelerate import Accelerator
+
+from nftbench.checkpoint import load_policy
+from nftbench.rollout import to_uint8
+from nftbench.session import quiet
+from nftbench.training.nft import nft_loss, velocity_kl
+from nftbench.training.recipe import ATTENTION, load_recipe
+from nftbench.training.run import TrainingRun
+
+GROUPS, GROUP_SIZE, TIMES, BATCH, STEPS = 8, 12, 3, 48, 10
+SETTINGS = (
+    "stages.rewards=geneval",
+    f"stages.groups={GROUPS}",
+    f"stages.group_size={GROUP_SIZE}",
+    f"stages.timesteps_per_image={TIMES}",
+    f"stages.num_inference_steps={STEPS}",
+    f"rollout.batch_size={BATCH}",
+    "loggers=[]",
+)
+IMAGES = GROUPS * GROUP_SIZE
+
+
+def ours() -> dict[str, float]:
+    """Best of three iterations of the trainer, seconds by part."""
+    recipe = load_recipe("pocket", SETTINGS)
+    with tempfile.TemporaryDirectory() as folder:
+        run = TrainingRun(recipe, Path(folder), Accelerator(), lambda *_: None, lambda _: None)
+        found = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            metrics = run.trainer.iterate()
+            parts = {k.partition("/")[2]: v for k, v in metrics.items() if k.startswith("seconds/")}
+            found.append(parts | {"whole": time.perf_counter() - begun})
+    return min(found, key=lambda parts: parts["whole"])
+
+
+def plain() -> dict[str, float]:
+    """Best of three iterations of the plain loop, rewards left out; seconds by part."""
+    pipeline = load_policy("pocket").pipeline
+    network = pipeline.transformer
+    config = peft.LoraConfig(r=32, lora_alpha=64, target_modules=list(ATTENTION))
+    for name in ("old", "default"):
+        network.add_adapter(config, adapter_name=name)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-3)
+    return min((_plain_iteration(pipeline, optimizer) for _ in range(3)), key=lambda p: p["whole"])
+
+
+def _plain_iteration(pipeline, optimizer) -> dict[str, float]:
+    seconds, begun = defaultdict(float), time.perf_counter()
+    prompts = [f"a photo of {w} circles" for w in ("two", "three", "four", "red") * 2]
+    everything = [p for p in prompts for _ in range(GROUP_SIZE)]
+    for start in range(0, IMAGES, BATCH):
+        texts = everything[start : start + BATCH]
+        mark = time.perf_counter()
+        pipeline.transformer.set_adapter("old")
+        with torch.no_grad():
+            embeds, _, pooled, _ = pipeline.encode_prompt(
+                texts, texts, texts, do_classifier_free_guidance=False, max_sequence_length=0
+            )
+        latents = pipeline(
+            prompt_embeds=embeds,
+            pooled_prompt_embeds=pooled,
+            height=64,
+            width=64,
+            num_inference_steps=STEPS,
+            guidance_scale=1.0,
+            max_sequence_length=0,
+            output_type="latent",
+        ).images
+        with torch.no_grad():
+            scaled = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
+            pixels = pipeline.vae.decode(scaled).sample.mul(0.5).add(0.5)
+        to_uint8(pixels.permute(0, 2, 3, 1).numpy())
+        seconds["rollout"] += time.perf_counter() - mark
+        for place in range(TIMES):
+            _plain_pair(
+                pipeline, latents, embeds, pooled, pipeline.scheduler.timesteps[place], seconds
+            )
+    optimizer.step()
+    optimizer.zero_grad()
+    return dict(seconds) | {"whole": time.perf_counter() - begun}
+
+
+def _plain_pair(pipeline, x_0, embeds, pooled, timestep, seconds) -> None:
+    network, begun = pipeline.transformer, time.perf_counter()
+    eps = torch.randn_like(x_0)
+    t = (timestep / 1000).reshape(1, 1, 1, 1).expand(len(x_0), 1, 1, 1)
+    x_t = (1 - t) * x_0 + t * eps
+
+    def velocity() -> torch.Tensor:
+        return network(
+            hidden_states=x_t,
+            timestep=timestep.expand(len(x_0)),
+            encoder_hidden_states=embeds,
+            pooled_projections=pooled,
+        ).sample
+
+    with torch.no_grad():
+        network.set_adapter("old")
+        v_old = velocity()
+        network.disable_adapters()
+        v_ref = velocity()
+        network.enable_adapters()
+    network.set_adapter("default")
+    v_theta = velocity()
+    r = torch.full((len(x_0),), 0.7)
+    loss = nft_loss(v_theta, v_old, x_0, x_t, t, r, beta=1.0) + 1e-4 * velocity_kl(v_theta, v_ref)
+    loss.mean().backward()
+    seconds["update"] += time.perf_counter() - begun
+
+
+def main() -> None:
+    """Measure and print."""
+    quiet()
+    reference, mine = plain(), ours()
+    for name, parts in (("plain loop", reference), ("nftbench", mine)):
+        told = ", ".join(f"{k} {v / IMAGES * 1000:.1f}" for k, v in sorted(parts.items()))
+        print(f"{name}: ms an image: {told}")
+    without = mine["whole"] - mine.get("waiting for rewards", 0.0)
+    print(f"ratio, rewards left out: {without / reference['whole']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

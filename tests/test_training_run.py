@@ -1,0 +1,269 @@
+"""A training run that was cut goes on as if it had not been; what it leaves, anything can load."""
+
+import hashlib
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusion3Pipeline
+
+from nftbench.benchmark import Drawing
+from nftbench.checkpoint import load_policy, local_folder
+from nftbench.rollout import Sample, generate
+from nftbench.session import quiet, train_checkpoint
+from nftbench.training import Interrupted
+from nftbench.training.recipe import Recipe, load_recipe
+from nftbench.training.run import TrainingRun, resumed_recipe
+from nftbench.training.state import checkpoints, load_state
+from rewards.base import ConfigError, Prompt
+
+SMALL = (
+    "policy.rank=4",
+    "policy.precision=no",
+    "rollout.batch_size=4",
+    "evaluation.benchmarks=[]",
+    "loggers=[]",
+    'stages.prompts=["geneval-pocket"]',
+    "stages.rewards=jpeg",
+    "stages.iterations=3",
+    "stages.groups=3",
+    "stages.group_size=4",
+    "stages.num_inference_steps=3",
+    "stages.timesteps_per_image=1",
+    "stages.updates=2",
+)
+
+
+def quietly(*_: object) -> None:
+    """Words and reports nobody reads."""
+
+
+def small(*settings: str, recipe: str = "pocket") -> Recipe:
+    """Three iterations of twelve images, two optimiser steps each."""
+    return load_recipe(recipe, [*SMALL, *settings])
+
+
+def begin(recipe: Recipe, folder: Path, *, resume: bool = False, say=quietly) -> TrainingRun:
+    """A run that is open and has done nothing yet."""
+    quiet()
+    accelerator = Accelerator(log_with=list(recipe.loggers), project_dir=folder)
+    run = TrainingRun(recipe, folder, accelerator, quietly, say)
+    run.open(resume)
+    return run
+
+
+def sha256(folder: Path) -> dict[str, str]:
+    """Of all weights that a run leaves: theta, old and ema, and the LoRA."""
+    paths = [checkpoints(folder / "checkpoints")[-1] / "weights.safetensors"]
+    paths += sorted((folder / "lora").iterdir())
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def journal(folder: Path) -> list[dict]:
+    """metrics.jsonl without its times."""
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if "minutes" not in k and "seconds" not in k}
+        for line in lines
+    ]
+
+
+def stop_at(run: TrainingRun, method: str, done: int, updates: int) -> None:
+    """Ask for a stop when the trainer first comes to a method at that place."""
+    trainer = run.trainer
+    original = getattr(trainer, method)
+
+    def hooked(*arguments):
+        if (trainer.position.done, trainer.position.updates) == (done, updates):
+            trainer.stop_asked = True
+        return original(*arguments)
+
+    setattr(trainer, method, hooked)
+
+
+def finished(recipe: Recipe, folder: Path) -> Path:
+    begin(recipe, folder).go()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nobody cut."""
+    return finished(small(), tmp_path_factory.mktemp("whole") / "run")
+
+
+# --- cut and gone on --------------------------------------------------------------------------------------------------
+
+CUTS = {
+    "first rollout": ("_draw", 0, 0),
+    "rollout": ("_draw", 1, 0),
+    "before the first step": ("_terms", 1, 0),
+    "between two steps of the first iteration": ("_terms", 0, 1),
+    "between two steps": ("_terms", 1, 1),
+    "between two iterations": ("_follow", 1, 2),
+}
+
+
+def test_the_uncut_run_trains(whole):
+    lines = journal(whole)
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    assert [line["images"] for line in lines] == [0, 12, 24, 36]
+    state = load_state(checkpoints(whole / "checkpoints")[-1])
+    assert (state.position.steps, state.position.done) == (6, 3)
+    names = [k.removeprefix("theta.") for k in state.weights if k.startswith("theta.")]
+    assert any((state.weights[f"theta.{k}"] != state.weights[f"ema.{k}"]).any() for k in names)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_cut_run_ends_with_the_same_bytes(whole, tmp_path, cut):
+    method, done, updates = CUTS[cut]
+    run = begin(small(), tmp_path / "run")
+    stop_at(run, method, done, updates)
+    with pytest.raises(Interrupted, match="nftbench train --resume"):
+        run.go()
+    position = load_state(checkpoints(tmp_path / "run" / "checkpoints")[-1]).position
+    expected = (done + 1, 0) if method == "_follow" else (done, updates)
+    assert (position.done, position.updates) == expected
+    begin(small(), tmp_path / "run", resume=True).go()
+    assert journal(tmp_path / "run") == journal(whole)
+    assert sha256(tmp_path / "run") == sha256(whole)
+
+
+def test_a_run_cut_twice(whole, tmp_path):
+    for method, done, updates in (("_terms", 0, 1), ("_terms", 2, 1)):
+        run = begin(small(), tmp_path, resume=done > 0)
+        stop_at(run, method, done, updates)
+        with pytest.raises(Interrupted):
+            run.go()
+    begin(small(), tmp_path, resume=True).go()
+    assert journal(tmp_path) == journal(whole)
+    assert sha256(tmp_path) == sha256(whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    recipe = small("stages.iterations=1")
+    before = sha256(finished(recipe, tmp_path)), journal(tmp_path)
+    begin(recipe, tmp_path, resume=True).go()
+    assert (sha256(tmp_path), journal(tmp_path)) == before
+
+
+def test_a_process_told_to_stop_saves_and_goes_on(whole, start, tmp_path):
+    settings = [part for s in SMALL for part in ("--set", s)]
+    command = start("train", "--recipe", "pocket", *settings, "--out", "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert command.signal_when(
+        lambda: metrics.is_file() and metrics.read_bytes().count(b"\n") >= 2, signal.SIGTERM
+    )
+    code, _, err = command.finish()
+    assert code == 130
+    assert "asked to stop; saved" in err.splitlines()[-1] and "Traceback" not in err
+    code, _, err = start("train", "--resume", "run").finish()
+    assert code == 0, err
+    assert journal(tmp_path / "run") == journal(whole)
+    assert sha256(tmp_path / "run") == sha256(whole)
+
+
+# --- what it leaves ---------------------------------------------------------------------------------------------------
+
+DRAWING = Drawing(height=64, width=64, num_inference_steps=3, max_sequence_length=0)
+
+
+def picture(pipeline) -> np.ndarray:
+    prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(("a red circle", "a cat"))]
+    return generate(pipeline, [Sample(p, 0) for p in prompts], DRAWING).astype(int)
+
+
+def test_plain_diffusers_loads_the_lora(whole):
+    pipeline = StableDiffusion3Pipeline.from_pretrained(local_folder("pocket"))
+    base = picture(pipeline)
+    pipeline.load_lora_weights(whole / "lora")
+    trained = picture(pipeline)
+    assert np.abs(trained - base).max() > 0
+    np.testing.assert_array_equal(picture(load_policy(str(whole)).pipeline), trained)
+
+
+def test_the_lora_is_the_averaged_policy_of_the_trainer(tmp_path):
+    run = begin(small("stages.iterations=1"), tmp_path)
+    run.go()
+    with run.policy.weights.using("ema"):
+        own = picture(run.policy.pipeline)
+    assert np.abs(picture(load_policy(str(tmp_path)).pipeline) - own).max() <= 1
+
+
+def test_full_training_leaves_a_pipeline(tmp_path):
+    run = begin(small("policy.method=full", "stages.iterations=1", "stages.updates=1"), tmp_path)
+    run.go()
+    with run.policy.weights.using("ema"):
+        own = picture(run.policy.pipeline)
+    loaded = load_policy(str(tmp_path)).pipeline
+    for key, tensor in zip(
+        run.policy.weights.parameters, run.policy.weights["ema"], strict=True
+    ):
+        assert torch.equal(loaded.transformer.get_parameter(key).cpu(), tensor.cpu()), key
+    np.testing.assert_array_equal(picture(loaded), own)
+
+
+def test_a_base_that_changed_is_refused(whole, tmp_path):
+    for name in ("policy.json",):
+        note = json.loads((whole / name).read_text("utf-8"))
+        (tmp_path / name).write_text(json.dumps(note | {"base_digest": "0" * 16}), "utf-8")
+    (tmp_path / "lora").symlink_to(whole / "lora")
+    with pytest.raises(ConfigError, match="0000000000000000"):
+        load_policy(str(tmp_path))
+
+
+# --- runs that are refused --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_a_run_is_not_begun_again(whole):
+    with pytest.raises(ConfigError, match="holds a training run; go on with --resume"):
+        begin(small(), whole)
+
+
+def test_a_folder_without_checkpoints_cannot_go_on(tmp_path):
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        begin(small(), tmp_path, resume=True)
+    with pytest.raises(ConfigError, match=r"it holds no recipe\.json"):
+        resumed_recipe(tmp_path, None, [])
+
+
+def test_weights_of_another_lora_do_not_go_on(whole):
+    with pytest.raises(ConfigError, match="weights of another model or LoRA"):
+        begin(small("policy.rank=8"), whole, resume=True)
+    with pytest.raises(ConfigError, match="weights of another model or LoRA"):
+        begin(small("policy.method=full"), whole, resume=True)
+
+
+def test_another_recipe_does_not_go_on(whole):
+    assert resumed_recipe(whole, None, []) == small()
+    assert resumed_recipe(whole, small(), []) == small()
+    longer = resumed_recipe(whole, None, ["stages.iterations=9"])
+    assert small().difference(longer) == ["stages.0.iterations"]
+    with pytest.raises(ConfigError, match=r"another recipe \(optimizer\.lr differ\)"):
+        resumed_recipe(whole, small("optimizer.lr=0.5"), [])
+    with pytest.raises(ConfigError, match="leave out --out"):
+        train_checkpoint(None, [], {}, out=whole, resume=whole, report=quietly, say=quietly)
+
+
+def test_guidance_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="guidance"):
+        begin(small("rollout.guidance_scale=4.5"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_file_without_prompts(tmp_path):
+    path = tmp_path / "none.txt"
+    path.write_text("", "utf-8")
+    with pytest.raises(ConfigError, match=r"none\.txt"):
+        begin(small(f'stages.prompts=["{path}"]'), tmp_path / "run")
+
+
+def test_a_typo_in_a_setting_is_one_line(start, tmp_path):
+    code, out, err = start("train", "--set", "stages.group_sise=4", "--out", "run").finish()
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "did you mean 'group_size'?" in err
+    assert not (tmp_path / "run").exists()
