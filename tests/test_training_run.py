@@ -169,7 +169,9 @@ def test_a_process_told_to_stop_saves_and_goes_on(whole, start, tmp_path):
 
 # --- what it leaves ---------------------------------------------------------------------------------------------------
 
-DRAWING = Drawing(height=64, width=64, num_inference_steps=3, max_sequence_length=0)
+DRAWING = Drawing(
+    height=64, width=64, num_inference_steps=3, guidance_scale=1.0, max_sequence_length=0
+)
 
 
 def picture(pipeline) -> np.ndarray:
@@ -200,9 +202,7 @@ def test_full_training_leaves_a_pipeline(tmp_path):
     with run.policy.weights.using("ema"):
         own = picture(run.policy.pipeline)
     loaded = load_policy(str(tmp_path)).pipeline
-    for key, tensor in zip(
-        run.policy.weights.parameters, run.policy.weights["ema"], strict=True
-    ):
+    for key, tensor in zip(run.policy.weights.parameters, run.policy.weights["ema"], strict=True):
         assert torch.equal(loaded.transformer.get_parameter(key).cpu(), tensor.cpu()), key
     np.testing.assert_array_equal(picture(loaded), own)
 

@@ -1,5 +1,6 @@
 """A training run from recipe to table: what is loaded, when it is looked at, saved, guarded and stopped."""
 
+import importlib.util
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from nftbench.training.state import (
     stored_recipe,
 )
 from nftbench.training.trainer import Task, Trainer
-from rewards.base import ConfigError, Prompt
+from rewards.base import ConfigError, MissingExtra, Prompt
 
 Report = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -57,6 +58,11 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, report: Report, say: Sa
         Interrupted: asked to stop; the state is saved.
         TrainingFailed: with the last good checkpoint named.
     """
+    missing = [n for n in recipe.loggers if importlib.util.find_spec(n) is None]
+    if missing:
+        raise MissingExtra(
+            f"logger {missing[0]!r} is not installed: pip install 'nftbench[{missing[0]}]', or --set loggers=[]"
+        )
     accelerator = Accelerator(log_with=list(recipe.loggers), project_dir=folder)
     say = say if accelerator.is_main_process else _silent
     report = report if accelerator.is_main_process else _silent
@@ -96,6 +102,7 @@ class TrainingRun:
         self.asked_whole = held_out(recipe, everyone, whole=True)
         self.asked = held_out(recipe, everyone, whole=False)
         self.best: dict[str, Any] = {}
+        self.resumed = False
 
     def _probe(self, texts: list[str]) -> None:
         """Two short drawings that show how the pipeline calls its network."""
@@ -108,6 +115,7 @@ class TrainingRun:
 
     def open(self, resume: bool) -> None:
         """Begin a new folder, or go on in an old one."""
+        self.resumed = resume
         if resume:
             self._restore()
         else:
@@ -173,7 +181,7 @@ class TrainingRun:
     def _iterations(self) -> None:
         trainer = self.trainer
         whole = sum(s.iterations for s in self.recipe.stages)
-        if trainer.position.done == 0:
+        if not self.resumed:
             self.journal.log(0, {"minutes": 0.0, "images": 0} | self._look()[0])
         while not trainer.finished:
             stage = trainer.position.stage
@@ -250,7 +258,7 @@ class TrainingRun:
 
     def _draw(self, asked: Sequence[Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
         share = (self.accelerator.process_index, self.accelerator.num_processes)
-        with self.policy.weights.using("ema"):
+        with self.policy.drawing("ema"):
             return look(
                 self.base.pipeline,
                 asked,

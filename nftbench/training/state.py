@@ -81,8 +81,11 @@ def save_state(folder: Path, state: State, *, keep: int) -> Path:
         "base_digest": state.base_digest,
     }
     (temporary / "state.json").write_text(f"{json.dumps(said, indent=2)}\n", encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
+    aside = folder / f".{path.name}.old"
+    if path.exists():  # the same iteration, further on: never without a whole checkpoint on disk
+        path.rename(aside)
     temporary.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
         if old.name != state.best.get("name"):
             shutil.rmtree(old)

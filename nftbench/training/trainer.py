@@ -112,14 +112,14 @@ class Trainer:
             except torch.OutOfMemoryError:
                 self._halve()
         self._follow()
+        self.position.images = int(metrics["images"])
         self.position.seconds += time.monotonic() - begun
         metrics["minutes"] = self.position.seconds / 60
         metrics |= {f"seconds/{k}": v for k, v in self.clock.take().items()}
         return metrics
 
     def _attempt(self) -> dict[str, float]:
-        position = self.position
-        seed_everything(self._seed("global"), self.accelerator.process_index, position.updates)
+        seed_everything(self._seed("rollout"), self.accelerator.process_index)
         draws = self._rollout()
         judged, metrics = self._judge(draws)
         metrics |= self._update(draws, judged)
@@ -158,9 +158,9 @@ class Trainer:
             self.position.iteration,
             seed_of(self.recipe.seed, "prompts", self.position.stage),
         )
-        self._groups = grouped(chosen, stage.group_size)
+        groups = grouped(chosen, stage.group_size)
         accelerator = self.accelerator
-        mine = self._groups[accelerator.process_index :: accelerator.num_processes]
+        mine = groups[accelerator.process_index :: accelerator.num_processes]
         drawing = Drawing(
             height=rollout.height,
             width=rollout.width,
@@ -170,7 +170,7 @@ class Trainer:
             seed=self._seed("images"),
         )
         draws = []
-        with self.policy.weights.using("old"), texts_remembered(self.policy.pipeline):
+        with self.policy.drawing("old"), texts_remembered(self.policy.pipeline):
             for batch in batches(mine, self.batch_size):
                 self._pause_if_asked()
                 with self.clock.part("rollout"):
@@ -234,9 +234,8 @@ class Trainer:
         return judged, self._told(draws, rewards, judged, len(everything))
 
     def _told(self, draws, rewards, judged: Judged, count: int) -> dict[str, float]:
-        self.position.images += count
         told = {
-            "images": self.position.images,
+            "images": self.position.images + count,
             "reward/total": float(np.nanmean(judged.total)),
             "reward/spread": float(np.nanstd(judged.total)),
             "unscored": int(np.isnan(judged.total).sum()),
@@ -264,6 +263,7 @@ class Trainer:
         part_of[order] = np.arange(len(chosen)) * stage.updates // len(chosen)
         sums: dict[str, float] = {}
         for part in range(self.position.updates, stage.updates):
+            seed_everything(self._seed("update"), self.accelerator.process_index, part)
             in_part = chosen & (part_of == part)
             if in_part.any():
                 sums = self._optimizer_step(draws, in_part)
@@ -362,6 +362,7 @@ class Trainer:
         decay = old_decay(stage.old_schedule, position.steps - position.schedule_start)
         self.policy.weights.blend("old", decay)
         position.updates = 0
+        position.images += self._drawn
         position.iteration += 1
         position.done += 1
         if position.iteration == stage.iterations and position.stage + 1 < len(self.tasks):
