@@ -176,8 +176,8 @@ def test_rewards_are_written_as_the_command_line_has_them(name):
     """The names before the variants: `resolve` is for a run, and some judges come with later extras."""
     recipe = load_recipe(name)
     listed = {part.partition(":")[0] for s in recipe.stages for part in s.rewards.split(",")}
-    assert listed and set(recipe.variants) <= listed | {"clipscore"}
-    if name == "pocket":
+    assert listed
+    if name.startswith("pocket"):  # its variants stand ready for --rewards
         keys = [f"{n}@{recipe.variants[n]}" if n in recipe.variants else n for n in listed]
         assert len(parse_rewards(",".join(keys))) == len(listed)
 

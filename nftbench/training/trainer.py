@@ -362,7 +362,6 @@ class Trainer:
         decay = old_decay(stage.old_schedule, position.steps - position.schedule_start)
         self.policy.weights.blend("old", decay)
         position.updates = 0
-        position.images += self._drawn
         position.iteration += 1
         position.done += 1
         if position.iteration == stage.iterations and position.stage + 1 < len(self.tasks):
