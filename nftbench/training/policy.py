@@ -249,13 +249,14 @@ class TrainedPolicy:
 
     def _save_lora(self, folder: Path) -> None:
         layers = peft.get_peft_model_state_dict(self.denoiser, adapter_name=THETA)
+        config = self.denoiser.peft_config[THETA].to_dict()
+        # A set's order differs between processes, and so would the file.
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         self.pipeline.save_lora_weights(
             folder,
             **{
                 f"{self.component}_lora_layers": {k: v.contiguous() for k, v in layers.items()},
                 # Without it a loader takes alpha = rank, which is another policy.
-                f"{self.component}_lora_adapter_metadata": self.denoiser.peft_config[
-                    THETA
-                ].to_dict(),
+                f"{self.component}_lora_adapter_metadata": config,
             },
         )

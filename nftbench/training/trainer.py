@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from nftbench.training.advantages import Judged, judge
 from nftbench.training.draws import (
     NOT_ASKED,
     Draw,
-    Judge,
     batches,
     grouped,
     prompts_of,
@@ -40,18 +38,10 @@ from nftbench.training.journal import Clock
 from nftbench.training.nft import ema_decay, old_decay
 from nftbench.training.policy import TrainedPolicy
 from nftbench.training.precision import mixed
-from nftbench.training.recipe import Recipe, Stage
+from nftbench.training.recipe import Recipe
 from nftbench.training.state import Position, seed_everything
+from nftbench.training.tasks import Task
 from rewards.base import Prompt, Scores
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """What one stage trains on."""
-
-    stage: Stage
-    prompts: Sequence[Prompt]
-    judges: Sequence[Judge]
 
 
 class Trainer:
