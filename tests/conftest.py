@@ -93,5 +93,9 @@ def policy():
 
 @pytest.fixture
 def python():
-    """How to start the command line in a new interpreter."""
-    return [sys.executable, "-c", "from nftbench.cli import main; main()"]
+    """How to start the command line in a new interpreter, where Ctrl-C works as in a terminal.
+
+    A job started in the background hands down that it is ignored.
+    """
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    return [sys.executable, "-c", f"{code}; from nftbench.cli import main; main()"]

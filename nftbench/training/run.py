@@ -61,7 +61,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool, report: Report, say: Sa
         raise MissingExtra(
             f"logger {missing[0]!r} is not installed: pip install 'nftbench[{missing[0]}]', or --set loggers=[]"
         )
-    accelerator = Accelerator(log_with=list(recipe.loggers), project_dir=folder)
+    accelerator = Accelerator(log_with=list(recipe.loggers) or None, project_dir=folder)
     say = say if accelerator.is_main_process else _silent
     report = report if accelerator.is_main_process else _silent
     run = TrainingRun(recipe, folder, accelerator, report, say)
