@@ -22,7 +22,6 @@ from nftbench.training.journal import Journal, curve
 from nftbench.training.policy import NoEffect, TrainedPolicy
 from nftbench.training.recipe import Recipe
 from nftbench.training.state import (
-    RECIPE,
     State,
     checkpoints,
     load_state,
@@ -117,11 +116,12 @@ class TrainingRun:
         if resume:
             self._restore()
         else:
-            if (self.folder / RECIPE).exists():
+            if checkpoints(self.folder / "checkpoints"):
                 raise ConfigError(
                     f"{self.folder} holds a training run; go on with --resume {self.folder}, or choose another --out"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.journal.rewind(-1)  # of a run that ended before its first checkpoint
             if self.accelerator.is_main_process:
                 save_recipe(self.folder, self.recipe)
         self.accelerator.init_trackers(self.recipe.name)
@@ -231,7 +231,7 @@ class TrainingRun:
     def _fallen(self, table: pd.DataFrame) -> list[Any]:
         """What the guards say of rewards that are watched and not trained, against the first look."""
         path = self.folder / "held_out" / "first.parquet"
-        if not path.is_file():
+        if self.trainer.position.done == 0 or not path.is_file():
             if self.accelerator.is_main_process:
                 write_table(path, table)
             return []
@@ -269,7 +269,7 @@ class TrainingRun:
         path = self.folder / "held_out" / f"{name}.parquet"
         if not self.asked_whole:
             return pd.DataFrame(columns=list(COLUMNS))
-        if name == "before" and path.is_file():
+        if name == "before" and self.resumed and path.is_file():
             return pd.read_parquet(path)
         table, _ = self._draw(self.asked_whole)
         if self.accelerator.is_main_process:
