@@ -42,6 +42,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """A file of weights that is not shipped: where it comes from, and how it is known to be the right one."""
+
+    name: str
+    """Path in the cache, `folder/file`, such as `pickscore/model.safetensors`."""
+    url: str
+    """`hf://owner/name@revision/path` with a commit's 40 digits, or an https URL."""
+    sha256: str
+    """64 hexadecimal digits, or the first ones that the publisher gives; empty where none is known."""
+    size: int
+    """Bytes; 0 where it is not known."""
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RewardInfo:
     """What a number of this reward means; printed by `nftbench rewards`, stored with every run."""
 
@@ -58,6 +73,8 @@ class RewardInfo:
     """What a prompt must carry."""
     weights: tuple[str, ...] = ()
     """Where the weights come from: `hub id @ revision`, URL or packaged file, with their sha256."""
+    files: tuple[Weight, ...] = ()
+    """Weights that `nftbench rewards pull` fetches; empty where all is shipped or none is needed."""
     licence: str = ""
     source: str = ""
     """Paper section or repo@commit:line that defines the reward."""

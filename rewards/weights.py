@@ -1,14 +1,15 @@
 """Where weights come from. A file is used only after its sha256 was found right."""
 
+import functools
 import hashlib
-from functools import cache
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from rewards.base import ConfigError, MissingWeights
+from rewards.base import ConfigError, MissingWeights, Weight
 
 
-@cache
+@functools.cache
 def verified(path: Path, sha256: str, *, remedy: str) -> Path:
     """A local file, once its digest was checked; checked once a process.
 
@@ -50,3 +51,27 @@ def packaged(package: str, name: str, sha256: str, *, remedy: str = "") -> Path:
             f"package {package!r}, which ships {name}, is not installed; {remedy}."
         )
     return verified(Path(spec.submodule_search_locations[0]) / name, sha256, remedy=remedy)
+
+
+def cache() -> Path:
+    """Where fetched weights lie: `NFTBENCH_CACHE`, else `nftbench` under the hub's own cache."""
+    if os.environ.get("NFTBENCH_CACHE"):
+        return Path(os.environ["NFTBENCH_CACHE"]).expanduser()
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    return Path(home).expanduser() / "nftbench"
+
+
+def weight_file(weight: Weight, *, reward: str) -> Path:
+    """A fetched file of weights, its digest checked.
+
+    Args:
+        weight: which.
+        reward: key of the reward that asks, for the remedy.
+
+    Raises:
+        MissingWeights: it was not fetched; names the command that does.
+        ConfigError: it holds something else.
+    """
+    return verified(
+        cache() / weight.name, weight.sha256, remedy=f"run: nftbench rewards pull {reward}"
+    )
