@@ -5,18 +5,21 @@ drawn again, image by image the same, whatever the batches and however many proc
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from nftbench.recorder import Record
 from nftbench.rollout import Sample, image_seed
 from nftbench.training.advantages import Weighed
-from nftbench.training.flow_grpo import Step
+from nftbench.training.flow_grpo import SdeScheduler, Step
+from nftbench.training.recipe import FlowGrpoConfig
 from rewards import RewardSpec
 from rewards.base import ConfigError, Prompt, Reward, Scores
 
@@ -153,3 +156,21 @@ def training_noise(
     generator = torch.Generator("cpu").manual_seed(image_seed(seed, sample.prompt.id, sample.index))
     chosen = torch.randperm(available, generator=generator)[:times]
     return chosen, torch.randn(times, *shape, generator=generator)
+
+
+@contextmanager
+def noisy(
+    pipeline: DiffusionPipeline, config: FlowGrpoConfig, batch: Sequence[Sample], seed: int
+) -> Iterator[SdeScheduler]:
+    """FlowGRPO's sampler in the pipeline's place; each image's noise is its own."""
+    with SdeScheduler.swap(
+        pipeline,
+        noise_level=config.noise_level,
+        variant=config.variant,
+        window=config.window,
+    ) as scheduler:
+        scheduler.generators = [
+            torch.Generator("cpu").manual_seed(image_seed(seed, s.prompt.id, s.index))
+            for s in batch
+        ]
+        yield scheduler

@@ -29,7 +29,7 @@ from nftbench.training.state import (
     save_state,
     stored_recipe,
 )
-from nftbench.training.tasks import Judges, task_of
+from nftbench.training.tasks import Judges, Task, task_of
 from nftbench.training.trainer import Trainer
 from rewards.base import ConfigError, MissingExtra, Prompt
 
@@ -83,6 +83,9 @@ class TrainingRun:
         device = str(accelerator.device)
         judges = Judges(recipe, device)
         tasks = [task_of(stage, judges) for stage in recipe.stages]
+        _check_groups(recipe, accelerator.num_processes)
+        for number, task in enumerate(tasks, start=1):
+            say(_asked_of(number, task))
         self.base = load_policy(recipe.checkpoint, dtype=recipe.policy.dtype, device=device)
         warning = distilled(self.base.pipeline, min(s.num_inference_steps for s in recipe.stages))
         if warning:
@@ -187,7 +190,7 @@ class TrainingRun:
             if trainer.position.stage != stage:
                 self.guards.restart()  # other prompts look like drift
             self.report("iterations", trainer.position.done, whole)
-            if trainer.stop_asked:
+            if trainer.stop_wanted():
                 raise Interrupted
 
     def _iteration(self) -> None:
@@ -321,6 +324,22 @@ class TrainingRun:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+
+def _check_groups(recipe: Recipe, processes: int) -> None:
+    fewest = min(stage.groups for stage in recipe.stages)
+    if fewest < processes:
+        raise ConfigError(
+            f"{fewest} groups an iteration cannot be shared by {processes} processes; "
+            f"--set stages.groups={processes} or more, or start fewer processes"
+        )
+
+
+def _asked_of(number: int, task: Task) -> str:
+    """A stage in words."""
+    left = f"; {task.left_out} others are not judged by all of them" if task.left_out else ""
+    keys = ", ".join(j.spec.key for j in task.judges)
+    return f"stage {number}: {len(task.prompts)} prompts, judged by {keys}{left}"
 
 
 def resumed_recipe(folder: Path, asked: Recipe | None, settings: Sequence[str]) -> Recipe:

@@ -20,6 +20,8 @@ class Task:
     stage: Stage
     prompts: Sequence[Prompt]
     judges: Sequence[Judge]
+    left_out: int = 0
+    """Prompts that were named and that not all judges can judge."""
 
 
 class Judges:
@@ -67,7 +69,8 @@ def task_of(stage: Stage, judges: Judges) -> Task:
         raise ConfigError(
             f"reward {', '.join(unused)} applies to none of the prompts of {', '.join(stage.prompts)}"
         )
-    return Task(stage=stage, prompts=prompts, judges=mine)
+    left_out = len(everything) - len(prompts)
+    return Task(stage=stage, prompts=prompts, judges=mine, left_out=left_out)
 
 
 def _prompts(name: str, place: int) -> list[Prompt]:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nftbench.benchmark import Drawing
 from nftbench.recorder import Layout, record, watch
-from nftbench.rollout import Sample, generate, image_seed, texts_remembered
+from nftbench.rollout import Sample, generate, texts_remembered
 from nftbench.training import Interrupted, TrainingFailed, objective
 from nftbench.training.advantages import Judged, judge
 from nftbench.training.draws import (
@@ -26,13 +26,13 @@ from nftbench.training.draws import (
     Draw,
     batches,
     grouped,
+    noisy,
     prompts_of,
     score_all,
     seed_of,
     training_noise,
     weighed,
 )
-from nftbench.training.flow_grpo import SdeScheduler
 from nftbench.training.guards import picture_statistics
 from nftbench.training.journal import Clock
 from nftbench.training.nft import ema_decay, old_decay
@@ -106,7 +106,21 @@ class Trainer:
         self.position.seconds += time.monotonic() - begun
         metrics["minutes"] = self.position.seconds / 60
         metrics |= {f"seconds/{k}": v for k, v in self.clock.take().items()}
-        return metrics
+        return self._agreed(metrics)
+
+    def _agreed(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Means over the processes, so that a guard stops all of them or none."""
+        if self.accelerator.num_processes == 1:
+            return metrics
+        everyone = gather_object([metrics])
+        names = {k for told in everyone for k in told}
+        return {k: float(np.mean([t[k] for t in everyone if k in t])) for k in sorted(names)}
+
+    def stop_wanted(self) -> bool:
+        """Whether any process was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return self.stop_asked
+        return any(gather_object([self.stop_asked]))
 
     def _attempt(self) -> dict[str, float]:
         seed_everything(self._seed("rollout"), self.accelerator.process_index)
@@ -186,7 +200,7 @@ class Trainer:
         """The pipeline's own solver for NFT; for FlowGRPO one that draws its steps."""
         if self.recipe.algorithm == "nft":
             return nullcontext()
-        return _noisy(self.policy.pipeline, self.recipe, batch, self._seed("steps"))
+        return noisy(self.policy.pipeline, self.recipe.flow_grpo, batch, self._seed("steps"))
 
     def _scores(self, images: np.ndarray, prompts: list[Prompt]):
         with self.clock.part("rewards"):  # in its own thread, while the next batch is drawn
@@ -204,6 +218,7 @@ class Trainer:
             for i, s in enumerate(d.samples)
         ]
         everything = gather_object(mine) if self.accelerator.num_processes > 1 else mine
+        everything.sort(key=lambda one: (one[0].prompt.id, one[0].index))  # however it was shared
         prompts = [s.prompt for s, _, _ in everything]
         keys = [j.spec.key for j in self.task.judges]
         values = {k: np.array([v[k] for _, v, _ in everything]) for k in keys}
@@ -375,22 +390,6 @@ class Trainer:
         return position.stage + 1 == len(self.tasks) and (
             position.iteration >= self.task.stage.iterations
         )
-
-
-@contextmanager
-def _noisy(pipeline, recipe: Recipe, batch: list[Sample], seed: int) -> Iterator[SdeScheduler]:
-    config = recipe.flow_grpo
-    with SdeScheduler.swap(
-        pipeline,
-        noise_level=config.noise_level,
-        variant=config.variant,
-        window=config.window,
-    ) as scheduler:
-        scheduler.generators = [
-            torch.Generator("cpu").manual_seed(image_seed(seed, s.prompt.id, s.index))
-            for s in batch
-        ]
-        yield scheduler
 
 
 def _reason(scores: dict[str, Scores], place: int) -> str:
