@@ -33,17 +33,27 @@ class Row(BaseModel):
     """`image_mean`, `task_mean`, or `task:NAME`."""
     value: float
     stderr: float
+    """NaN where it is unknown, as with the interval."""
     low: float
     """95% confidence interval, clustered by prompt."""
     high: float
-    n: int
-    """Images scored."""
-    n_failed: int
-    n_prompts: int
+    n: int | None
+    """Images scored; None where a paper does not say, as with the two below."""
+    n_failed: int | None
+    n_prompts: int | None
     protocol: str
+    """Hash of the protocol; of a published number the name of its table's, such as `nft-table1`."""
     limited: bool
     """Not all prompts were asked: not publishable."""
+    certificate: str = ""
+    """Verdict of the reward's certificate when the number was measured; empty where it has none."""
     source: Literal["measured", "published"] = "measured"
+    citation: str = ""
+    """Of a published number: where it stands."""
+    confidence: Literal["", "A", "B", "C"] = ""
+    """Of a published number: A seen twice, B in one full text, C in secondary sources alone."""
+    settings: str = ""
+    """Of a published number: what is said of its protocol, `guidance_scale=4.5 num_inference_steps=?`."""
     version: str = nftbench.__version__
     date: datetime.date
 
