@@ -10,7 +10,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusion3Pipeline
-from safetensors.torch import load_file
 
 from nftbench.benchmark import Drawing
 from nftbench.checkpoint import load_policy, local_folder
@@ -58,12 +57,12 @@ def begin(recipe: Recipe, folder: Path, *, resume: bool = False, say=quietly) ->
 
 
 def sha256(folder: Path) -> dict[str, str]:
-    """Of all weights that a run leaves: theta, old and ema, and the LoRA's tensors."""
-    path = checkpoints(folder / "checkpoints")[-1] / "weights.safetensors"
-    # safetensors writes a file's metadata in any order, so that the LoRA's tensors are compared and not its bytes
-    lora = load_file(folder / "lora" / "pytorch_lora_weights.safetensors")
-    content = {"state": path.read_bytes()} | {k: v.numpy().tobytes() for k, v in lora.items()}
-    return {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    """Of all weights that a run leaves: theta, old and ema, and the LoRA."""
+    files = {
+        "state": checkpoints(folder / "checkpoints")[-1] / "weights.safetensors",
+        "lora": folder / "lora" / "pytorch_lora_weights.safetensors",
+    }
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 def journal(folder: Path) -> list[dict]:
