@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nftbench.training.recipe import (
     ATTENTION,
+    OptimizerConfig,
     Recipe,
     Stage,
     Threshold,
@@ -349,3 +350,11 @@ def test_difference_names_the_settings(mine, settings, named):
 def test_another_stage_is_a_difference():
     five, one = load_recipe("sd3.5-m-multireward"), load_recipe("sd3.5-m-pickscore")
     assert "stages.4.iterations" in five.difference(one)
+
+
+@pytest.mark.parametrize(
+    ("final", "share", "expected"),
+    [(None, 0.7, 1e-3), (1e-5, 0.0, 1e-3), (1e-5, 0.5, 1e-4), (1e-5, 1.0, 1e-5)],
+)
+def test_the_learning_rate_falls_by_equal_factors(final, share, expected):
+    assert OptimizerConfig(lr=1e-3, final_lr=final).lr_at(share) == pytest.approx(expected)

@@ -14,6 +14,8 @@ import torch
 from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nftbench.checkpoint import POLICY_FILE
@@ -25,6 +27,8 @@ from rewards.base import ConfigError
 THETA = "default"
 """diffusers' own name of an only adapter."""
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""diffusers' own name of a LoRA's file."""
 
 BLIND_STEPS = 3
 
@@ -260,3 +264,12 @@ class TrainedPolicy:
                 f"{self.component}_lora_adapter_metadata": config,
             },
         )
+        _write_again(folder / LORA_FILE)
+
+
+def _write_again(path: Path) -> None:
+    """Keep one entry of a LoRA file's metadata: safetensors writes several in any order, so bytes would differ."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    kept = {k: v for k, v in metadata.items() if k != "format"}
+    save_file(load_file(path), path, metadata=kept)

@@ -59,12 +59,18 @@ class OptimizerConfig(_Frozen):
     """AdamW."""
 
     lr: float = Field(default=3e-4, gt=0)
+    final_lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the last iteration, reached by equal factors; None keeps `lr`."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.9, ge=0, lt=1)
     """Highest share of itself that the evaluation average keeps at an optimiser step."""
+
+    def lr_at(self, share: float) -> float:
+        """Learning rate when this share of the iterations, in [0, 1], is done."""
+        return self.lr * ((self.final_lr or self.lr) / self.lr) ** share
 
 
 class RolloutConfig(_Frozen):

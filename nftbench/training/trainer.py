@@ -124,10 +124,18 @@ class Trainer:
 
     def _attempt(self) -> dict[str, float]:
         seed_everything(self._seed("rollout"), self.accelerator.process_index)
+        self._set_lr()
         draws = self._rollout()
         judged, metrics = self._judge(draws)
         metrics |= self._update(draws, judged)
         return metrics
+
+    def _set_lr(self) -> None:
+        """The learning rate follows from the position, and from a recipe that was changed on resume."""
+        last = sum(task.stage.iterations for task in self.tasks) - 1
+        share = min(self.position.done / last, 1.0) if last else 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.lr_at(share)
 
     def _seed(self, what: str) -> int:
         position = self.position
