@@ -16,6 +16,8 @@ from rewards.base import Prompt, RewardInfo, Scores
 QUALITY = 95
 COMPRESSIBILITY_DIVISOR = 500
 """Upstream's scale of compressibility, in kB."""
+MAX_SIDE = 65_500
+"""Pixels of a JPEG's longer side, at most."""
 _SOURCE = "NVlabs/DiffusionNFT@24af555 flow_grpo/rewards.py jpeg_incompressibility"
 
 
@@ -39,6 +41,7 @@ class Incompressibility:
         summary="JPEG size at quality 95, in kB of 1000 bytes",
         low=0.0,
         high=100_000.0,
+        licence="Apache-2.0",  # of this code: no weights are needed
         source=_SOURCE,
     )
 
@@ -47,7 +50,7 @@ class Incompressibility:
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Judge images: see `Reward.score`."""
-        return Scores.of([jpeg_kilobytes(image) for image in images])
+        return _scores(images, 1.0)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Every prompt will do: the text is not looked at."""
@@ -62,9 +65,20 @@ class Compressibility(Incompressibility):
         summary="minus JPEG size at quality 95, in units of 500 kB",
         low=-100_000.0 / COMPRESSIBILITY_DIVISOR,
         high=0.0,
+        licence="Apache-2.0",  # of this code: no weights are needed
         source=_SOURCE,
     )
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Judge images: see `Reward.score`."""
-        return Scores.of([-jpeg_kilobytes(image) / COMPRESSIBILITY_DIVISOR for image in images])
+        return _scores(images, -1.0 / COMPRESSIBILITY_DIVISOR)
+
+
+def _scores(images: np.ndarray, factor: float) -> Scores:
+    height, width = images.shape[1:3]
+    if not 0 < min(height, width) <= max(height, width) <= MAX_SIDE:
+        reason = f"a picture of {width}x{height} cannot be a JPEG; sides must be 1 to {MAX_SIDE}"
+        return Scores(
+            values=np.full(len(images), np.nan, np.float32), reasons=(reason,) * len(images)
+        )
+    return Scores.of([factor * jpeg_kilobytes(image) for image in images])
