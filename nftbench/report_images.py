@@ -1,0 +1,95 @@
+"""Pictures of a report: checked, copied or made smaller, under names of the report's own."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nftbench.store import read_image
+
+SMALL = 256
+"""Pixels: a picture whose sides are no longer is its own thumbnail."""
+WHOLE = 400_000
+"""Bytes: a PNG up to this size is copied as it is, a larger one becomes a JPEG."""
+QUALITY = {"picture": 92, "thumbnail": 80}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One picture in the report's folder, or why there is none."""
+
+    file: str = ""
+    """Path from the report's page."""
+    thumbnail: str = ""
+    """The same where the picture is small."""
+    width: int = 0
+    """Pixels of the picture that was scored."""
+    height: int = 0
+    fault: str = ""
+
+
+def place_all(sources: Sequence[str], folder: Path, out: Path, under: str) -> Iterator[Picture]:
+    """Put pictures into the report, several at once, in order.
+
+    Args:
+        sources: paths from `folder`.
+        folder: no picture outside it is read.
+        out: the report's folder.
+        under: subfolder of `out`; files in it are numbered.
+    """
+    (out / under).mkdir(parents=True, exist_ok=True)
+    jobs = [(folder, s, out, f"{under}/{i:05d}") for i, s in enumerate(sources)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(lambda job: place(*job), jobs)
+
+
+def place(folder: Path, source: str, out: Path, stem: str) -> Picture:
+    """Put one picture into the report.
+
+    Args:
+        folder: no picture outside it is read.
+        source: path from it.
+        out: the report's folder.
+        stem: path from it, without the ending.
+    """
+    try:
+        path = inside(folder, source)
+        pixels, data = read_image(path), path.read_bytes()
+    except OSError as error:
+        return Picture(fault=error.strerror or str(error))
+    height, width = pixels.shape[:2]
+    keep = data.startswith(b"\x89PNG") and len(data) <= WHOLE
+    file = f"{stem}.png" if keep else f"{stem}.jpg"
+    (out / file).write_bytes(data if keep else _jpeg(pixels, max(width, height), "picture"))
+    thumbnail = file
+    if max(width, height) > SMALL:
+        thumbnail = f"{stem}.small.jpg"
+        (out / thumbnail).write_bytes(_jpeg(pixels, SMALL, "thumbnail"))
+    return Picture(file=file, thumbnail=thumbnail, width=width, height=height)
+
+
+def inside(folder: Path, source: str) -> Path:
+    """A path that does not leave a folder, links followed.
+
+    Raises:
+        OSError: it does, or cannot be a path.
+    """
+    if "\0" in source:
+        raise OSError("the path holds a null byte")
+    path = (folder / source).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise OSError("the path leaves the run folder")
+    return path
+
+
+def _jpeg(pixels: np.ndarray, side: int, kind: str) -> bytes:
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=QUALITY[kind], subsampling=0)
+    return buffer.getvalue()
