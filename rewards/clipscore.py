@@ -1,12 +1,13 @@
 """CLIPScore: how well an image fits its prompt, as the cosine of their CLIP embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rewards.base import Prompt, RewardInfo, Scores
+from rewards import clip_models, preprocess
+from rewards.base import Prompt, Reward, RewardInfo, Scores
 from rewards.preprocess import Preprocess
-from rewards.towers import ClipTower
+from rewards.towers import Tower, cosine_scores
 
 
 class ClipScore:
@@ -20,15 +21,50 @@ class ClipScore:
     Differs: torchmetrics prints max(100 cos, 0).
     """
 
-    def __init__(self, tower: ClipTower, *, transform: Preprocess, info: RewardInfo) -> None:
+    def __init__(self, tower: Tower, *, transform: Preprocess, info: RewardInfo) -> None:
         self.info = info
         self._tower = tower
         self._transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Judge images: see `Reward.score`."""
-        texts = [prompt.text for prompt in prompts]
-        return Scores.of(self._tower.cosines(images, texts, self._transform))
+        return cosine_scores(self._tower, images, prompts, transform=self._transform)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Any text can be scored; past the text encoder's length it is cut."""
+
+
+def _variant(name: str, transform: Preprocess, pixels: str, source: str) -> Callable[..., Reward]:
+    """Factory of one variant, with its `info`."""
+    info = RewardInfo(
+        name="clipscore",
+        variant=name,
+        summary=f"cosine of image and prompt in OpenAI's CLIP ViT-L/14, pixels {pixels}",
+        low=-1.0,
+        high=1.0,
+        weights=(clip_models.VIT_L_14.url,),
+        files=(clip_models.VIT_L_14,),
+        licence="MIT",
+        source=source,
+    )
+
+    def factory(*, device: str = "cpu", dtype: str = "float32") -> Reward:
+        tower = clip_models.openai_tower(info.key, device=device, dtype=dtype)
+        return ClipScore(tower, transform=transform, info=info)
+
+    factory.info = info  # type: ignore[attr-defined]
+    return factory
+
+
+nft = _variant(
+    "nft",
+    preprocess.clipscore_nft,
+    "resized as floats, bilinear and antialiased",
+    "NVlabs/DiffusionNFT@24af555 flow_grpo/clip_scorer.py",
+)
+openai = _variant(
+    "openai",
+    preprocess.clipscore_openai,
+    "resized as CLIP's own code does, bicubic",
+    "openai/CLIP clip/clip.py `_transform`; arXiv:2104.08718 without its factor 2.5",
+)

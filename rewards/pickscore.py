@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rewards import preprocess
-from rewards.base import Prompt, RewardInfo, Scores
+from rewards import clip_models, preprocess
+from rewards.base import Prompt, Reward, RewardInfo, Scores
 from rewards.preprocess import Preprocess
-from rewards.towers import ClipTower
+from rewards.towers import Tower, cosine_scores
 
 TRAIN_SCALE = 26.0
 """Flow-GRPO and DiffusionNFT train on PickScore / 26; published tables are native."""
@@ -22,7 +22,7 @@ class PickScore:
 
     def __init__(
         self,
-        tower: ClipTower,
+        tower: Tower,
         *,
         info: RewardInfo,
         transform: Preprocess = preprocess.pickscore,
@@ -33,10 +33,28 @@ class PickScore:
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Judge images: see `Reward.score`."""
-        texts = [prompt.text for prompt in prompts]
-        return Scores.of(
-            self._tower.logit_scale * self._tower.cosines(images, texts, self._transform)
-        )
+        scale = self._tower.logit_scale
+        return cosine_scores(self._tower, images, prompts, transform=self._transform, scale=scale)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Any text can be scored; past the text encoder's length it is cut."""
+
+
+def pickscore(*, device: str = "cpu", dtype: str = "float32") -> Reward:
+    """PickScore_v1."""
+    tower = clip_models.pickscore_tower(pickscore.info.key, device=device, dtype=dtype)
+    return PickScore(tower, info=pickscore.info)
+
+
+pickscore.info = RewardInfo(
+    name="pickscore",
+    variant="",
+    summary="PickScore_v1: CLIP ViT-H/14 of people's choices, 100 times the cosine, about 16 to 26",
+    low=-100.0,
+    high=100.0,
+    train_scale=TRAIN_SCALE,
+    weights=(clip_models.PICKSCORE_V1.url,),
+    files=(clip_models.PICKSCORE_V1,),
+    licence=clip_models.PICKSCORE_V1.licence,
+    source="arXiv:2305.01569 Sec. 3; NVlabs/DiffusionNFT@24af555 flow_grpo/pickscore_scorer.py",
+)

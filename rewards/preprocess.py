@@ -3,7 +3,7 @@
 Every function takes one uint8 RGB picture (H, W, 3) and the network's side in pixels, and gives
 float32 (3, size, size) with CLIP's mean and standard deviation taken out. They are kept apart on
 purpose: a cosine moves by up to 6e-3 between bicubic and bilinear, which is more than many papers'
-gains.
+gains. Other modes of a file (grey, palette, alpha) become RGB before, where pictures are read.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,24 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Preprocess = Callable[[np.ndarray, int], torch.Tensor]
 """uint8 RGB (H, W, 3) and a side in pixels -> float32 (3, side, side)."""
 
+MAX_PIXELS = 89_478_485
+"""Pictures with more pixels are not looked at: Pillow's own limit against decompression bombs."""
+MAX_RATIO = 200
+"""Pictures whose sides differ by more are not looked at: 224 pixels of one side leave one of the other,
+or 224 of the other make 45 thousand of the one."""
+
+
+def unfit(images: np.ndarray) -> str:
+    """Why no encoder can look at pictures (N, H, W, 3); empty where it can."""
+    height, width = images.shape[1:3]
+    if not height or not width:
+        return f"the picture is {width}x{height} and has no pixel"
+    if height * width > MAX_PIXELS:
+        return f"the picture is {width}x{height}; at most {MAX_PIXELS} pixels can be judged"
+    if max(height, width) > MAX_RATIO * min(height, width):
+        return f"the picture is {width}x{height}; sides may differ {MAX_RATIO} times at most"
+    return ""
+
 
 def pickscore(image: np.ndarray, size: int = 224) -> torch.Tensor:
     """CLIP processor of transformers on PIL: bicubic on uint8, crop at floor(margin / 2).
@@ -29,6 +47,13 @@ def pickscore(image: np.ndarray, size: int = 224) -> torch.Tensor:
     resized = _short_side_bicubic(image, size)
     height, width = resized.shape[1:]
     return _normalise(_crop(resized, (height - size) // 2, (width - size) // 2, size))
+
+
+aesthetic_nft = pickscore
+"""The aesthetic scorer uses the same processor, on uint8 tensors.
+
+Source: NVlabs/DiffusionNFT@24af555 flow_grpo/aesthetic_scorer.py.
+"""
 
 
 def clipscore_openai(image: np.ndarray, size: int = 224) -> torch.Tensor:
@@ -58,6 +83,42 @@ def clipscore_nft(image: np.ndarray, size: int = 224) -> torch.Tensor:
     height, width = _short_side_size(*image.shape[:2], size)
     resized = interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
     return _normalise(_crop(resized, round((height - size) / 2), round((width - size) / 2), size))
+
+
+def hpsv2_nft(image: np.ndarray, size: int = 224) -> torch.Tensor:
+    """HPSv2's transform under torchvision >= 0.17: the long side fitted by antialiased *bicubic* on floats.
+
+    The rest is black, half of it (rounded down) left or above. Values overshoot [0, 1] at edges and
+    are not clipped.
+
+    Source: tgxs002/HPSv2@866735e hpsv2/src/open_clip/transform.py `ResizeMaxSize`;
+    NVlabs/DiffusionNFT@24af555 flow_grpo/hpsv2_scorer.py `image_transform_tensor`.
+    Differs: upstream leaves a picture whose long side already is `size` as it is, and its network
+    fails unless that is a square; here it is filled up like any other. NFT hands over the sampler's
+    float pixels; here they were rounded to uint8 before.
+    """
+    return _letterbox(image, size, antialias=True)
+
+
+def hpsv2_2024(image: np.ndarray, size: int = 224) -> torch.Tensor:
+    """HPSv2's transform under torchvision <= 0.16, of which its published table comes: not antialiased.
+
+    Source: as `hpsv2_nft`; pytorch/vision@v0.16.2 `resize` (no antialiasing of tensors by default).
+    """
+    return _letterbox(image, size, antialias=False)
+
+
+def _letterbox(image: np.ndarray, size: int, *, antialias: bool) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    scale = size / max(pixels.shape[1:])
+    if scale != 1:
+        shape = [max(1, round(side * scale)) for side in pixels.shape[1:]]
+        pixels = interpolate(pixels[None], shape, mode="bicubic", antialias=antialias)[0]
+    height, width = pixels.shape[1:]
+    top, left = (size - height) // 2, (size - width) // 2
+    black = torch.zeros(3, size, size)
+    black[:, top : top + height, left : left + width] = pixels
+    return _normalise(black)
 
 
 def _short_side_size(height: int, width: int, size: int) -> tuple[int, int]:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rewards import preprocess
+from rewards import clip_models, preprocess
 from rewards.geneval.judge import COLORS
 from rewards.preprocess import Preprocess
-from rewards.towers import ClipTower
+from rewards.towers import Activation, Tower
 
 TEMPLATES = (
     "a photo of a {color} {name}",
@@ -87,7 +87,7 @@ class ClipColorHead:
 
     def __init__(
         self,
-        tower: ClipTower,
+        tower: Tower,
         *,
         colors: Sequence[str] = COLORS,
         transform: Preprocess = preprocess.geneval_crop,
@@ -95,19 +95,22 @@ class ClipColorHead:
         self.colors = tuple(colors)
         self._tower = tower
         self._transform = transform
-        self._classifier = cache(self._build_classifier)
+        self.classifier = cache(self._build_classifier)
 
     def classify(self, crops: Sequence[Crop]) -> list[str]:
         """Colour of each crop, one of `colors`."""
+        return [self.colors[int(row.argmax())] for row in self.cosines(crops)]
+
+    def cosines(self, crops: Sequence[Crop]) -> torch.Tensor:
+        """How near each crop is to each of `colors`, float32 (N, colours) in [-1, 1]."""
         if not crops:
-            return []
+            return torch.empty(0, len(self.colors))
         size = self._tower.image_size
         pixels = torch.stack([self._transform(crop.pixels, size) for crop in crops])
         embeds = normalize(self._tower.embed_images(pixels), dim=-1)
-        logits = [
-            embed @ self._classifier(crop.name) for embed, crop in zip(embeds, crops, strict=True)
-        ]
-        return [self.colors[int(row.argmax())] for row in logits]
+        return torch.stack(
+            [embed @ self.classifier(crop.name) for embed, crop in zip(embeds, crops, strict=True)]
+        )
 
     def _build_classifier(self, name: str) -> torch.Tensor:
         """Unit text embedding of each colour, (D, colours)."""
@@ -115,3 +118,26 @@ class ClipColorHead:
         embeds = normalize(self._tower.embed_texts(texts), dim=-1)
         means = embeds.reshape(len(self.colors), len(TEMPLATES), -1).mean(dim=1)
         return normalize(means, dim=-1).T
+
+
+def openai_color_head(
+    reward: str,
+    *,
+    activation: Activation = "quick_gelu",
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> ClipColorHead:
+    """GenEval's colour head through OpenAI's ViT-L/14, whose parameters CLIPScore and Aesthetic share.
+
+    Args:
+        reward: key of the reward that asks, for the remedy where weights are missing.
+        activation: `quick_gelu` as GenEval pins it (open_clip 2.20), `gelu` as open_clip >= 2.29 runs
+            it in silence, DiffusionNFT's and Flow-GRPO's servers among others.
+        device: torch device.
+        dtype: one of `rewards.towers.DTYPES`.
+
+    Raises:
+        MissingWeights: they were not fetched.
+    """
+    tower = clip_models.openai_tower(reward, device=device, dtype=dtype, activation=activation)
+    return ClipColorHead(tower)
