@@ -14,7 +14,7 @@ import rewards
 from nftbench.evaluate import PACKAGES
 from rewards.base import ConfigError, Prompt
 
-EXTRAS = {"paddle": "paddleocr", "tesseract": "pytesseract"}
+EXTRAS = {"mmdet": "mmdet", "paddle": "paddleocr", "tesseract": "pytesseract"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def examine() -> Iterator[Finding]:
 
 PROBE = Prompt(
     id="probe",
-    text='a sign that says "OK"',
+    text="""a sign that says "OK", or 'OK'""",
     tag="single_object",
     target={"include": [{"class": "circle", "count": 1}]},
 )
@@ -64,7 +64,9 @@ def _try_reward(key: str) -> Finding:
     """Load a reward and let it judge a plain grey picture."""
     picture = np.full((1, 64, 64, 3), 200, dtype=np.uint8)
     try:
-        scores = rewards.load_reward(key).score(picture, [PROBE])
+        reward = rewards.load_reward(key)
+        reward.check([PROBE])  # a judge behind a server says there that none answers
+        scores = reward.score(picture, [PROBE])
     except ConfigError as error:
         return Finding(f"reward {key}", "absent", str(error))
     if scores.reasons[0]:

@@ -23,6 +23,9 @@ def test_a_reward_that_cannot_score_is_broken(monkeypatch):
     class Silent:
         info = rewards.reward_info("jpeg")
 
+        def check(self, prompts):
+            """Takes any."""
+
         def score(self, images, prompts):
             import numpy as np
 
