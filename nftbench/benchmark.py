@@ -4,21 +4,22 @@ import difflib
 import hashlib
 import json
 import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from nftbench import data
 from nftbench.prompts import load_prompts
-from rewards.base import ConfigError, Prompt
+from nftbench.suites import Frozen, Suite
+from rewards.base import ConfigError, Prompt, Weight
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Drawing(_Frozen):
+class Drawing(Frozen):
     """How images are drawn, in evaluation and in training."""
 
     height: int = Field(ge=8)
@@ -72,16 +73,73 @@ class Protocol(Drawing):
         )
 
 
-class PromptSource(_Frozen):
-    """A prompt file that ships with the project."""
+class PromptSource(Frozen):
+    """A prompt file: one that ships with the project, or one of others that `nftbench data pull` fetches."""
 
     file: str
+    """Name in `benchmarks/prompts`; where there is a `url`, in the data cache."""
+    url: str = Field(default="", pattern="^(https://.+)?$")
+    """Where the file comes from, at a pinned commit where there is one; empty where it ships."""
     layout: Literal["geneval", "text"]
+    member: str = ""
+    """How the name of the file ends that is meant, where `file` is a zip archive."""
     count: int = Field(ge=1)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Distinct prompts."""
+    copies: int = Field(default=1, ge=1)
+    """How often each stands in the file: it is one prompt, with so many images."""
+    tag: str = ""
+    """Task of all its prompts, where the file names none; their ids begin with it."""
+    sha256: str = Field(pattern="^([0-9a-f]{64})?$")
+    """Empty where nobody could pin it yet: what is measured then cannot be published."""
+    size: int = Field(default=0, ge=0)
+    """Bytes; 0 where it is not known."""
+
+    @model_validator(mode="after")
+    def _shipped_is_pinned(self) -> "PromptSource":
+        if not (self.url or self.sha256):
+            raise ValueError("a file that ships has a sha256")
+        return self
+
+    def asset(self, licence: str) -> Weight:
+        """The file as something that can be fetched."""
+        return Weight(
+            name=self.file, url=self.url, sha256=self.sha256, size=self.size, licence=licence
+        )
+
+    def path(self, *, remedy: str) -> Path:
+        """Where the file lies.
+
+        Raises:
+            ConfigError: it was not fetched; names the command that does.
+        """
+        return (
+            data.found(self.file, remedy=remedy) if self.url else folder() / "prompts" / self.file
+        )
+
+    def digest(self) -> str:
+        """The pinned sha256, else what was recorded of the file, else its own; empty where it is missing."""
+        return self.sha256 or data.digest(self.asset(""))
+
+    def load(self, *, remedy: str, prefix: str = "") -> list[Prompt]:
+        """The prompts, checked against digest and count.
+
+        Args:
+            remedy: the command that fetches the file.
+            prefix: see `load_prompts`.
+        """
+        prompts = load_prompts(
+            self.path(remedy=remedy),
+            self.layout,
+            count=self.count,
+            sha256=self.digest(),
+            prefix=f"{self.tag}-" if self.tag else prefix,
+            member=self.member,
+            copies=self.copies,
+        )
+        return [replace(p, tag=self.tag) for p in prompts] if self.tag else prompts
 
 
-class Sampling(_Frozen):
+class Sampling(Frozen):
     """The benchmark's own setting; flags of `nftbench eval` replace single fields."""
 
     images_per_prompt: int = Field(ge=1)
@@ -92,24 +150,64 @@ class Sampling(_Frozen):
     max_sequence_length: int | None = None
 
 
-class Benchmark(_Frozen):
+class Benchmark(Frozen):
     """One TOML of `benchmarks/`."""
 
+    kind: Literal["generating"] = "generating"
+    """Images are made; `ranking`s (`nftbench.ranking`) judge ready ones."""
     name: str
     version: int = Field(ge=1)
     title: str
     licence: str
     citation: str
     prompts: PromptSource
+    more_prompts: tuple[PromptSource, ...] = ()
+    """Further files, asked behind `prompts`."""
+    tasks: Mapping[str, int] = {}
+    """Prompts of each task; empty where there is one task only."""
     training: PromptSource | None = None
     """What may be trained on: never asked by the benchmark."""
     sampling: Sampling
     rewards: tuple[str, ...] = Field(min_length=1)
     aggregation: Literal["mean", "task_mean"]
 
+    @property
+    def sources(self) -> tuple[PromptSource, ...]:
+        """The files of prompts that are asked."""
+        return (self.prompts, *self.more_prompts)
+
+    @property
+    def count(self) -> int:
+        """Distinct prompts that are asked."""
+        return sum(source.count for source in self.sources)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether everybody who names this benchmark means the same prompts; nothing is published of others."""
+        return all(source.sha256 for source in self.sources)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the prompt file; of several, that of their digests; empty where one is not here."""
+        digests = [source.digest() for source in self.sources]
+        if len(digests) == 1 or not all(digests):
+            return min(digests)
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
     def load(self) -> list[Prompt]:
-        """The prompts, checked against count and digest."""
-        return _prompts(self.prompts)
+        """The prompts, checked against count, tasks and digest.
+
+        Raises:
+            ConfigError: a file that was not fetched (names the command that does) or is another one.
+        """
+        remedy = f"nftbench data pull {self.name}"
+        prompts = [p for source in self.sources for p in source.load(remedy=remedy)]
+        found = dict(Counter(p.tag for p in prompts))
+        if self.tasks and found != dict(self.tasks):
+            raise ConfigError(
+                f"benchmark {self.name}: expected tasks {dict(self.tasks)}, got {found}"
+            )
+        return prompts
 
     def load_training(self) -> list[Prompt]:
         """The prompts to train on; their ids are none of those that are asked.
@@ -119,7 +217,7 @@ class Benchmark(_Frozen):
         """
         if self.training is None:
             raise ConfigError(f"benchmark {self.name} has no training prompts; name a prompt file")
-        return _prompts(self.training, prefix="t")
+        return self.training.load(remedy=f"nftbench data pull {self.name}", prefix="t")
 
     def protocol(self, *, limit: int | None = None, seed: int = 0, **changes: Any) -> Protocol:
         """The benchmark's protocol with single settings changed; None leaves a setting as it is.
@@ -132,7 +230,7 @@ class Benchmark(_Frozen):
             return Protocol(
                 benchmark=self.name,
                 version=self.version,
-                prompts_sha256=self.prompts.sha256,
+                prompts_sha256=self.digest,
                 limit=limit,
                 seed=seed,
                 aggregation=self.aggregation,
@@ -142,19 +240,30 @@ class Benchmark(_Frozen):
             raise ConfigError(in_words(error)) from None
 
 
-def _prompts(source: PromptSource, prefix: str = "") -> list[Prompt]:
-    path = folder() / "prompts" / source.file
-    return load_prompts(
-        path, source.layout, count=source.count, sha256=source.sha256, prefix=prefix
-    )
+def protocols_of(suite: Suite, **changes: Any) -> dict[Protocol, tuple[str, ...]]:
+    """What must be generated, each protocol once, with the rewards that judge it.
 
+    Args:
+        suite: which.
+        **changes: settings that the user changed, as in `Benchmark.protocol`; None leaves one as it is. A cell's
+            own settings stay.
 
-class Suite(_Frozen):
-    """Benchmarks that are run together: one TOML of `benchmarks/suites/`."""
+    Returns:
+        Of every column's protocol the rewards of all columns that share it, in the order of the columns; of a
+        benchmark without a column its own rewards.
 
-    name: str
-    title: str
-    benchmarks: tuple[str, ...] = Field(min_length=1)
+    Raises:
+        ConfigError: a value out of range.
+    """
+    fixed = suite.settings.given | {k: v for k, v in changes.items() if v is not None}
+    found: dict[Protocol, list[str]] = {}
+    for column in suite.columns:
+        protocol = load_benchmark(column.benchmark).protocol(**fixed | column.settings.given)
+        found.setdefault(protocol, []).append(column.reward)
+    columned = {column.benchmark for column in suite.columns}
+    for benchmark in (load_benchmark(n) for n in suite.benchmarks if n not in columned):
+        found[benchmark.protocol(**fixed)] = list(benchmark.rewards)
+    return {protocol: tuple(dict.fromkeys(keys)) for protocol, keys in found.items()}
 
 
 def folder() -> Path:
@@ -162,9 +271,16 @@ def folder() -> Path:
     return Path(str(files("benchmarks")))
 
 
-def names() -> list[str]:
-    """All benchmarks."""
-    return sorted(p.stem for p in folder().glob("*.toml"))
+def names(kind: str = "generating") -> list[str]:
+    """All benchmarks of a kind: `generating`, or `ranking` for those that judge a scorer by ready images."""
+    return sorted(p.stem for p in folder().glob("*.toml") if _kind(p) == kind)
+
+
+def _kind(path: Path) -> str:
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("kind", "generating"))
+    except tomllib.TOMLDecodeError:  # said when it is read
+        return "generating"
 
 
 def suite_names() -> list[str]:
@@ -173,8 +289,16 @@ def suite_names() -> list[str]:
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """Read a benchmark by name."""
-    return _read(Benchmark, _known(name, names(), "benchmark"), folder())
+    """Read a benchmark by name.
+
+    Raises:
+        ConfigError: no such benchmark (the near name is suggested), one that ranks ready images, or a broken file.
+    """
+    if name in names("ranking"):
+        raise ConfigError(
+            f"{name} ranks ready images and generates none; run: nftbench data rank {name} IMAGES"
+        )
+    return read(Benchmark, known(name, names(), "benchmark"))
 
 
 def load_suite(name: str) -> Suite:
@@ -185,9 +309,10 @@ def load_suite(name: str) -> Suite:
     """
     if name in names():
         return Suite(name=name, title=load_benchmark(name).title, benchmarks=(name,))
-    return _read(
-        Suite, _known(name, suite_names() + names(), "suite or benchmark"), folder() / "suites"
-    )
+    everything = suite_names() + names()
+    if name in names("ranking"):
+        load_benchmark(name)
+    return read(Suite, known(name, everything, "suite or benchmark"), "suites")
 
 
 def choose(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
@@ -199,19 +324,21 @@ def choose(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
     return [prompts[i * len(prompts) // limit] for i in range(limit)]
 
 
-def _known(name: str, known: list[str], kind: str) -> str:
-    if name in known:
+def known(name: str, there: list[str], kind: str) -> str:
+    """The name, or a refusal that suggests the near one and lists what there is."""
+    if name in there:
         return name
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, there, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"unknown {kind} {name!r};{hint} available: {', '.join(known)}")
+    raise ConfigError(f"unknown {kind} {name!r};{hint} available: {', '.join(there)}")
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _read(model: type[_Model], name: str, where: Path) -> _Model:
-    path = where / f"{name}.toml"
+def read(model: type[_Model], name: str, under: str = "") -> _Model:
+    """One TOML of the benchmarks' folder as a model; a fault is named with file and field."""
+    path = folder() / under / f"{name}.toml"
     try:
         return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:

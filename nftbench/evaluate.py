@@ -7,6 +7,7 @@ was not. Rewards are loaded and shown the prompts before the first image is made
 import datetime
 import json
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -31,17 +32,14 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """One benchmark of a run."""
+    """One benchmark of a run, under one protocol."""
 
+    name: str
+    """Of its folder within the run: see `folder_names`."""
     protocol: Protocol
     prompts: Sequence[Prompt]
     rewards: Mapping[str, Reward]
     batch_size: int
-
-    @property
-    def name(self) -> str:
-        """The benchmark's name, which is its folder's."""
-        return self.protocol.benchmark
 
     @property
     def samples(self) -> list[Sample]:
@@ -55,31 +53,69 @@ class Work:
             yield start // self.batch_size, everything[start : start + self.batch_size]
 
 
+def folder_names(protocols: Sequence[Protocol]) -> list[str]:
+    """Where a run keeps each protocol's images: `BENCHMARK`, or `BENCHMARK+HASH` for a benchmark that it has twice."""
+    times = Counter(p.benchmark for p in protocols)
+    return [
+        p.benchmark if times[p.benchmark] == 1 else f"{p.benchmark}+{p.hash}" for p in protocols
+    ]
+
+
 def plan(
-    protocols: Sequence[Protocol], rewards: Mapping[str, Reward], batch_size: int
+    protocols: Sequence[Protocol],
+    rewards: Mapping[str, Reward],
+    batch_size: int,
+    wanted: Sequence[Sequence[str]] | None = None,
 ) -> list[Work]:
-    """Give each benchmark its prompts and those of the rewards that can judge them.
+    """Give each protocol its prompts and its rewards.
+
+    Args:
+        protocols: what is asked, and how.
+        rewards: the judges, by key.
+        batch_size: images made and scored at once.
+        wanted: keys of each protocol's rewards; None gives it all that can judge its prompts.
 
     Raises:
-        ConfigError: a reward that can judge none of the benchmarks' prompts.
+        ConfigError: a reward that can judge none of the prompts, or not those it is wanted for.
     """
-    works, fits, why = [], set(), {}
-    for protocol in protocols:
+    works = []
+    names = folder_names(protocols)
+    for place, protocol in enumerate(protocols):
         prompts = choose(load_benchmark(protocol.benchmark).load(), protocol.limit)
-        mine = {}
-        for key, reward in rewards.items():
-            try:
-                reward.check(prompts)
-            except ConfigError as error:
-                why[key] = error
-            else:
-                mine[key] = reward
-        fits |= set(mine)
-        works.append(Work(protocol=protocol, prompts=prompts, rewards=mine, batch_size=batch_size))
-    for key in rewards:
-        if key not in fits:
-            raise ConfigError(f"reward {key!r} can judge none of these benchmarks: {why[key]}")
+        if wanted is None:
+            keys = [key for key, reward in rewards.items() if not _refusal(reward, prompts)]
+        else:
+            keys = wanted[place]
+        works.append(
+            Work(
+                name=names[place],
+                protocol=protocol,
+                prompts=prompts,
+                rewards={key: rewards[key] for key in keys},
+                batch_size=batch_size,
+            )
+        )
+    _refuse_misfits(works, rewards)
     return works
+
+
+def _refusal(reward: Reward, prompts: Sequence[Prompt]) -> str:
+    """Why a reward cannot judge some of the prompts; empty where it can."""
+    try:
+        reward.check(prompts)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _refuse_misfits(works: Sequence[Work], rewards: Mapping[str, Reward]) -> None:
+    for work in works:
+        for reward in work.rewards.values():
+            reward.check(work.prompts)
+    for key, reward in rewards.items():
+        if not any(key in work.rewards for work in works):
+            why = _refusal(reward, works[-1].prompts)
+            raise ConfigError(f"reward {key!r} can judge none of these benchmarks: {why}")
 
 
 def begin(run: Run, works: Sequence[Work], policy: Policy, suite: str) -> None:
@@ -238,9 +274,11 @@ def aggregate(run: Run, work: Work) -> list[Row]:
     about = About(
         model=manifest["checkpoint"]["name"],
         checkpoint=manifest["checkpoint"]["digest"],
-        benchmark=work.name,
+        benchmark=work.protocol.benchmark,
         protocol=work.protocol.hash,
-        limited=work.protocol.limit is not None,
+        # Prompts that nobody can be sure to have are as good as a part of them.
+        limited=work.protocol.limit is not None
+        or not load_benchmark(work.protocol.benchmark).pinned,
         by_task=work.protocol.aggregation == "task_mean",
         date=datetime.date.today(),
     )

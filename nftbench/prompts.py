@@ -1,9 +1,11 @@
 """Prompt files: read whole or refused with the line that is wrong."""
 
 import hashlib
+import io
 import json
 import re
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,21 +23,30 @@ def load_prompts(
     count: int | None = None,
     sha256: str | None = None,
     prefix: str = "",
+    member: str = "",
+    copies: int = 1,
 ) -> list[Prompt]:
     """Read a prompt file.
 
+    A prompt that stands several times in a file (2,212 lines are GenEval's 553 prompts, four times each) is one prompt
+    with so many images: errors are clustered by prompt, and its images differ by their index alone. Its id is that of
+    the first line it stands on.
+
     Args:
-        path: the file, UTF-8, one prompt a line.
+        path: the file: UTF-8, one prompt a line; `.json`, a list of texts; `.parquet`, whose column `caption` is read;
+            `.zip`, which holds a file of lines.
         layout: `geneval` (GenEval's metadata, JSON lines; a line that names its `rewards` needs no metadata) or
             `text` (the bare prompt).
-        count: prompts it must hold.
+        count: distinct prompts it must hold.
         sha256: digest its bytes must have.
         prefix: what an id made of a line's number begins with. Noise is seeded by the id, so files that are used
             together, such as those to train on and those asked, need different ones.
+        member: how the name of the archive's file ends that is meant.
+        copies: how often each prompt must stand in the file; with 1 nothing is put together.
 
     Returns:
-        The prompts in file order; an id is the file's own (`id`) or the prefix and the line's number from 0, five
-        digits.
+        The distinct prompts in file order; an id is the file's own (`id`) or the prefix and the line's number from 0,
+        five digits.
 
     Raises:
         ConfigError: no such file, another digest or count, or a broken line (file, line number, what is wrong).
@@ -48,15 +59,81 @@ def load_prompts(
         raise ConfigError(
             f"{path}: expected sha256 {sha256[:16]}…, got {digest[:16]}…; fetch the file again"
         )
-    lines = text_lines(path, data)
     prompts = [
         _parse(path, number, line, f"{prefix}{number:05d}", _LAYOUTS[layout])
-        for number, line in enumerate(lines)
+        for number, line in enumerate(_lines(path, data, member))
     ]
+    if copies > 1:
+        prompts = _distinct(path, prompts, copies)
     if count is not None and len(prompts) != count:
         raise ConfigError(f"{path}: expected {count} prompts, got {len(prompts)}")
     _refuse_doubles(path, prompts)
     return prompts
+
+
+def _lines(path: Path, data: bytes, member: str) -> Sequence[str]:
+    """The entries of a file, whatever holds them."""
+    match path.suffix:
+        case ".json":
+            return _texts(path, data)
+        case ".parquet":
+            return _captions(path, data)
+        case ".zip":
+            return text_lines(path, _member(path, data, member))
+    return text_lines(path, data)
+
+
+def _texts(path: Path, data: bytes) -> list[str]:
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected a JSON list of texts ({error})") from None
+    if not isinstance(found, list) or not found or not all(isinstance(t, str) for t in found):
+        raise ConfigError(f"{path}: expected a JSON list of texts, got {str(found)[:40]!r}")
+    return found
+
+
+def _captions(path: Path, data: bytes) -> list[str]:
+    import pandas as pd
+    from pyarrow.lib import ArrowException
+
+    try:
+        table = pd.read_parquet(io.BytesIO(data), columns=["caption"])
+    except (ArrowException, ValueError, OSError) as error:
+        raise ConfigError(
+            f"{path}: expected a parquet file with texts as `caption` ({error})"
+        ) from None
+    return [str(text) for text in table["caption"]]
+
+
+def _member(path: Path, data: bytes, ending: str) -> bytes:
+    """The one file of a zip archive whose name ends so."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        names = [name for name in archive.namelist() if name.endswith(ending)]
+        if not ending or len(names) != 1:
+            raise ConfigError(f"{path}: expected one file {ending!r} in it, found {len(names)}")
+        return archive.read(names[0])
+    except zipfile.BadZipFile as error:
+        raise ConfigError(f"{path}: expected a zip archive ({error}); fetch it again") from None
+
+
+def _distinct(path: Path, prompts: list[Prompt], copies: int) -> list[Prompt]:
+    """Equal prompts put together.
+
+    Raises:
+        ConfigError: one that does not stand there so often.
+    """
+    places: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        asked = [prompt.text, prompt.tag, prompt.target, prompt.rewards]
+        places.setdefault(json.dumps(asked, sort_keys=True), []).append(place)
+    for found in places.values():
+        if len(found) != copies:
+            raise ConfigError(
+                f"{path}, line {found[0] + 1}: expected this prompt {copies} times in the file, found {len(found)}"
+            )
+    return [prompts[found[0]] for found in places.values()]
 
 
 def text_lines(path: Path, data: bytes) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 import transformers.utils.logging
 
 import rewards as registry
-from nftbench.benchmark import Protocol, load_benchmark, load_suite, names, suite_names
+from nftbench.benchmark import Protocol, load_suite, names, protocols_of, suite_names
 from nftbench.checkpoint import load_policy, own_suite
 from nftbench.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
 from nftbench.rollout import Sample
@@ -56,10 +56,14 @@ def evaluate_checkpoint(
     """
     quiet()
     chosen = load_suite(suite or _own_suite(checkpoint))
-    protocols = [load_benchmark(name).protocol(**settings) for name in chosen.benchmarks]
+    wanted = protocols_of(chosen, **settings)
+    protocols = list(wanted)
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out takes a folder")
-    works = _plan(protocols, load_rewards(rewards) if rewards else None, batch_size)
+    if rewards:
+        works = plan(protocols, load_rewards(rewards), batch_size)
+    else:
+        works = _own_works(protocols, list(wanted.values()), batch_size)
     policy = load_policy(checkpoint, dtype=protocols[0].dtype)
     run = Run(out or RUNS / _run_name(checkpoint, chosen.name, protocols))
     return run, evaluate(run, works, policy, chosen.name, report)
@@ -71,18 +75,21 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _plan(
-    protocols: list[Protocol], judges: dict[str, Reward] | None, batch_size: int
+def _own_works(
+    protocols: Sequence[Protocol], wanted: Sequence[Sequence[str]], batch_size: int
 ) -> list[Work]:
-    if judges:
-        return plan(protocols, judges, batch_size)
-    own = {p.benchmark: load_benchmark(p.benchmark).rewards for p in protocols}
-    loaded = {k: _load(k) for k in dict.fromkeys(k for keys in own.values() for k in keys)}
-    return [
-        work
-        for p in protocols
-        for work in plan([p], {k: loaded[k] for k in own[p.benchmark]}, batch_size)
-    ]
+    """Each protocol with the rewards that its suite names; one that cannot be had is refused with a way round it."""
+    keys = list(dict.fromkeys(key for some in wanted for key in some))
+    loaded = {}
+    for key in keys:
+        try:
+            loaded[key] = _load(key)
+        except ConfigError as error:
+            others = ",".join(k for k in keys if k != key)
+            hint = f" Or leave it out: --rewards {others}" if others else ""
+            raise type(error)(f"{error}{hint}") from None
+    full = [[loaded[key].info.key for key in some] for some in wanted]
+    return plan(protocols, {r.info.key: r for r in loaded.values()}, batch_size, full)
 
 
 def load_rewards(listed: str) -> dict[str, Reward]:
@@ -161,10 +168,12 @@ def score_run(folder: Path, rewards: str | None, report: Report) -> list[Row]:
     """Score the images of a run, by its own rewards or by others, without generating."""
     quiet()
     run = Run.open(folder)
-    keys = rewards or ",".join(
-        dict.fromkeys(k for known in run.manifest["rewards"].values() for k in known)
-    )
-    works = plan(list(run.protocols().values()), load_rewards(keys), run.manifest["batch_size"])
+    protocols, manifest = run.protocols(), run.manifest
+    if rewards:
+        works = plan(list(protocols.values()), load_rewards(rewards), manifest["batch_size"])
+    else:
+        own = [list(manifest["rewards"][name]) for name in protocols]
+        works = _own_works(list(protocols.values()), own, manifest["batch_size"])
     judges = {w.name: w.rewards for w in works}
     refuse_other_judges(run, judges)
     run.add_rewards(judges)

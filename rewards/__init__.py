@@ -45,17 +45,42 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "nftbench.rewards"
 BUILT_IN = {
+    "aesthetic": "rewards.aesthetic:aesthetic",
+    "clipscore@nft": "rewards.clipscore:nft",
+    "clipscore@openai": "rewards.clipscore:openai",
+    "geneval@flowgrpo": "rewards.geneval.variants:flowgrpo",
+    "geneval@hf": "rewards.geneval.variants:hf",
+    "geneval@mmdet": "rewards.geneval.variants:with_mmdet",
+    "geneval@nft": "rewards.geneval.variants:nft",
+    "geneval@official": "rewards.geneval.variants:official",
+    "geneval@promptrl": "rewards.geneval.variants:promptrl",
+    "hpsv2@2024": "rewards.hpsv2:y2024",
+    "hpsv2@nft": "rewards.hpsv2:nft",
+    "imagereward": "rewards.imagereward:imagereward",
     "jpeg": "rewards.jpeg:Incompressibility",
     "jpeg@compressibility": "rewards.jpeg:Compressibility",
+    "ocr-words@rapidocr": "rewards.ocr_words:rapidocr",
     "ocr@paddleocr": "rewards.ocr:paddleocr",
     "ocr@paddleocr-x4": "rewards.ocr:paddleocr_x4",
+    "ocr@pp2.9": "rewards.ocr:pp2_9",
+    "ocr@pp3": "rewards.ocr:pp3",
     "ocr@rapidocr": "rewards.ocr:rapidocr",
     "ocr@rapidocr-x4": "rewards.ocr:rapidocr_x4",
     "ocr@tesseract": "rewards.ocr:tesseract",
     "ocr@tesseract-x4": "rewards.ocr:tesseract_x4",
+    "pickscore": "rewards.pickscore:pickscore",
+    "unifiedreward@2.0": "rewards.unifiedreward:v2_0",
+    "unifiedreward@nft": "rewards.unifiedreward:nft",
+    "unifiedreward@official": "rewards.unifiedreward:official",
 }
 """Key -> `module:factory`."""
-DEFAULTS = {"ocr": "ocr@rapidocr"}
+DEFAULTS = {
+    "clipscore": "clipscore@nft",
+    "geneval": "geneval@official",
+    "hpsv2": "hpsv2@nft",
+    "ocr": "ocr@rapidocr",
+    "unifiedreward": "unifiedreward@nft",
+}
 """What a bare name means where a reward has several variants."""
 
 _KEY = re.compile(r"[\w.-]+(@[\w.-]+)?")

@@ -17,7 +17,6 @@ from nftbench.benchmark import (
     load_benchmark,
     load_suite,
     names,
-    suite_names,
 )
 from nftbench.pocket import asked
 from nftbench.pocket.scenes import held_out
@@ -60,19 +59,58 @@ FIXED = {"noise", "pixels"}
 # --- what is shipped ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_benchmark_loads_with_its_prompts(name):
+SHIPPED = [name for name in names() if not load_benchmark(name).prompts.url]
+OTHERS = [name for name in names() if name not in SHIPPED]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_benchmark_loads_with_its_prompts(name):
     loaded = load_benchmark(name)
     prompts = loaded.load()
-    assert loaded.name == name and len(prompts) == loaded.prompts.count
+    assert loaded.name == name and len(prompts) == loaded.prompts.count == loaded.count
+    assert loaded.protocol().prompts_sha256 == loaded.prompts.sha256 and loaded.pinned
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_benchmark_is_said_in_full(name):
+    loaded = load_benchmark(name)
+    assert loaded.name == name and loaded.title and loaded.licence and loaded.citation
     assert all(resolve(key) == key for key in loaded.rewards)
-    assert loaded.protocol().prompts_sha256 == loaded.prompts.sha256
+    assert sum(loaded.tasks.values()) in (0, loaded.count)
+    assert {s.copies for s in loaded.sources} <= {1, loaded.sampling.images_per_prompt}
+    assert loaded.protocol().images_per_prompt == loaded.sampling.images_per_prompt
 
 
-@pytest.mark.parametrize("name", suite_names())
-def test_every_suite_names_benchmarks(name):
-    suite = load_suite(name)
-    assert suite.name == name and set(suite.benchmarks) <= set(names())
+def test_no_prompt_text_of_others_is_shipped():
+    shipped = {path.name for path in (folder() / "prompts").iterdir() if path.suffix != ".py"}
+    own = {s.file for n in SHIPPED for s in (load_benchmark(n).prompts, load_benchmark(n).training)}
+    assert shipped - {"__pycache__"} == own and SHIPPED == ["geneval-pocket", "ocr-pocket"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_data_that_were_not_fetched_name_the_command(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"is missing; run: nftbench data pull {name}$"):
+        load_benchmark(name).load()
+
+
+def test_what_nobody_could_pin_says_so():
+    loose = [name for name in names() if not load_benchmark(name).pinned]
+    assert loose == ["hpdv2", "openlib", "pick-a-pic-official", "tmdb"]
+
+
+def test_sources_of_others_stand_at_a_commit():
+    urls = [s.url for n in OTHERS for s in load_benchmark(n).sources]
+    moving = [url for url in urls if not re.search("/[0-9a-f]{40}/", url)]
+    assert all(url.startswith("https://") for url in urls)
+    assert {url.partition("?")[0].rpartition("/")[2] for url in moving} == {"MARIOEval.zip"}
+
+
+def test_a_ranking_benchmark_generates_nothing():
+    assert names("ranking") == ["imagereward"] and "imagereward" not in names()
+    for load in (load_benchmark, load_suite):
+        with pytest.raises(ConfigError, match="run: nftbench data rank imagereward IMAGES"):
+            load("imagereward")
 
 
 def test_a_benchmark_is_a_suite_of_one():
@@ -296,7 +334,9 @@ def test_an_unknown_name_suggests_the_near_one(load, name, near):
 
 @pytest.mark.parametrize("name", ["../pocket", "zzz", "", "suites/pocket"])
 def test_an_unknown_name_lists_what_there_is(name):
-    with pytest.raises(ConfigError, match=r"available: .*geneval-pocket, ocr-pocket") as caught:
+    with pytest.raises(
+        ConfigError, match=r"available: .*pocket, .*geneval-pocket, .*tmdb"
+    ) as caught:
         load_suite(name)
     assert "did you mean" not in str(caught.value) or name in ("../pocket", "suites/pocket")
 

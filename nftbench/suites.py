@@ -1,0 +1,81 @@
+"""Suites: benchmarks that are run together, and the table that they make."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    """A record that says no to what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Settings(Frozen):
+    """Drawing settings that a suite fixes; None leaves one as it is."""
+
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    max_sequence_length: int | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are fixed."""
+        return self.model_dump(exclude_none=True)
+
+
+class Column(Frozen):
+    """One metric of a suite's table."""
+
+    name: str
+    """Heading, as the paper has it."""
+    benchmark: str
+    metric: str
+    """As in `Row.metric`: `geneval`, `geneval:correct`."""
+    variant: str = ""
+    aggregate: str = "image_mean"
+    """As in `Row.aggregate`."""
+    settings: Settings = Settings()
+    """Of this cell alone: they replace the suite's, and what a flag says too."""
+    digits: int = Field(default=3, ge=0)
+    held_out: bool = False
+    """Not trained on by the models of the paper."""
+
+    @property
+    def reward(self) -> str:
+        """Key of the reward that fills the cell."""
+        name = self.metric.partition(":")[0]
+        return f"{name}@{self.variant}" if self.variant else name
+
+
+class SuiteRow(Frozen):
+    """A row that a command makes."""
+
+    label: str
+    checkpoint: str
+    """As `nftbench eval` takes it."""
+    settings: Settings = Settings()
+    """Given as flags: `--guidance-scale 4.5`."""
+
+
+class Suite(Frozen):
+    """Benchmarks that are run together, and the table they make: one TOML of `benchmarks/suites/`."""
+
+    name: str
+    title: str
+    citation: str = ""
+    published: str = ""
+    """Name of the published protocol whose rows are the table's; empty where there is none."""
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    settings: Settings = Settings()
+    columns: tuple[Column, ...] = ()
+    rows: tuple[SuiteRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _columns_are_run(self) -> "Suite":
+        strange = {c.benchmark for c in self.columns} - set(self.benchmarks)
+        if strange:
+            raise ValueError(f"column of {min(strange)}, which is none of the benchmarks")
+        return self
