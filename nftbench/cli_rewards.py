@@ -224,7 +224,7 @@ def _run_images(folder: Path) -> tuple[list[Path], list[Prompt]]:
     run = Run.open(folder)
     paths, prompts = [], []
     for name, protocol in run.protocols().items():
-        asked = choose(load_benchmark(name).load(), protocol.limit)
+        asked = choose(load_benchmark(protocol.benchmark).load(), protocol.limit)
         for sample in samples(asked, protocol.images_per_prompt):
             paths.append(run.image_path(name, sample))
             prompts.append(sample.prompt)

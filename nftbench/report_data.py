@@ -131,7 +131,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Evaluated], list[Trained]]:
 
 
 def _evaluated(letter: str, run: Run) -> Evaluated:
-    protocols, rows = run.protocols(), run_rows(run)
+    protocols = run.protocols()
+    rows = [_under_its_folder(row, protocols) for row in run_rows(run)]
     empty = set(protocols) - {row.benchmark for row in rows}
     if empty:
         raise ConfigError(
@@ -145,6 +146,12 @@ def _evaluated(letter: str, run: Run) -> Evaluated:
         rows=rows,
         tables={name: _samples(run, name) for name in protocols},
     )
+
+
+def _under_its_folder(row: Row, protocols: Mapping[str, Protocol]) -> Row:
+    """A run may hold one benchmark under several protocols, each in a folder of its own."""
+    names = (name for name, protocol in protocols.items() if protocol.hash == row.protocol)
+    return row.model_copy(update={"benchmark": next(names, row.benchmark)})
 
 
 def _samples(run: Run, benchmark: str) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def benchmarks(known: Sequence[Benchmark]) -> Table:
     rows = [
         [
             b.name,
-            f"{b.prompts.count} x {b.sampling.images_per_prompt}",
+            f"{b.count} x {b.sampling.images_per_prompt}",
             ", ".join(b.rewards),
             b.title,
         ]
