@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nftbench import (
+    cli_certify,
+    cli_data,
+    cli_leaderboard,
+    cli_report,
+    cli_rewards,
+    cli_stress,
+    cli_table,
+)
 from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 
@@ -29,6 +38,13 @@ pocket = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(pocket, name="pocket")
+app.add_typer(cli_rewards.app, name="rewards")
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_leaderboard.app, name="leaderboard")
+app.add_typer(cli_table.app)
+app.add_typer(cli_report.app)
+app.add_typer(cli_stress.app)
+app.add_typer(cli_certify.app)
 
 UNWRITABLE = (
     errno.ENOSPC,
@@ -99,7 +115,7 @@ def eval_(
         )
     _print(*table.terminal(rows))
     print(f"run: {run.folder}")
-    for path in leaderboard.publish(rows) if publish else ():
+    for path in leaderboard.add(run) if publish else ():
         print(f"published: {path}")
 
 
@@ -175,15 +191,6 @@ def train(
         )
     _print(*table.changes(changes))
     print(f"run: {folder}; evaluate it with: nftbench eval {folder}")
-
-
-@app.command("rewards")
-def rewards_() -> None:
-    """List the rewards: scale, range, licence, source."""
-    import rewards
-    from nftbench import table
-
-    _print(table.rewards(rewards.available()))
 
 
 @app.command()

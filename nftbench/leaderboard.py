@@ -1,14 +1,27 @@
-"""Leaderboards: one CSV a benchmark, a row a number, never without its error and its protocol."""
+"""Leaderboards: one CSV a benchmark, a row a number.
 
+A measured row is never without its error and its protocol; a published one never without its citation and confidence.
+"""
+
+import csv
+import io
+import json
 import math
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+from pydantic import ValidationError
 
-from nftbench.rows import Row
-from nftbench.store import write_atomic
+import rewards as registry
+from nftbench.benchmark import Drawing, Protocol, load_benchmark
+from nftbench.rows import PART, Row
+from nftbench.store import Run, write_atomic
 from rewards.base import ConfigError
 
 IDENTITY = [
@@ -22,6 +35,32 @@ IDENTITY = [
     "source",
 ]
 """A new row replaces an old one that agrees in these."""
+COLUMNS = list(Row.model_fields)
+EMPTY: dict[str, Any] = dict.fromkeys(("stderr", "low", "high"), math.nan)
+EMPTY |= dict.fromkeys(("n", "n_failed", "n_prompts"), None)
+"""What an empty cell of a column stands for: unknown."""
+HASH = re.compile("[0-9a-f]{12}")
+LOWER_IS_BETTER = frozenset({"spam"})
+"""Sub-scores that run against their reward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a leaderboard."""
+
+    row: Row
+    cells: tuple[str, ...]
+    """As they stand in the file: a kept row is kept to the byte, a published number with its last zero."""
+
+    @property
+    def value(self) -> str:
+        """The number as it is written."""
+        return self.cells[COLUMNS.index("value")]
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells this row from others."""
+        return tuple(getattr(self.row, field) for field in IDENTITY)
 
 
 def folder() -> Path:
@@ -29,55 +68,293 @@ def folder() -> Path:
     return Path(str(files("leaderboards")))
 
 
-def publish(rows: Sequence[Row], where: Path | None = None) -> list[Path]:
+def certificates() -> Path:
+    """Where the rewards' certificates lie."""
+    return Path(str(files("rewards"))) / "certificates"
+
+
+# --- reading and writing --------------------------------------------------------------------------
+
+
+def entry(row: Row) -> Entry:
+    """A row as a line; what is unknown is an empty cell."""
+    fields = row.model_dump(mode="json")
+    unknown = {k for k in EMPTY if fields[k] is None or math.isnan(fields[k])}
+    return Entry(row, tuple("" if k in unknown else str(fields[k]) for k in COLUMNS))
+
+
+def read_rows(path: Path) -> list[tuple[int, Entry]]:
+    """The lines of a CSV of rows with their numbers; nothing is asked of them but their types.
+
+    Raises:
+        ConfigError: no such table, other columns, or a cell of a wrong type: file, line, column.
+    """
+    try:
+        reader = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+        header, found, line = next(reader, []), [], reader.line_num + 1
+        if header != COLUMNS:
+            raise ConfigError(
+                f"{path}: expected the columns {', '.join(COLUMNS)}; got {', '.join(header) or 'none'}"
+            )
+        for cells in reader:
+            found.append((line, _entry(f"{path}, line {line}", cells)))
+            line = reader.line_num + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is no table: {error}; mend or remove it") from None
+    return found
+
+
+def _entry(where: str, cells: list[str]) -> Entry:
+    if len(cells) != len(COLUMNS):
+        raise ConfigError(f"{where}: expected {len(COLUMNS)} cells, got {len(cells)}")
+    fields = {
+        name: EMPTY[name] if name in EMPTY and cell == "" else cell
+        for name, cell in zip(COLUMNS, cells, strict=True)
+    }
+    try:
+        return Entry(Row.model_validate(fields), tuple(cells))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        raise ConfigError(
+            f"{where}, column {COLUMNS.index(name) + 1} ({name}): {first['msg'].lower()}, got {fields[name]!r}"
+        ) from None
+
+
+def read(path: Path) -> list[Entry]:
+    """A leaderboard, checked: types, what a row may not lack, its benchmark, no row twice.
+
+    Raises:
+        ConfigError: with file and line.
+    """
+    seen: dict[tuple[str, ...], int] = {}
+    entries = read_rows(path)
+    for line, found in entries:
+        try:
+            refuse(found.row)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {line}: {error}") from None
+        if found.row.benchmark != path.stem:
+            raise ConfigError(
+                f"{path}, line {line}: expected benchmark {path.stem}, got {found.row.benchmark}"
+            )
+        if found.identity in seen:
+            raise ConfigError(
+                f"{path}, line {line}: the same row as line {seen[found.identity]}; remove one"
+            )
+        seen[found.identity] = line
+    return [found for _, found in entries]
+
+
+def encode(entries: Sequence[Entry]) -> bytes:
+    """Lines as a CSV file."""
+    return "".join(_line(cells) for cells in [COLUMNS, *(e.cells for e in entries)]).encode()
+
+
+def _line(cells: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)  # told to end lines by \n alone, it leaves a lone \r bare
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def refuse(row: Row) -> None:
+    """Refuse a row that may not stand in a leaderboard.
+
+    Raises:
+        ConfigError: a measured row that is from a limited run or lacks its protocol's hash, its error or its images;
+            a published one without citation or confidence; no finite value.
+    """
+    name = f"{row.benchmark} {row.metric} ({row.aggregate})"
+    for fault in _published_faults(row) if row.source == "published" else _measured_faults(row):
+        raise ConfigError(f"{name} {fault}")
+    if not math.isfinite(row.value):
+        raise ConfigError(f"{name} has no finite value, got {row.value}")
+
+
+def _published_faults(row: Row) -> list[str]:
+    wanted = {"citation": row.citation, "confidence": row.confidence, "protocol": row.protocol}
+    return [
+        f"is published and names no {k}; say where it stands" for k, v in wanted.items() if not v
+    ]
+
+
+def _measured_faults(row: Row) -> list[str]:
+    faults = []
+    if row.limited:
+        faults.append("is from a run with --limit and cannot be published; run it whole")
+    if not HASH.fullmatch(row.protocol):
+        faults.append(
+            f"has no protocol hash, got {row.protocol!r}; publish a run of `nftbench eval`"
+        )
+    if not row.n or not math.isfinite(row.stderr):
+        faults.append(
+            f"has no standard error (n = {row.n}, {row.n_failed} failed) and cannot be published"
+        )
+    return faults
+
+
+# --- adding ---------------------------------------------------------------------------------------
+
+
+def publish(
+    rows: Sequence[Row], where: Path | None = None, proofs: Path | None = None
+) -> list[Path]:
     """Add rows to the leaderboards of their benchmarks.
 
     Args:
         rows: measured rows.
         where: the leaderboards' folder; the project's own when None.
+        proofs: folder of the rewards' certificates; the project's own when None.
 
     Returns:
         The CSV files written.
 
     Raises:
-        ConfigError: a row that may not be published: from a limited run, without an error, with nothing scored;
-            or a leaderboard whose columns are other ones. Nothing was written then.
+        ConfigError: a row that may not be published (`refuse`), or a leaderboard that is broken. Nothing was written
+            then.
     """
     for row in rows:
-        _refuse(row)
-    merged = {}  # all of them before any is written: a broken one leaves the others as they were
-    for benchmark in dict.fromkeys(row.benchmark for row in rows):
-        path = (where or folder()) / f"{benchmark}.csv"
-        new = pd.DataFrame([r.model_dump(mode="json") for r in rows if r.benchmark == benchmark])
-        merged[path] = _merge(path, new)
-    for path, table in merged.items():
-        write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
+        refuse(row)
+    fresh: dict[Path, list[Entry]] = defaultdict(list)
+    for row in rows:
+        verdict = row.certificate or certificate(row, proofs)
+        path = (where or folder()) / f"{row.benchmark}.csv"
+        fresh[path].append(entry(row.model_copy(update={"certificate": verdict})))
+    # all of them before any is written: a broken one leaves the others as they were
+    merged = {path: _merge(path, new) for path, new in fresh.items()}
+    for path, entries in merged.items():
+        write_atomic(path, encode(entries))
     return list(merged)
 
 
-def _refuse(row: Row) -> None:
-    name = f"{row.benchmark} {row.metric} ({row.aggregate})"
-    if row.limited:
-        raise ConfigError(
-            f"{name} is from a run with --limit and cannot be published; run it whole"
-        )
-    if row.n == 0 or not math.isfinite(row.stderr):
-        raise ConfigError(
-            f"{name} has no standard error (n = {row.n}, {row.n_failed} failed) and cannot be published"
-        )
+def _merge(path: Path, new: list[Entry]) -> list[Entry]:
+    known = {e.identity for e in new}
+    old = read(path) if path.is_file() else []
+    return [e for e in old if e.identity not in known] + new
 
 
-def _merge(path: Path, new: pd.DataFrame) -> pd.DataFrame:
+def certificate(row: Row, where: Path | None = None) -> str:
+    """What the certificate of a row's reward says; empty where it has none.
+
+    Raises:
+        ConfigError: a certificate without a verdict.
+    """
+    path = (where or certificates()) / f"{_key(row)}.json"
     if not path.is_file():
-        return new
-    try:  # as text: a row that is kept is kept to the byte
-        old = pd.read_csv(path, keep_default_na=False, dtype=str)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ConfigError(f"{path} is no table: {error}; mend or remove it") from None
-    if list(old.columns) != list(new.columns):
+        return ""
+    try:
+        return str(json.loads(path.read_bytes())["verdict"])
+    except (ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"{path}: expected the columns {', '.join(new.columns)}; got {', '.join(old.columns)}"
-        )
-    known = new[IDENTITY].astype(str).agg("|".join, axis=1)
-    kept = old[~old[IDENTITY].astype(str).agg("|".join, axis=1).isin(set(known))]
-    return pd.concat([kept, new], ignore_index=True) if len(kept) else new
+            f"{path}: expected JSON with a verdict; make the certificate again"
+        ) from None
+
+
+def _key(row: Row) -> str:
+    name = row.metric.partition(PART)[0]
+    return f"{name}@{row.variant}" if row.variant else name
+
+
+def add(run: Run, where: Path | None = None) -> list[Path]:
+    """Add a run's rows, with what its protocols say of guidance, steps and size.
+
+    Raises:
+        ConfigError: as `run_rows` and `publish`, or a benchmark whose prompt files have no known digest.
+    """
+    rows = run_rows(run)
+    for name in sorted({row.benchmark for row in rows}):
+        if not load_benchmark(name).pinned:
+            raise ConfigError(
+                f"{name} cannot be published: its prompt file has no known sha256; pin it in benchmarks/{name}.toml"
+            )
+    return publish(rows, where)
+
+
+def run_rows(run: Run) -> list[Row]:
+    """The rows of a run, checked against its manifest.
+
+    Raises:
+        ConfigError: no rows yet, rows of another checkpoint or protocol, or a broken table.
+    """
+    path = run.folder / "rows.csv"
+    if not path.is_file():
+        raise ConfigError(f"{run.folder} has no rows yet; run: nftbench score {run.folder}")
+    protocols = {p.hash: p for p in run.protocols().values()}
+    digest = run.manifest["checkpoint"]["digest"]
+    rows = []
+    for line, found in read_rows(path):
+        row = found.row
+        protocol = protocols.get(row.protocol)
+        if protocol is None or row.checkpoint != digest:
+            raise ConfigError(
+                f"{path}, line {line}: not of this run's protocols and checkpoint; run: nftbench score {run.folder}"
+            )
+        limited = row.limited or protocol.limit is not None
+        rows.append(row.model_copy(update={"limited": limited, "settings": settings(protocol)}))
+    return rows
+
+
+# --- what is said of a protocol -------------------------------------------------------------------
+
+
+def settings(protocol: Protocol) -> str:
+    """How a protocol draws, in the words of `Row.settings`: `height=64 width=64 ... images_per_prompt=4`."""
+    fields = {
+        name: getattr(protocol, name)
+        for name in (*Drawing.model_fields, "images_per_prompt", "dtype")
+    }
+    return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+
+
+def stated(said: str) -> dict[str, str]:
+    """The single settings of `Row.settings`; `?` is one that is not told."""
+    return dict(item.partition("=")[::2] for item in said.split())
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def rivals(row: Row) -> tuple[str, ...]:
+    """What rows must share to be ranked against each other."""
+    return row.metric, row.variant, row.aggregate, row.protocol
+
+
+def rank(entries: Sequence[Entry]) -> list[int]:
+    """Place of each row among those of its metric, variant, aggregate and protocol; the best is 1, equals share one."""
+    rows = [e.row for e in entries]
+    sign = {key: -1 if _falls(*key) else 1 for key in {(r.metric, r.variant) for r in rows}}
+    good = [sign[r.metric, r.variant] * r.value for r in rows]
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for row, value in zip(rows, good, strict=True):
+        groups[rivals(row)].append(value)
+    return [
+        1 + sum(other > value for other in groups[rivals(row)])
+        for row, value in zip(rows, good, strict=True)
+    ]
+
+
+@cache
+def _falls(metric: str, variant: str) -> bool:
+    """Whether less is better; a reward that is not here is taken to be better with more."""
+    name, _, part = metric.partition(PART)
+    if part in LOWER_IS_BETTER:
+        return True
+    try:
+        return not registry.reward_info(f"{name}@{variant}" if variant else name).higher_is_better
+    except ConfigError:
+        return False
+
+
+def order(entries: Sequence[Entry]) -> list[Entry]:
+    """Metric by metric, means before tasks, protocol by protocol, the best first."""
+    ranks = dict(zip((e.identity for e in entries), rank(entries), strict=True))
+    return sorted(
+        entries, key=lambda e: (*column(e.row), e.row.protocol, ranks[e.identity], e.identity)
+    )
+
+
+def column(row: Row) -> tuple[str, str, int, str]:
+    """Where a metric stands among others."""
+    means = ("task_mean", "image_mean")
+    place = means.index(row.aggregate) if row.aggregate in means else len(means)
+    return row.metric, row.variant, place, "" if place < len(means) else row.aggregate

@@ -24,7 +24,7 @@ class Row(BaseModel):
 
     model: str
     checkpoint: str
-    """Digest of the weights, or the hub's commit."""
+    """Digest of the weights, or the hub's commit; of a published number a hub id, where one is named."""
     benchmark: str
     metric: str
     """Reward, with `:part` for a sub-score."""
@@ -53,7 +53,7 @@ class Row(BaseModel):
     confidence: Literal["", "A", "B", "C"] = ""
     """Of a published number: A seen twice, B in one full text, C in secondary sources alone."""
     settings: str = ""
-    """Of a published number: what is said of its protocol, `guidance_scale=4.5 num_inference_steps=?`."""
+    """What is said of the protocol, `guidance_scale=4.5 num_inference_steps=?`; in leaderboards, for readers."""
     version: str = nftbench.__version__
     date: datetime.date
 

@@ -1,0 +1,168 @@
+"""A run is added with what it says of itself, and looked at again."""
+
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from nftbench.benchmark import load_benchmark
+from nftbench.cli_leaderboard import app
+from nftbench.evaluate import versions
+from nftbench.leaderboard import add, read, stated
+from nftbench.rollout import Sample
+from nftbench.session import score_run
+from nftbench.store import Run
+from nftbench.verify import verify
+from rewards.base import ConfigError
+
+
+def quietly(stage: str, done: int, total: int) -> None:
+    """A report nobody reads."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    """A run of all signs, noise for images, judged by the size of their JPEG."""
+    run = Run(tmp_path_factory.mktemp("run") / "run")
+    protocol = load_benchmark("ocr-pocket").protocol()
+    run.save_manifest(
+        {
+            "checkpoint": {"name": "noise", "digest": "0123", "pipeline": "None"},
+            "suite": "ocr-pocket",
+            "batch_size": 16,
+            "protocols": {"ocr-pocket": protocol.model_dump(mode="json")},
+            "rewards": {"ocr-pocket": {}},
+            "versions": versions(),
+        }
+    )
+    generator = np.random.default_rng(0)
+    for prompt in load_benchmark("ocr-pocket").load():
+        for index in range(protocol.images_per_prompt):
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            run.save_image("ocr-pocket", Sample(prompt, index), pixels)
+    score_run(run.folder, "jpeg", quietly)
+    return run
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Run:
+    return Run(shutil.copytree(whole.folder, tmp_path / "copy"))
+
+
+def test_a_run_is_added_with_its_settings(whole, tmp_path):
+    (path,) = add(whole, tmp_path)
+    (found,) = read(path)
+    assert (found.row.model, found.row.metric, found.row.n) == ("noise", "jpeg", 144)
+    assert found.row.protocol == load_benchmark("ocr-pocket").protocol().hash
+    assert stated(found.row.settings) == {
+        "height": "64",
+        "width": "64",
+        "num_inference_steps": "20",
+        "guidance_scale": "1.0",
+        "max_sequence_length": "0",
+        "seed": "0",
+        "images_per_prompt": "2",
+        "dtype": "float32",
+    }
+
+
+def test_a_limited_run_is_refused_though_its_table_denies_it(copy, tmp_path):
+    manifest = copy.manifest
+    protocol = load_benchmark("ocr-pocket").protocol(limit=72)
+    manifest["protocols"]["ocr-pocket"] = protocol.model_dump(mode="json")
+    copy.save_manifest(manifest)
+    rows = (copy.folder / "rows.csv").read_text("utf-8")
+    old = load_benchmark("ocr-pocket").protocol().hash
+    (copy.folder / "rows.csv").write_text(rows.replace(old, protocol.hash), "utf-8")
+    assert "True" not in rows
+    with pytest.raises(ConfigError, match="--limit"):
+        add(copy, tmp_path / "boards")
+    assert not (tmp_path / "boards").exists()
+
+
+def test_rows_of_another_protocol_are_refused(copy, tmp_path):
+    rows = (copy.folder / "rows.csv").read_text("utf-8")
+    old = load_benchmark("ocr-pocket").protocol().hash
+    (copy.folder / "rows.csv").write_text(rows.replace(old, "0" * 12), "utf-8")
+    with pytest.raises(ConfigError, match=r"rows\.csv, line 2: not of this run's protocols"):
+        add(copy, tmp_path / "boards")
+
+
+def test_a_run_without_rows_is_refused(copy):
+    (copy.folder / "rows.csv").unlink()
+    with pytest.raises(ConfigError, match="has no rows yet; run: nftbench score"):
+        add(copy)
+
+
+def test_a_true_run_is_verified(whole):
+    found = verify(whole, 0.1, 0, quietly)
+    (check,) = found.checks
+    assert found.ok and found.images == 144 and found.problems == ()
+    assert (check.n, check.agree, check.largest) == (15, 15, 0.0)
+
+
+@pytest.mark.parametrize(("fraction", "n"), [(1.0, 144), (0.001, 1), (0.25, 36)])
+def test_so_many_are_scored_again(whole, fraction, n):
+    (check,) = verify(whole, fraction, 3, quietly).checks
+    assert (check.n, check.agree) == (n, n)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5, math.nan])
+def test_a_fraction_out_of_range_is_refused(whole, fraction):
+    with pytest.raises(ConfigError, match="expected a fraction above 0 and up to 1"):
+        verify(whole, fraction, 0, quietly)
+
+
+def test_scores_that_were_raised_are_found(copy):
+    path = copy.samples_path("ocr-pocket")
+    table = pd.read_parquet(path)
+    true = table["jpeg"].to_numpy()
+    table["jpeg"] = table["jpeg"] + np.where(np.arange(len(table)) == 5, 2.0, 0.0).astype("float32")
+    table.to_parquet(path)
+    found = verify(copy, 1.0, 0, quietly)
+    (check,) = found.checks
+    assert not found.ok and (check.agree, check.worst) == (143, table["key"][5])
+    assert check.largest == pytest.approx(2.0, rel=1e-5)
+    (problem,) = found.problems  # rows.csv tells the true mean, which the table now does not give
+    assert f"is {true.mean(dtype=float):.6g} ±" in problem
+
+
+def test_rows_that_were_raised_are_found(copy):
+    path = copy.folder / "rows.csv"
+    table = pd.read_csv(path, dtype={"checkpoint": str})
+    table["value"] += 0.5
+    table.to_csv(path, index=False)
+    found = verify(copy, 0.1, 0, quietly)
+    assert not found.ok and found.checks[0].agree == found.checks[0].n
+    assert "jpeg (image_mean) is" in found.problems[0] and "its images give" in found.problems[0]
+
+
+def test_an_image_that_is_gone_changed_or_too_many_is_found(copy):
+    images = sorted((copy.folder / "ocr-pocket" / "images").glob("*.png"))
+    images[0].unlink()
+    shutil.copy(images[3], images[2])
+    shutil.copy(images[3], images[3].with_name("more.png"))
+    found = verify(copy, 0.01, 0, quietly)
+    assert not found.ok and found.problems == (
+        f"ocr-pocket: 1 of 144 images are missing, the first {images[0].name}",
+        "ocr-pocket: 1 images that nobody asked for, the first more.png",
+        f"ocr-pocket: 1 images changed since they were scored, the first {images[2].name}",
+    )
+    (check,) = verify(copy, 1.0, 0, quietly).checks
+    assert check.agree < 144 and check.largest == math.inf and check.worst == images[0].stem
+
+
+def test_the_commands_say_it_in_words_and_by_their_exit_code(copy, tmp_path):
+    run, boards = str(copy.folder), tmp_path / "boards"
+    call = CliRunner().invoke
+    assert "published: " in call(app, ["add", run, "--leaderboards", str(boards)]).output
+    built = call(app, ["build", "--out", str(tmp_path / "s"), "--leaderboards", str(boards)])
+    assert built.exit_code == 0 and "1 files changed" in built.output
+    good = call(app, ["verify", run])
+    assert good.exit_code == 0 and "jpeg: 15 of 15 agree, largest difference 0 at" in good.output
+    next((copy.folder / "ocr-pocket" / "images").iterdir()).unlink()
+    bad = call(app, ["verify", run, "--fraction", "1"])
+    assert bad.exit_code == 1 and "143 of 144 agree" in bad.output and "NOT VERIFIED" in bad.output
