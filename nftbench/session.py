@@ -70,7 +70,8 @@ def evaluate_checkpoint(
 
 
 def quiet() -> None:
-    """Switch off the libraries' own progress bars: ours say more."""
+    """Switch off the libraries' own progress bars, and warnings such as of a LoRA that has no part for an encoder."""
+    diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
