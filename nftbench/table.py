@@ -1,4 +1,4 @@
-"""Rows, rewards and benchmarks as tables for the terminal.
+"""Rows and benchmarks as tables for the terminal.
 
 An interval is unknown where fewer than two prompts were asked.
 """
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-import rewards as registry
 from nftbench.benchmark import Benchmark, Suite
 from nftbench.rows import Row
 
@@ -82,20 +81,6 @@ def changes(found: Sequence["Change"]) -> list[Table]:
             )
         tables.append(table)
     return tables
-
-
-def rewards(keys: Sequence[str]) -> Table:
-    """What each reward's numbers mean."""
-    rows = []
-    for key in keys:
-        try:
-            info = registry.reward_info(key)
-        except registry.ConfigError as error:
-            rows.append([key, "", "", "", f"not here: {error}"])
-        else:
-            scale = f"{info.low:g} to {info.high:g}"
-            rows.append([key, scale, f"/{info.train_scale:g}", info.needs, info.summary])
-    return _plain(("reward", "native scale", "training", "needs", "what it is"), rows)
 
 
 def benchmarks(known: Sequence[Benchmark]) -> Table:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rewards import clip_models, preprocess
-from rewards.base import Prompt, Reward, RewardInfo, Scores, Weight
+from rewards.base import Prompt, Reward, RewardInfo, Scores, Weight, unseen
 from rewards.preprocess import Preprocess
-from rewards.towers import Tower, unseen
+from rewards.towers import Tower
 from rewards.weights import weight_file
 
 HEAD = Weight(

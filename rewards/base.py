@@ -13,6 +13,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+MAX_PIXELS = 89_478_485
+"""Pictures with more pixels are not looked at: Pillow's own limit against decompression bombs."""
+MAX_RATIO = 200
+"""Pictures whose sides differ by more are not looked at: 224 pixels of one side would leave one of the other, or
+make 45 thousand of it."""
+
 
 class ConfigError(ValueError):
     """The user asked for what cannot be: says what was expected, what came and what to do."""
@@ -118,6 +124,31 @@ class Scores:
         """Scores of images that all could be scored."""
         array = np.asarray(values, dtype=np.float32)
         return cls(values=array, reasons=("",) * len(array), **more)
+
+
+def unfit(images: np.ndarray) -> str:
+    """Why pictures (N, H, W, 3) cannot be looked at; empty where they can."""
+    height, width = images.shape[1:3]
+    if not height or not width:
+        return f"the picture is {width}x{height} and has no pixel"
+    if height * width > MAX_PIXELS:
+        return f"the picture is {width}x{height}; at most {MAX_PIXELS} pixels can be judged"
+    if max(height, width) > MAX_RATIO * min(height, width):
+        return f"the picture is {width}x{height}; sides may differ {MAX_RATIO} times at most"
+    return ""
+
+
+def unseen(images: np.ndarray) -> Scores | None:
+    """Scores of pictures that cannot be looked at, or of none at all; None where they can be.
+
+    Args:
+        images: uint8 RGB (N, H, W, 3).
+    """
+    count = len(images)
+    reason = unfit(images)
+    if not count or reason:
+        return Scores(values=np.full(count, np.nan, np.float32), reasons=(reason,) * count)
+    return None
 
 
 @runtime_checkable

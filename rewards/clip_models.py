@@ -25,7 +25,7 @@ VIT_L_14 = Weight(
 PICKSCORE_V1 = Weight(
     name="PickScore_v1/model.safetensors",
     url="hf://yuvalkirstain/PickScore_v1@a4e4367c6dfa7288a00c550414478f865b875800/model.safetensors",
-    sha256="",
+    sha256="ef31ef6fc5ff4d9bb90dd232df4e145887ba62c5a03aa2841415f8c25f18d52e",
     size=0,
     licence="MIT (code; the model card names none)",
 )

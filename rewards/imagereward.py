@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rewards import preprocess
-from rewards.base import Prompt, RewardInfo, Scores, Weight
+from rewards.base import Prompt, RewardInfo, Scores, Weight, unseen
 from rewards.clip_models import read_tensors
-from rewards.towers import precision_of, unseen
+from rewards.towers import precision_of
 from rewards.weights import weight_file
 
 if TYPE_CHECKING:

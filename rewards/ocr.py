@@ -11,7 +11,7 @@ from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from rewards import ocr_engines
-from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores
+from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
 from rewards.ocr_engines import Line, OcrEngine, OcrFailure
 
 
@@ -66,7 +66,7 @@ class Ocr:
     `lines` (text, confidence, box).
 
     Differs: upstream reads RGB pixels as BGR, and scores 0 where its engine fails; here colours are
-    right, and a failure is NaN with the engine's message.
+    right, but for `@pp2.9`, and a failure is NaN with the engine's message.
     """
 
     def __init__(self, engine: OcrEngine, *, info: RewardInfo, scale: int = 1) -> None:
@@ -83,8 +83,9 @@ class Ocr:
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Judge images: see `Reward.score`."""
-        judged = [self._judge(*pair) for pair in zip(images, prompts, strict=True)]
-        rows = np.array([numbers for numbers, _, _ in judged], dtype=np.float32)
+        unseen = unfit(images)
+        judged = [self._judge(*pair, unseen) for pair in zip(images, prompts, strict=True)]
+        rows = np.array([numbers for numbers, _, _ in judged], dtype=np.float32).reshape(-1, 3)
         return Scores(
             values=rows[:, 0],
             reasons=tuple(reason for _, reason, _ in judged),
@@ -106,11 +107,11 @@ class Ocr:
                 )
 
     def _judge(
-        self, image: np.ndarray, prompt: Prompt
+        self, image: np.ndarray, prompt: Prompt, unseen: str
     ) -> tuple[tuple[float, float, float], str, dict[str, Any]]:
         """Value, `exact` and `spam`; the reason where they are NaN; the evidence."""
         unscored = (np.nan, np.nan, np.nan)
-        fault = _fault(prompt)
+        fault = _fault(prompt) or unseen
         if fault:
             return unscored, fault, {}
         target = quoted_text(prompt.text)
@@ -164,6 +165,7 @@ def _variant(engine: type[OcrEngine], scale: int) -> Callable[..., Reward]:
         high=1.0,
         needs="quoted text",
         weights=engine.weights,
+        files=engine.files,
         licence=engine.licence,
         source="NVlabs/DiffusionNFT@24af555 flow_grpo/ocr.py",
     )
@@ -180,5 +182,7 @@ rapidocr = _variant(ocr_engines.RapidOcr, 1)
 rapidocr_x4 = _variant(ocr_engines.RapidOcr, 4)
 paddleocr = _variant(ocr_engines.PaddleOcr, 1)
 paddleocr_x4 = _variant(ocr_engines.PaddleOcr, 4)
+pp2_9 = _variant(ocr_engines.PpOcr29, 1)
+pp3 = _variant(ocr_engines.PaddleOcr3, 1)
 tesseract = _variant(ocr_engines.Tesseract, 1)
 tesseract_x4 = _variant(ocr_engines.Tesseract, 4)

@@ -1,9 +1,8 @@
 """OCR engines behind one call: a picture in, its lines of text in reading order out."""
 
-import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,8 +10,16 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from rewards.base import ConfigError, MissingExtra
-from rewards.weights import packaged
+from rewards.base import ConfigError, MissingExtra, Weight
+from rewards.ocr_models import (
+    PP3_MODELS,
+    PP29_DETECTOR,
+    PP29_RECOGNISER,
+    WHEEL_MODELS,
+    paddle_folders,
+    ppocr_models,
+)
+from rewards.weights import weight_file
 
 MIN_CONFIDENCE = 0.5
 """Lines below it are dropped: the `drop_score` of PaddleOCR 2.9.1, which Flow-GRPO and DiffusionNFT
@@ -23,18 +30,6 @@ MIN_SIDE = 256
 Measured on 40 signs of 64 px: clean ones are all read at 256 and at rapidocr's own 736, which takes
 5 times as long; blurred by 1.3 px the mean reward is 0.99 at 256 and 0.86 at 736.
 """
-
-_DETECTOR = (
-    "models/PP-OCRv6_det_small.onnx",
-    "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
-)
-_RECOGNISER = (
-    "models/PP-OCRv6_rec_small.onnx",
-    "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
-)
-_MODELS = tuple(
-    f"rapidocr wheel {name} sha256 {digest}" for name, digest in (_DETECTOR, _RECOGNISER)
-)
 
 
 class OcrFailure(RuntimeError):
@@ -58,6 +53,7 @@ class OcrEngine(Protocol):
     name: ClassVar[str]
     summary: ClassVar[str]
     weights: ClassVar[tuple[str, ...]]
+    files: ClassVar[tuple[Weight, ...]]
     licence: ClassVar[str]
 
     def read(self, image: np.ndarray) -> list[Line]:
@@ -80,36 +76,65 @@ class RapidOcr:
 
     name = "rapidocr"
     summary = "rapidocr (PP-OCRv6 small)"
-    weights = _MODELS
+    weights = WHEEL_MODELS
+    files = ()
     licence = "Apache-2.0"
 
     def __init__(self) -> None:
-        detector, recogniser = _ppocr_models()
-        from rapidocr import RapidOCR
+        self._engine = _rapidocr(*ppocr_models(), {"Det.limit_side_len": MIN_SIDE})
 
-        self._engine = RapidOCR(
-            params={
-                "Global.use_cls": False,
-                "Global.log_level": "error",
-                "Global.text_score": MIN_CONFIDENCE,
-                "Det.model_path": str(detector),
-                "Det.limit_side_len": MIN_SIDE,
-                "Rec.model_path": str(recogniser),
-                "EngineConfig.onnxruntime.intra_op_num_threads": _threads(),
-            }
+    def read(self, image: np.ndarray) -> list[Line]:
+        """Lines of one picture: see `OcrEngine.read`."""
+        return _rapidocr_lines(self._engine, _bgr(image))
+
+
+class PpOcr29:
+    """The models and settings of PaddleOCR 2.9.1 by rapidocr on onnxruntime.
+
+    Quirk: the picture's red and blue are taken for one another, as Flow-GRPO and DiffusionNFT hand it over.
+
+    Source: PaddlePaddle/PaddleOCR@v2.9.1 tools/infer/utility.py, predict_det.py, predict_rec.py;
+    NVlabs/DiffusionNFT@24af555 flow_grpo/ocr.py.
+    Differs: of lines less than 10 pixels apart the order can be another one.
+    """
+
+    name = "pp2.9"
+    summary = "PaddleOCR 2.9 (en_PP-OCRv3_det, en_PP-OCRv4_rec; red and blue swapped)"
+    weights = tuple(f"{w.url} sha256:{w.sha256}" for w in (PP29_DETECTOR, PP29_RECOGNISER))
+    files = (PP29_DETECTOR, PP29_RECOGNISER)
+    licence = "Apache-2.0"
+    settings: ClassVar[Mapping[str, Any]] = {
+        "Global.use_preprocess_img": False,
+        "Global.use_vertical_padding": False,
+        "Det.limit_type": "max",
+        "Det.limit_side_len": 960,
+        "Det.mean": [0.485, 0.456, 0.406],
+        "Det.std": [0.229, 0.224, 0.225],
+        "Det.thresh": 0.3,
+        "Det.box_thresh": 0.6,
+        "Det.unclip_ratio": 1.5,
+        "Det.use_dilation": False,
+        "Det.score_mode": "fast",
+    }
+    """`det_limit_side_len`, `det_db_thresh`, ... of PaddleOCR 2.9.1, in rapidocr's names."""
+
+    def __init__(self, detector: Path | None = None, recogniser: Path | None = None) -> None:
+        """Load the networks.
+
+        Args:
+            detector: another file than the pinned one.
+            recogniser: the same.
+        """
+        key = f"ocr@{self.name}"
+        self._engine = _rapidocr(
+            detector or weight_file(PP29_DETECTOR, reward=key),
+            recogniser or weight_file(PP29_RECOGNISER, reward=key),
+            self.settings,
         )
 
     def read(self, image: np.ndarray) -> list[Line]:
         """Lines of one picture: see `OcrEngine.read`."""
-        from rapidocr.inference_engine.onnxruntime.main import ONNXRuntimeError
-
-        try:
-            out = self._engine(_bgr(image))
-        except (ONNXRuntimeError, *_ppocr_failures()) as error:
-            raise OcrFailure(_last_line(error)) from error
-        texts = getattr(out, "txts", None) or ()  # boxes alone come back where none could be read
-        rows = zip(texts, out.scores, out.boxes, strict=True) if texts else ()
-        return [_line(*row) for row in rows]
+        return _rapidocr_lines(self._engine, np.ascontiguousarray(image))
 
 
 class PaddleOcr:
@@ -121,20 +146,15 @@ class PaddleOcr:
 
     name = "paddleocr"
     summary = "PaddleOCR 3 (PP-OCRv6 small)"
-    weights = _MODELS
+    weights = WHEEL_MODELS
+    files = ()
     licence = "Apache-2.0"
 
     def __init__(self) -> None:
-        os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")  # no look at hubs
-        try:
-            from paddleocr import PaddleOCR
-        except ModuleNotFoundError as error:
-            raise MissingExtra(
-                f"ocr@paddleocr needs PaddleOCR ({error}); pip install 'nftbench[paddle]'."
-            ) from error
+        paddleocr = _import_paddleocr(self.name)
         with TemporaryDirectory(prefix="nftbench-paddle-") as folder:
-            detector, recogniser = _paddle_folders(Path(folder))
-            self._engine = PaddleOCR(
+            detector, recogniser = paddle_folders(Path(folder))
+            self._engine = paddleocr(
                 engine="onnxruntime",
                 device="cpu",
                 text_detection_model_name=detector.name,
@@ -151,12 +171,43 @@ class PaddleOcr:
 
     def read(self, image: np.ndarray) -> list[Line]:
         """Lines of one picture: see `OcrEngine.read`."""
-        try:
-            (page,) = self._engine.predict(_bgr(image))
-        except _ppocr_failures() as error:
-            raise OcrFailure(_last_line(error)) from error
-        rows = zip(page["rec_texts"], page["rec_scores"], page["rec_polys"], strict=True)
-        return [_line(*row) for row in rows]
+        return _paddle_lines(self._engine, image)
+
+
+class PaddleOcr3:
+    """PaddleOCR 3 with its own defaults, on onnxruntime.
+
+    It turns and unwarps the picture as if it were a page, so boxes are those of the unwarped one, and it drops no line
+    for its confidence.
+
+    Source: PaddlePaddle/PaddleX@v3.7.2 paddlex/configs/pipelines/OCR.yaml.
+    Differs: the models are pinned and are never downloaded by PaddleOCR itself.
+    """
+
+    name = "pp3"
+    summary = "PaddleOCR 3 with its own defaults (PP-OCRv6 medium)"
+    files = tuple(file for pair in PP3_MODELS.values() for file in pair)
+    weights = tuple(f"{file.url} sha256:{file.sha256 or 'not known'}" for file in files)
+    licence = "Apache-2.0"
+
+    def __init__(self, folders: Mapping[str, Path] | None = None) -> None:
+        """Load the networks.
+
+        Args:
+            folders: step, as in `PP3_MODELS`, -> folder of another model; steps left out are not done.
+        """
+        paddleocr = _import_paddleocr(self.name)
+        folders = _pp3_folders() if folders is None else folders
+        optional = ("doc_orientation_classify", "doc_unwarping", "textline_orientation")
+        settings: dict[str, Any] = {f"use_{s}": False for s in optional if s not in folders}
+        for step, folder in folders.items():
+            settings[f"{step}_model_name"] = folder.name.removesuffix("_onnx")
+            settings[f"{step}_model_dir"] = str(folder)
+        self._engine = paddleocr(engine="onnxruntime", device="cpu", **settings)
+
+    def read(self, image: np.ndarray) -> list[Line]:
+        """Lines of one picture: see `OcrEngine.read`."""
+        return _paddle_lines(self._engine, image)
 
 
 class Tesseract:
@@ -165,6 +216,7 @@ class Tesseract:
     name = "tesseract"
     summary = "Tesseract (sparse text)"
     weights = ("the tesseract-ocr package's English model",)
+    files = ()
     licence = "Apache-2.0"
 
     def __init__(self) -> None:
@@ -198,6 +250,75 @@ class Tesseract:
         return [word for word in words if word.confidence >= MIN_CONFIDENCE]
 
 
+# --- rapidocr and PaddleOCR -----------------------------------------------------------------------
+
+
+def _rapidocr(detector: Path, recogniser: Path, settings: Mapping[str, Any]) -> Any:
+    """An engine of rapidocr on two files, without the step that turns lines round."""
+    from rapidocr import RapidOCR
+
+    return RapidOCR(
+        params={
+            "Global.use_cls": False,
+            "Global.log_level": "error",
+            "Global.text_score": MIN_CONFIDENCE,
+            "Det.model_path": str(detector),
+            "Rec.model_path": str(recogniser),
+            "EngineConfig.onnxruntime.intra_op_num_threads": _threads(),
+            **settings,
+        }
+    )
+
+
+def _rapidocr_lines(engine: Any, picture: np.ndarray) -> list[Line]:
+    """Lines of a picture as rapidocr shall see it, uint8 (H, W, 3)."""
+    from rapidocr.inference_engine.onnxruntime.main import ONNXRuntimeError
+    from rapidocr.utils.process_img import ResizeImgError
+
+    try:
+        out = engine(picture)
+    except (ONNXRuntimeError, ResizeImgError, *_ppocr_failures()) as error:
+        raise OcrFailure(_last_line(error)) from error
+    texts = getattr(out, "txts", None) or ()  # boxes alone come back where none could be read
+    rows = zip(texts, out.scores, out.boxes, strict=True) if texts else ()
+    return [_line(*row) for row in rows]
+
+
+def _import_paddleocr(variant: str) -> Any:
+    """The class `PaddleOCR`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")  # no look at hubs
+    try:
+        from paddleocr import PaddleOCR
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"ocr@{variant} needs PaddleOCR ({error}); pip install 'nftbench[paddle]'."
+        ) from error
+    return PaddleOCR
+
+
+def _paddle_lines(engine: Any, image: np.ndarray) -> list[Line]:
+    """Lines of a picture, uint8 RGB (H, W, 3), by PaddleOCR 3."""
+    try:
+        (page,) = engine.predict(_bgr(image))
+    except _ppocr_failures() as error:
+        raise OcrFailure(_last_line(error)) from error
+    rows = zip(page["rec_texts"], page["rec_scores"], page["rec_polys"], strict=True)
+    return [_line(*row) for row in rows]
+
+
+def _pp3_folders() -> dict[str, Path]:
+    """Fetched folders of PaddleOCR 3's own models."""
+    paths = {
+        step: [weight_file(file, reward="ocr@pp3").parent for file in pair]
+        for step, pair in PP3_MODELS.items()
+    }
+    return {step: folders[0] for step, folders in paths.items()}
+
+
 def _line(text: str, confidence: float, corners: Any) -> Line:
     xs, ys = np.asarray(corners, dtype=float).T
     edges = (xs.min(), ys.min(), xs.max(), ys.max())
@@ -225,66 +346,3 @@ def _threads() -> int:
     """Threads a network call may use; -1 leaves it to onnxruntime."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list: one a nesting level
     return int(wanted) if wanted.isdecimal() else -1
-
-
-def _ppocr_models() -> tuple[Path, Path]:
-    """Detector and recogniser of the rapidocr wheel, digests checked."""
-    remedy = "pip install 'rapidocr==3.10.0'"
-    detector, recogniser = (
-        packaged("rapidocr", *model, remedy=remedy) for model in (_DETECTOR, _RECOGNISER)
-    )
-    return detector, recogniser
-
-
-# --- PaddleOCR wants a folder a model: network in inference.onnx, its steps in inference.yml ---
-
-
-def _paddle_folders(root: Path) -> tuple[Path, Path]:
-    from onnxruntime import InferenceSession
-
-    detector, recogniser = _ppocr_models()
-    metadata = InferenceSession(recogniser, providers=["CPUExecutionProvider"]).get_modelmeta()
-    half = [0.5, 0.5, 0.5]
-    return (
-        _paddle_folder(
-            root / "PP-OCRv6_small_det",
-            detector,
-            [
-                {"DetResizeForTest": {"resize_long": 960}},
-                {"NormalizeImage": {"mean": half, "std": half, "scale": 1 / 255, "order": "hwc"}},
-                {"ToCHWImage": None},
-            ],
-            {
-                "name": "DBPostProcess",
-                "thresh": 0.3,
-                "box_thresh": 0.5,
-                "max_candidates": 1000,
-                "unclip_ratio": 1.6,
-                "use_dilation": True,
-            },
-        ),
-        _paddle_folder(
-            root / "PP-OCRv6_small_rec",
-            recogniser,
-            [{"RecResizeImg": {"image_shape": [3, 48, 320]}}],
-            {
-                "name": "CTCLabelDecode",
-                "character_dict": metadata.custom_metadata_map["character"].splitlines(),
-            },
-        ),
-    )
-
-
-def _paddle_folder(
-    folder: Path, network: Path, steps: Sequence[dict[str, Any]], after: dict[str, Any]
-) -> Path:
-    folder.mkdir()
-    shutil.copyfile(network, folder / "inference.onnx")
-    decode = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
-    config = {
-        "Global": {"model_name": folder.name},
-        "PreProcess": {"transform_ops": [decode, *steps]},
-        "PostProcess": after,
-    }
-    (folder / "inference.yml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-    return folder

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rewards import ocr_engines
-from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores
+from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
 from rewards.ocr_engines import Line, OcrEngine, OcrFailure
 
 PARTS = ("precision", "recall", "f", "exact")
@@ -76,8 +76,9 @@ class OcrWords:
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Judge images: see `Reward.score`."""
-        judged = [self._judge(*pair) for pair in zip(images, prompts, strict=True)]
-        rows = np.array([numbers for numbers, _, _ in judged], dtype=np.float32)
+        unseen, count = unfit(images), len(PARTS)
+        judged = [self._judge(*pair, unseen) for pair in zip(images, prompts, strict=True)]
+        rows = np.array([numbers for numbers, _, _ in judged], dtype=np.float32).reshape(-1, count)
         return Scores(
             values=rows[:, PARTS.index("f")],
             reasons=tuple(reason for _, reason, _ in judged),
@@ -99,11 +100,11 @@ class OcrWords:
                 )
 
     def _judge(
-        self, image: np.ndarray, prompt: Prompt
+        self, image: np.ndarray, prompt: Prompt, unseen: str
     ) -> tuple[tuple[float, ...], str, dict[str, Any]]:
         """The parts; the reason where they are NaN; the evidence."""
         unscored = (np.nan,) * len(PARTS)
-        fault = _fault(prompt)
+        fault = _fault(prompt) or unseen
         if fault:
             return unscored, fault, {}
         target = keywords(prompt.text)

@@ -19,24 +19,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Preprocess = Callable[[np.ndarray, int], torch.Tensor]
 """uint8 RGB (H, W, 3) and a side in pixels -> float32 (3, side, side)."""
 
-MAX_PIXELS = 89_478_485
-"""Pictures with more pixels are not looked at: Pillow's own limit against decompression bombs."""
-MAX_RATIO = 200
-"""Pictures whose sides differ by more are not looked at: 224 pixels of one side leave one of the other,
-or 224 of the other make 45 thousand of the one."""
-
-
-def unfit(images: np.ndarray) -> str:
-    """Why no encoder can look at pictures (N, H, W, 3); empty where it can."""
-    height, width = images.shape[1:3]
-    if not height or not width:
-        return f"the picture is {width}x{height} and has no pixel"
-    if height * width > MAX_PIXELS:
-        return f"the picture is {width}x{height}; at most {MAX_PIXELS} pixels can be judged"
-    if max(height, width) > MAX_RATIO * min(height, width):
-        return f"the picture is {width}x{height}; sides may differ {MAX_RATIO} times at most"
-    return ""
-
 
 def pickscore(image: np.ndarray, size: int = 224) -> torch.Tensor:
     """CLIP processor of transformers on PIL: bicubic on uint8, crop at floor(margin / 2).

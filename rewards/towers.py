@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rewards.base import ConfigError, MissingWeights, Prompt, Scores
-from rewards.preprocess import Preprocess, unfit
+from rewards.base import ConfigError, MissingWeights, Prompt, Scores, unseen
+from rewards.preprocess import Preprocess
 
 BATCH_SIZE = 32
 """Images or texts in one call of a network."""
@@ -254,15 +254,6 @@ def cosine_scores(
         return nothing
     texts = [prompt.text for prompt in prompts]
     return Scores.of(scale * tower.cosines(images, texts, transform))
-
-
-def unseen(images: np.ndarray) -> Scores | None:
-    """Scores of pictures that no encoder can look at, or of no pictures; None where there is no such reason."""
-    count = len(images)
-    reason = unfit(images)
-    if not count or reason:
-        return Scores(values=np.full(count, np.nan, np.float32), reasons=(reason,) * count)
-    return None
 
 
 @cache

@@ -13,6 +13,7 @@ from torchvision.transforms.functional import InterpolationMode
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from rewards import preprocess
+from rewards.base import unfit
 from rewards.certify.clip import CHEAP
 from rewards.certify.preprocessing import mask_of
 from rewards.preprocess import CLIP_MEAN, CLIP_STD
@@ -109,7 +110,7 @@ def test_hps_overshoots_and_is_not_clipped():
 )
 def test_pictures_that_no_encoder_can_look_at(shape, words):
     images = np.broadcast_to(np.uint8(0), (1, *shape, 3))
-    reason = preprocess.unfit(images)
+    reason = unfit(images)
     assert words in reason and bool(words) == bool(reason)
 
 

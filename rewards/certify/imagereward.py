@@ -156,5 +156,5 @@ def _images(folder: Path, names: list[str]) -> tuple[list[str], list[np.ndarray]
 
 
 CHECKS: dict[str, tuple[Checks, ...]] = {INFO.key: (pixels, tokens, rewards)}
-FULL_SIZE = (rewards,)
+FULL_SIZE: dict[str, tuple[Checks, ...]] = {INFO.key: (rewards,)}
 """Checks that build the full-size network: half a minute and 3 GB."""

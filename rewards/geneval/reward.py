@@ -6,11 +6,13 @@ flow_grpo/gen_eval.py.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
-from rewards.base import ConfigError, Prompt, RewardInfo, Scores
+from rewards.base import ConfigError, Prompt, RewardInfo, Scores, unfit
 from rewards.geneval.colours import ColorHead, Crop, cut_out
 from rewards.geneval.detector import Detections, Detector
 from rewards.geneval.judge import (
@@ -22,6 +24,7 @@ from rewards.geneval.judge import (
     judge,
     keep,
 )
+from rewards.jpeg import MAX_SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class GenEval:
         rule: Literal["official", "nft"] = "official",
         threshold: float = SCORE_THRESHOLD,
         counting_threshold: float = COUNTING_THRESHOLD,
+        jpeg_quality: int | None = None,
     ) -> None:
         """Put a variant together.
 
@@ -62,20 +66,26 @@ class GenEval:
             rule: which number is the value, `official` correctness or the partial reward of `nft`.
             threshold: detections count above this score, 0-1.
             counting_threshold: the same for prompts tagged `counting`.
+            jpeg_quality: images are judged as JPEG leaves them, 0-100; None judges them as they are.
         """
         self.info = info
         self._detector = detector
         self._color_head = color_head
         self._value: Literal["correct", "partial"] = "correct" if rule == "official" else "partial"
         self._thresholds = (threshold, counting_threshold)
+        self._jpeg_quality = jpeg_quality
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Judge images: see `Reward.score`.
 
         The crops of all images go through the colour head together.
         """
-        found = self._detector.detect(images)
-        cases = [self._case(*each) for each in zip(images, prompts, found, strict=True)]
+        unseen = unfit(images) or self._unfit_for_jpeg(images)
+        if self._jpeg_quality is not None and len(images) and not unseen:
+            images = np.stack([through_jpeg(image, self._jpeg_quality) for image in images])
+        nothing = [Detections(boxes={})] * len(images)
+        found = nothing if unseen or not len(images) else self._detector.detect(images)
+        cases = [self._case(*each, unseen) for each in zip(images, prompts, found, strict=True)]
         answers = iter(self._color_head.classify([crop for case in cases for crop in case.crops]))
         told = [_by_class(case.crops, answers) for case in cases]
         verdicts = [_verdict(case, colors) for case, colors in zip(cases, told, strict=True)]
@@ -105,11 +115,16 @@ class GenEval:
                     f"prompt {prompt.id!r} cannot be scored by {self.info.key}: {fault}."
                 )
 
+    def _unfit_for_jpeg(self, images: np.ndarray) -> str:
+        if self._jpeg_quality is None or max(images.shape[1:3]) <= MAX_SIDE:
+            return ""
+        return f"a side of {max(images.shape[1:3])} pixels; JPEG holds {MAX_SIDE} at most"
+
     def _fault(self, prompt: Prompt) -> str:
         return target_fault(prompt.target, self._detector.classes, self._color_head.colors)
 
-    def _case(self, image: np.ndarray, prompt: Prompt, found: Detections) -> _Case:
-        fault = self._fault(prompt)
+    def _case(self, image: np.ndarray, prompt: Prompt, found: Detections, unseen: str) -> _Case:
+        fault = self._fault(prompt) or unseen
         if fault:
             return _Case(prompt, {}, (), fault)
         kept = keep(found.boxes, self._thresholds[prompt.tag == "counting"])
@@ -125,6 +140,21 @@ class GenEval:
                 prompt, boxes, (), "an object whose colour is asked has a box without a pixel"
             )
         return _Case(prompt, boxes, [Crop(name=n, pixels=p) for n, p in cuts], "")
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """What is left of a picture after it was sent as JPEG.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        quality: 0-100, of Pillow's encoder.
+
+    Returns:
+        uint8 RGB (H, W, 3).
+    """
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def target_fault(

@@ -7,7 +7,6 @@ Run: python tests/performance/rewards.py [NAME...]
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -89,6 +88,8 @@ ROWS: dict[str, Callable[[], Judge]] = {
 
 def measure(name: str) -> dict[str, float]:
     """Seconds to build, seconds and CPU seconds for the pictures after a first one, peak memory in GB."""
+    from rewards.cost import peak_memory
+
     images = np.random.default_rng(0).integers(0, 256, (PICTURES, SIDE, SIDE, 3), dtype=np.uint8)
     begun = time.perf_counter()
     judge = ROWS[name]()
@@ -97,7 +98,7 @@ def measure(name: str) -> dict[str, float]:
     warm, worked = time.perf_counter(), time.process_time()
     judge(images)
     ended, done = time.perf_counter(), time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = peak_memory() / 1e9
     return {"build": built - begun, "seconds": ended - warm, "cpu": done - worked, "peak": peak}
 
 
