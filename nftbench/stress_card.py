@@ -1,0 +1,79 @@
+"""The card of a stress test: one page of verdicts and figures, for people and for programs. Pure but for `save`."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nftbench import grid
+from nftbench.grid import Cell, Grid
+from nftbench.store import write_atomic
+from nftbench.stress_lines import Figure, Line
+
+NOTE = (
+    "Every interval is a 95% one on its own, clustered by prompt: of twenty such lines about one shows a change where "
+    "there is none. A line says what was seen; why it is so, only the images can tell."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What was stressed, and what came out."""
+
+    checkpoint: str
+    base: str | None
+    benchmark: str
+    metric: str
+    """Column that the figures are of where their line names no other."""
+    effort: Mapping[str, Any]
+    missing: Mapping[str, str]
+    """Rewards that did not judge, and why."""
+    lines: Sequence[Line]
+
+
+def grids(card: Card) -> list[Grid]:
+    """The card as two tables: what is said, and the figures it rests on."""
+    beside = f", beside {card.base}" if card.base else ""
+    lost = [f"{key} did not judge: {why}" for key, why in card.missing.items()]
+    said = Grid(
+        title=f"{card.checkpoint} under stress on {card.benchmark}{beside}",
+        headings=("check", "change seen", "verdict"),
+        lines=[grid.Line(cells=[Cell(n.check), Cell(n.seen), Cell(n.verdict)]) for n in card.lines],
+        notes=[NOTE, *lost],
+        words=3,
+    )
+    figures = [
+        grid.Line(
+            cells=[Cell(t) for t in (line.check if place == 0 else "", *_texts(one))],
+            rule=place == 0,
+        )
+        for line in card.lines
+        for place, one in enumerate(line.figures)
+    ]
+    headings = ("check", "figure", "value", "95% interval", "images", "prompts")
+    title = f"Figures; of {card.metric} where nothing else is said"
+    return [said, Grid(title=title, headings=headings, lines=figures, notes=[], words=2)]
+
+
+def _texts(one: Figure) -> tuple[str, ...]:
+    unknown = math.isnan(one.low) or math.isnan(one.high)
+    span = "" if unknown else f"{one.low:.3f} to {one.high:.3f}"
+    return one.name, f"{one.value:.3f}", span, str(one.n), str(one.n_prompts)
+
+
+def save(folder: Path, card: Card) -> None:
+    """Write `card.md` and `card.json`, each whole or not at all; the same images give the same bytes."""
+    write_atomic(folder / "card.md", grid.render("markdown", grids(card), []).encode())
+    text = json.dumps(_plain(asdict(card)), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(folder / "card.json", f"{text}\n".encode())
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN: what is unknown is null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

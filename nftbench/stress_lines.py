@@ -1,0 +1,383 @@
+"""What a stress test says, line by line. Pure: tables of scored images in, figures with intervals and words out.
+
+A table has `prompt_id`, `tag`, `image_index` and a column for each measure, one row an image, as a run's own.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2, f
+
+from nftbench.paired import PAIR, chance, change, difference, mean, twins
+from nftbench.statistics import Estimate, clustered_mean, holm
+
+NO_BASE = "there is no checkpoint to compare with; name one by --base"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A number with its 95% interval; NaN where that is unknown."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    """Images."""
+    n_prompts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One check of the card."""
+
+    check: str
+    seen: str
+    """`yes`, `no`, `unclear` (too few prompts for an interval), `only shown` or `not run`."""
+    verdict: str
+    figures: tuple[Figure, ...] = ()
+
+
+def not_run(check: str, why: str) -> Line:
+    """A check that could not be made."""
+    return Line(check=check, seen="not run", verdict=f"Not run: {why}.")
+
+
+def only_shown(check: str, figures: Sequence[Figure]) -> Line:
+    """A check whose figures mean nothing by themselves."""
+    verdict = f"Only shown, not judged: {NO_BASE}."
+    return Line(check=check, seen="only shown", verdict=verdict, figures=tuple(figures))
+
+
+def figure(name: str, estimate: Estimate) -> Figure:
+    """An estimate under a name."""
+    return Figure(
+        name=name,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        n=estimate.n,
+        n_prompts=estimate.n_prompts,
+    )
+
+
+def said(what: str, found: Figure, down: str, up: str) -> tuple[str, str]:
+    """Whether a difference is seen, and what may be said of it: nothing beyond its interval.
+
+    Args:
+        what: names the difference.
+        found: the difference.
+        down: what it may mean when all of the interval lies below 0.
+        up: the same above 0.
+
+    Returns:
+        `Line.seen` and `Line.verdict`.
+    """
+    if math.isnan(found.low) or math.isnan(found.high):
+        return "unclear", f"{what}: {found.value:+.3f}; too few prompts for an interval."
+    if found.low == found.high:  # an interval of no width would claim to know what was not seen
+        if found.value:
+            return "unclear", f"{what}: {found.value:+.3f} for every prompt; its error is unknown."
+        rare = min(1.0, 3 / found.n_prompts)  # the rule of three
+        return "no", f"{what}: none at all; one in up to {rare:.0%} of prompts is not ruled out."
+    span = f"{found.low:+.3f} to {found.high:+.3f}"
+    if found.high < 0 or found.low > 0:
+        way, meaning = ("down", down) if found.high < 0 else ("up", up)
+        return "yes", f"{what}: {way} by {abs(found.value):.3f} ({span}); {meaning}."
+    return (
+        "no",
+        f"{what}: no change seen ({span}); one as large as either end is not ruled out.",
+    )
+
+
+def _moved(
+    before: pd.DataFrame, after: pd.DataFrame, metric: str, *, by_task: bool, name: str
+) -> Figure:
+    pairs = twins(before, after)
+    return figure(name, change(pairs, "", metric, by_task=by_task).difference)
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+def wording(
+    asked: pd.DataFrame,
+    rounds: Sequence[pd.DataFrame],
+    metric: str,
+    *,
+    base: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+) -> Line:
+    """What is lost when the same is asked in other words.
+
+    Args:
+        asked: the prompts as they are.
+        rounds: the same prompts from the same noise in other words, with a column `rule`.
+        metric: column.
+        base: the base checkpoint's table as asked, and in the words of the first round.
+    """
+    pairs = pd.concat([twins(asked, table) for table in rounds], ignore_index=True)
+    moved = difference(pairs, metric)
+    whole = figure("in other words, less as asked", mean(pairs, moved, by_task=True))
+    figures = [whole]
+    for rule in sorted(set(pairs["rule"])):
+        part = pairs["rule"] == rule
+        figures.append(figure(f"... rule {rule!r}", mean(pairs[part], moved[part], by_task=False)))
+    seen, verdict = said(
+        "The same asked in other words",
+        whole,
+        "it may answer to the phrasing of its training prompts and not to their meaning",
+        "the benchmark's own phrasing does not flatter it",
+    )
+    if base is not None:
+        own, other = _drop(asked, rounds[0], metric), _drop(*base, metric)
+        more = _moved(other, own, "drop", by_task=True, name="that change, less the base's")
+        figures.append(more)
+        verdict += (
+            " "
+            + said(
+                "Against the base",
+                more,
+                "training may have tied it to the phrasing",
+                "training has made it less tied to the phrasing",
+            )[1]
+        )
+    return Line(check="other words", seen=seen, verdict=verdict, figures=tuple(figures))
+
+
+def _drop(asked: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataFrame:
+    pairs = twins(asked, other)
+    return pairs[list(PAIR)].assign(drop=difference(pairs, metric))
+
+
+def other_prompts(
+    asked: pd.DataFrame, others: pd.DataFrame, metric: str, *, kind: str, trained: bool
+) -> Line:
+    """Asked prompts against others of the same tasks.
+
+    Args:
+        asked: the benchmark's prompts.
+        others: different prompts; nothing is paired.
+        metric: column.
+        kind: what the others are.
+        trained: whether they are prompts to train on, so that those asked are the unseen ones; else they are.
+    """
+    both = [t for t in dict.fromkeys(asked["tag"]) if t in set(others["tag"])]
+    old, new = (t[t["tag"].isin(both)] for t in (asked, others))
+    mine, theirs = (mean(t, t[metric], by_task=True) for t in (old, new))
+    unseen, known = (mine, theirs) if trained else (theirs, mine)
+    gap = unpaired("unseen less known prompts", known, unseen)
+    seen, verdict = said(
+        f"Unseen prompts against known ones (other prompts are {kind})",
+        gap,
+        "it may have learnt prompts by heart, or the unseen ones are harder",
+        "the unseen ones are not harder for it",
+    )
+    figures = (figure("as asked", mine), figure(kind, theirs), gap)
+    return Line(check="unseen prompts", seen=seen, verdict=verdict, figures=figures)
+
+
+def unpaired(name: str, before: Estimate, after: Estimate) -> Figure:
+    """Difference of two means of different prompts.
+
+    Source: Zou & Donner, Construction of confidence limits about effect measures, Statist. Med. 27, 2008 (MOVER).
+    """
+    value = after.value - before.value
+    return Figure(
+        name=name,
+        value=value,
+        low=value - math.hypot(after.value - after.low, before.high - before.value),
+        high=value + math.hypot(after.high - after.value, before.value - before.low),
+        n=before.n + after.n,
+        n_prompts=before.n_prompts + after.n_prompts,
+    )
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> Line:
+    """Every task's mean under several guidance scales, and the change from the benchmark's own.
+
+    Args:
+        tables: guidance scale -> table, from the same prompts and noise.
+        own: the benchmark's scale, one of them.
+        metric: column.
+    """
+    figures, words, seen = [], [], "no"
+    for scale, table in sorted(tables.items()):
+        figures.append(figure(f"guidance {scale:g}", mean(table, table[metric], by_task=True)))
+        for tag in dict.fromkeys(table["tag"]):
+            part = table[table["tag"] == tag]
+            figures.append(figure(f"... {tag}", mean(part, part[metric], by_task=False)))
+    for scale in sorted(set(tables) - {own}):
+        name = f"guidance {scale:g} less {own:g}"
+        figures.append(_moved(tables[own], tables[scale], metric, by_task=True, name=name))
+        one, text = said(
+            f"Guidance {scale:g} against {own:g}",
+            figures[-1],
+            "as of a policy that was trained without guidance, or of too much of it",
+            "it is not at its best at the benchmark's own scale",
+        )
+        seen = "yes" if "yes" in (seen, one) else one
+        words.append(text)
+    return Line(
+        check="guidance",
+        seen=seen,
+        verdict=" ".join(words) or "One scale only.",
+        figures=tuple(figures),
+    )
+
+
+def seeds(tables: Sequence[pd.DataFrame], metric: str) -> Line:
+    """How far seeds alone move the mean, beside the error that one run states.
+
+    Args:
+        tables: one a seed, of the same prompts; at least two.
+        metric: column.
+    """
+    found = [mean(table, table[metric], by_task=True) for table in tables]
+    more, free = len(found) - 1, found[0].n_prompts - tables[0]["tag"].nunique()
+    spread = float(np.std([one.value for one in found], ddof=1))
+    low, high = (spread * math.sqrt(more / chi2.ppf(q, more)) for q in (0.975, 0.025))
+    stated = float(np.sqrt(np.mean([one.stderr**2 for one in found])))
+    size = {"n": sum(one.n for one in found), "n_prompts": found[0].n_prompts}
+    between = Figure(name="deviation between seeds", value=spread, low=low, high=high, **size)
+    error = Figure(name="error stated by one", value=stated, low=math.nan, high=math.nan, **size)
+    span = f"{more + 1} seeds move the mean by {spread:.3f} ({low:.3f} to {high:.3f})"
+    if math.isnan(stated):
+        seen, rest = "unclear", "too few prompts for a stated error"
+    elif spread > stated * math.sqrt(f.ppf(0.975, more, free)):
+        seen, rest = "yes", f"more than the {stated:.3f} that one run states: trust no single seed"
+    else:
+        seen, rest = "no", f"not shown to be more than the {stated:.3f} that one run states"
+    each = tuple(figure(f"seed {i}", one) for i, one in enumerate(found))
+    return Line(
+        check="seeds", seen=seen, verdict=f"{span}; {rest}.", figures=(between, error, *each)
+    )
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def diversity(own: pd.DataFrame, base: pd.DataFrame | None, *, space: str) -> Line:
+    """Whether the images of one prompt have become alike.
+
+    Args:
+        own: as `nftbench.stress.pairwise` gives it.
+        base: the same of the base checkpoint.
+        space: in which distances were taken.
+    """
+    if own.empty:
+        return not_run("diversity", "it takes two images a prompt")
+    apart = clustered_mean(own["diversity"].to_numpy(), own["prompt_id"].to_numpy())
+    figures = [figure(f"mean distance ({space})", apart)]
+    if base is None:
+        return only_shown("diversity", figures)
+    figures.append(_moved(base, own, "diversity", by_task=False, name="distance, less the base's"))
+    seen, verdict = said(
+        "Distance between images of one prompt, against the base",
+        figures[-1],
+        "they have become more alike, as when a policy finds one picture that pays",
+        "they have become less alike",
+    )
+    return Line(check="diversity", seen=seen, verdict=verdict, figures=tuple(figures))
+
+
+def drift(own: pd.DataFrame, base: pd.DataFrame | None, measure: str) -> Line:
+    """Whether brightness or saturation has moved.
+
+    Args:
+        own: with a column of that name.
+        base: the same of the base checkpoint.
+        measure: the column, in [0, 1].
+    """
+    figures = [figure(measure, mean(own, own[measure], by_task=False))]
+    if base is None:
+        return only_shown(measure, figures)
+    figures.append(_moved(base, own, measure, by_task=False, name=f"{measure}, less the base's"))
+    meaning = "policies trained on a reward alone often drift so; look at the images"
+    seen, verdict = said(f"{measure.capitalize()} against the base", figures[-1], meaning, meaning)
+    return Line(check=measure, seen=seen, verdict=verdict, figures=tuple(figures))
+
+
+# --- rewards --------------------------------------------------------------------------------------
+
+
+def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> Line:
+    """How much of the score is images with more objects than asked, which the official rule lets pass.
+
+    Args:
+        own: with the columns `metric` and `metric:strict`.
+        base: the same of the base checkpoint.
+        metric: GenEval's official rule.
+    """
+    if f"{metric}:strict" not in own:
+        return not_run("strict", f"{metric} has no strict rule beside its own")
+    tables = [
+        t.assign(gap=t[f"{metric}:strict"].astype(np.float64) - t[metric])
+        for t in (own, base)
+        if t is not None
+    ]
+    figures = [figure("strict less official", mean(tables[0], tables[0]["gap"], by_task=True))]
+    seen, verdict = said(
+        "The strict rule against the official one",
+        figures[0],
+        "some images hold more objects than asked; a policy can gain by drawing more of them",
+        "the strict rule passes images that the official one refuses, by `exclude`",
+    )
+    if base is not None:
+        figures.append(_moved(tables[1], tables[0], "gap", by_task=True, name="less the base's"))
+        more = "training has widened the gap: part of the gain may be surplus objects"
+        verdict += (
+            " "
+            + said("That gap against the base", figures[1], more, "training has narrowed the gap")[
+                1
+            ]
+        )
+    return Line(check="strict", seen=seen, verdict=verdict, figures=tuple(figures))
+
+
+def held_out(
+    own: pd.DataFrame,
+    base: pd.DataFrame,
+    metrics: Sequence[str],
+    trained: Sequence[str],
+    by_task: Sequence[str],
+) -> Line:
+    """What training changed in rewards it was given, and in others.
+
+    Args:
+        own: the policy's images.
+        base: those of the checkpoint it came from.
+        metrics: columns, higher is better.
+        trained: names of the rewards trained on, whatever their variant.
+        by_task: the metrics whose tasks weigh alike.
+    """
+    pairs = twins(base, own)
+    corrected = holm(np.array([chance(pairs, m, by_task=m in by_task).p for m in metrics]))
+    figures, rose, fell = [], [], []
+    for metric, p in zip(metrics, corrected, strict=True):
+        group = "trained" if metric.partition("@")[0] in trained else "held out"
+        moved = change(pairs, "", metric, by_task=metric in by_task).difference
+        figures.append(figure(f"{metric} ({group}), less the base's", moved))
+        if p < 0.05:
+            (rose if moved.value > 0 else fell).append((group, metric))
+    words = ", ".join(f"{m} ({g})" for g, m in rose) or "none"
+    lost = ", ".join(f"{m} ({g})" for g, m in fell) or "none"
+    verdict = f"Risen: {words}; fallen: {lost} (p < 0.05 by Holm)."
+    sacrificed = any(g == "trained" for g, _ in rose) and any(g == "held out" for g, _ in fell)
+    if sacrificed:
+        verdict += (
+            " Held-out rewards fell while trained ones rose: the gain may be the reward's alone."
+        )
+    elif not any(m.partition("@")[0] not in trained for m in metrics):
+        verdict += " No held-out reward was here to judge."
+    return Line(
+        check="held-out rewards",
+        seen="yes" if sacrificed else "no",
+        verdict=verdict,
+        figures=tuple(figures),
+    )
