@@ -314,7 +314,7 @@ def _show(part: "Table | str") -> None:
     from rich.console import Console
 
     # Piped output is read by programs and logs: nothing is cut off there at 80 columns.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console = Console() if sys.stdout.isatty() else Console(width=240)
     console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
 
 

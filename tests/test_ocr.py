@@ -13,10 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench.pocket import drawing, scenes
-from rewards import ocr
-from rewards.base import ConfigError, MissingExtra, Prompt, RewardInfo
+from rewards import load_reward, ocr, ocr_models
+from rewards.base import ConfigError, MissingExtra, MissingWeights, Prompt, RewardInfo
 from rewards.ocr import Ocr, ocr_reward, plain, quoted_text, read_text, spam_share
-from rewards.ocr_engines import Line, OcrFailure, PaddleOcr, RapidOcr, Tesseract
+from rewards.ocr_engines import (
+    Line,
+    OcrFailure,
+    PaddleOcr,
+    PaddleOcr3,
+    PpOcr29,
+    RapidOcr,
+    Tesseract,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "ocr_metric.json").read_text("utf-8"))
 INFO = RewardInfo(name="ocr", variant="fake", summary="", low=0, high=1, needs="quoted text")
@@ -214,23 +222,88 @@ def test_rapidocr_survives_odd_shapes(shape):
     assert RapidOcr().read(np.zeros((*shape, 3), dtype=np.uint8)) == []
 
 
+@pytest.fixture(scope="module")
+def pp29():
+    """PaddleOCR 2.9's settings on the models of the wheel, which stand in for the pinned ones."""
+    return PpOcr29(*ocr_models.ppocr_models())
+
+
+def test_pp29_sees_red_and_blue_swapped(pp29):
+    """Upstream hands an RGB array to an engine that takes it for BGR."""
+    given = []
+    engine, pp29._engine = pp29._engine, lambda picture: given.append(picture) or engine(picture)
+    image = np.zeros((32, 48, 3), dtype=np.uint8)
+    image[..., 0] = 255
+    assert pp29.read(image) == [] and np.array_equal(given[0], image)
+    pp29._engine = engine
+    rapid = RapidOcr()
+    theirs, rapid._engine = rapid._engine, lambda picture: given.append(picture) or theirs(picture)
+    rapid.read(image)
+    assert np.array_equal(given[1], image[..., ::-1])
+
+
+def test_pp29_runs_with_paddleocr_2_9_settings(pp29):
+    assert (
+        pp29.read(np.full((40, 40, 3), 200, dtype=np.uint8)) == []
+    )  # networks load with the first picture
+    detector = pp29._engine.text_det
+    after = detector.postprocess_op
+    assert (detector.limit_type, detector.limit_side_len) == ("max", 960)
+    assert list(detector.mean) == [0.485, 0.456, 0.406]
+    assert list(detector.std) == [0.229, 0.224, 0.225]
+    assert (after.thresh, after.box_thresh, after.unclip_ratio) == (0.3, 0.6, 1.5)
+    assert after.dilation_kernel is None and after.score_mode == "fast"
+    assert pp29._engine.text_score == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((64, 100), (64, 96)),
+        ((512, 512), (512, 512)),
+        ((1920, 480), (960, 256)),
+        ((40, 40), (32, 32)),
+    ],
+)
+def test_pp29_shrinks_to_960_and_enlarges_nothing(pp29, shape, size):
+    """The longer side at most 960, then both rounded to multiples of 32."""
+    pp29.read(np.full((40, 40, 3), 200, dtype=np.uint8))
+    assert pp29._engine.text_det.get_preprocess().resize(np.zeros((*shape, 3), np.uint8)).shape == (
+        *size,
+        3,
+    )
+
+
+def test_pp29_reads_large_signs(pp29):
+    images, prompts = signs(8)
+    scores = Ocr(pp29, info=ocr.pp2_9.info, scale=8).score(images, prompts)
+    assert scores.values.mean() > 0.9
+
+
+def test_fetched_models_are_pinned(tmp_path, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path))
+    with pytest.raises(MissingWeights, match=r"nftbench rewards pull ocr@pp2\.9"):
+        load_reward("ocr@pp2.9")
+    assert [file.name for file in ocr.pp2_9.info.files] == [
+        "pp-ocr-2.9/en_PP-OCRv3_det_mobile.onnx",
+        "pp-ocr-2.9/en_PP-OCRv4_rec_mobile.onnx",
+    ]
+    assert len(ocr.pp3.info.files) == 10 and ocr.rapidocr.info.files == ()
+    unknown = [file.name for file in ocr.pp3.info.files if len(file.sha256) != 64]
+    assert unknown == ["PP-LCNet_x1_0_doc_ori_onnx/inference.yml"]
+
+
 @pytest.mark.skipif(find_spec("paddleocr") is not None, reason="PaddleOCR is installed")
-def test_missing_paddleocr_names_the_extra():
+@pytest.mark.parametrize("engine", [PaddleOcr, PaddleOcr3])
+def test_missing_paddleocr_names_the_extra(engine):
     with pytest.raises(MissingExtra, match=r"pip install 'nftbench\[paddle\]'"):
-        PaddleOcr()
+        engine()
 
 
 @pytest.mark.skipif(find_spec("pytesseract") is not None, reason="pytesseract is installed")
 def test_missing_pytesseract_names_the_extra():
     with pytest.raises(MissingExtra, match=r"pip install 'nftbench\[tesseract\]'"):
         Tesseract()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("paddleocr") is None, reason="PaddleOCR is not installed")
-def test_paddleocr_reads_clean_signs():
-    images, prompts = signs(8)
-    assert ocr.paddleocr_x4().score(images, prompts).values.mean() > 0.95
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ SMALL: dict[str, Callable[[], Callable[..., Reward]]] = {
 }
 """Key -> what makes the reward, once it is given the key's own `info`."""
 ELSEWHERE = {
-    "geneval@mmdet": "tests/mmdet, with the extra",
+    "geneval@mmdet": "tests/extras, with the extra",
     "ocr@pp2.9": "another engine over weights that are fetched",
     "ocr@pp3": "the extra [paddle], with weights of its own",
 }
