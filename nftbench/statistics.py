@@ -120,5 +120,74 @@ def _combine(strata: list[_Stratum], weights: list[float], failed: int) -> Estim
 def _quantile(parts: np.ndarray, freedom: np.ndarray) -> float:
     if not parts.sum() > 0:  # no spread at all (or unknown): any quantile times zero (or NaN)
         return 1.96
+    return float(student.ppf(0.975, _freedom(parts, freedom)))
+
+
+def _freedom(parts: np.ndarray, freedom: np.ndarray) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances, not all 0."""
     live = parts > 0
-    return float(student.ppf(0.975, parts.sum() ** 2 / np.sum(parts[live] ** 2 / freedom[live])))
+    return float(parts.sum() ** 2 / np.sum(parts[live] ** 2 / freedom[live]))
+
+
+# --- is it 0? -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Significance:
+    """How a mean of differences stands to 0."""
+
+    p: float
+    """Two-sided, of Student's t-test on prompts; below 0.05 just where the 95% interval leaves out 0."""
+    smallest: float
+    """Difference that such images show with 80% power at the 5% level, in the metric's own units."""
+
+
+def significance(
+    values: np.ndarray, prompts: np.ndarray, tasks: np.ndarray | None = None
+) -> Significance:
+    """Student's t-test of a mean being 0: clustered by prompt, stratified where tasks weigh alike.
+
+    Args:
+        values: (N,) paired differences, NaN where unscored.
+        prompts: (N,) the prompt of each.
+        tasks: (N,) the task of each, for the mean of task means; None for the mean over images.
+
+    Returns:
+        NaN where the error is unknown: nothing was scored, or fewer than two prompts (of a task).
+
+    Source: arXiv:2411.00640 Sec. 4.2 (paired, clustered); `smallest` is (t_0.975 + t_0.8) standard errors with
+        Satterthwaite's degrees of freedom, Bloom, Minimum Detectable Effects, Evaluation Review 19(5), 1995.
+    """
+    strata = _strata(values, prompts, np.zeros(len(values), int) if tasks is None else tasks)
+    parts = np.array([s.variance for s in strata]) / max(len(strata), 1) ** 2
+    mean = np.mean([s.mean for s in strata]) if strata else np.nan
+    stderr = np.sqrt(parts.sum())
+    if not strata or np.isnan(stderr):
+        return Significance(p=np.nan, smallest=np.nan)
+    if stderr == 0:
+        return Significance(p=float(mean == 0), smallest=0.0)
+    freedom = _freedom(parts, np.array([s.clusters - 1 for s in strata]))
+    return Significance(
+        p=float(2 * student.sf(abs(mean) / stderr, freedom)),
+        smallest=float((student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * stderr),
+    )
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values corrected for there being several: the chance of any false alarm stays below the level.
+
+    Args:
+        p: (M,) in [0, 1]; NaN was not tested and stays NaN.
+
+    Returns:
+        (M,) in [0, 1], none smaller than its p.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6, 1979.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    corrected = np.full(p.shape, np.nan)
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected

@@ -2,14 +2,23 @@
 
 import json
 import math
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest, ttest_rel
 
-from nftbench.statistics import Estimate, clustered_mean, stratified_mean, task_mean
+from nftbench.statistics import (
+    Estimate,
+    clustered_mean,
+    holm,
+    significance,
+    stratified_mean,
+    task_mean,
+)
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "metrics_geneval_summary.json").read_text("utf-8")
@@ -233,3 +242,159 @@ def test_names_of_prompts_do_not_matter(data):
     assert numbers(task_mean(values, renamed, tasks)) == pytest.approx(
         numbers(task_mean(values, prompts, tasks)), rel=1e-9, abs=1e-9, nan_ok=True
     )
+
+
+# --- is it 0? -------------------------------------------------------------------------------------
+
+
+def test_one_image_a_prompt_is_the_textbook_paired_test():
+    a, b = np.array([0.3, 1.1, -2.0, 4.0, 0.7]), np.array([0.9, 1.0, -1.0, 5.5, 0.8])
+    assert significance(b - a, np.arange(5)).p == pytest.approx(ttest_rel(b, a).pvalue, rel=1e-9)
+
+
+def test_two_prompts_and_their_chance_by_hand():
+    """Mean 4, error 2, one degree of freedom: t = 2, and Cauchy's tails hold 1 - 2/pi arctan(2)."""
+    found = significance(np.array([1.0, 3, 5, 7]), np.array(["a", "a", "b", "b"]))
+    assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(2), rel=1e-9)
+
+
+def test_smallest_effect_by_hand():
+    """Cauchy's quantiles are tan(pi (q - 1/2)); the error is 2."""
+    found = significance(np.array([1.0, 3, 5, 7]), np.array(["a", "a", "b", "b"]))
+    t = [math.tan(math.pi * (q - 0.5)) for q in (0.975, 0.8)]
+    assert found.smallest == pytest.approx(2 * sum(t), rel=1e-9)
+
+
+def test_smallest_effect_of_many_prompts_is_2_8_errors():
+    """z_0.975 + z_0.8 = 1.95996 + 0.84162 of a normal table."""
+    values = np.random.default_rng(0).normal(0, 3, 20_000)
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    found = significance(values, np.arange(len(values)))
+    assert found.smallest == pytest.approx(2.80158 * error, rel=1e-3)
+
+
+def test_no_difference_anywhere_is_no_evidence():
+    found = significance(np.zeros(6), np.arange(6))
+    assert (found.p, found.smallest) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "prompts", "tasks"),
+    [
+        ([np.nan, np.nan], [0, 1], None),
+        ([0.0, 1.0], [0, 0], None),
+        ([0.0, 1.0, 1.0], [0, 1, 2], ["a", "a", "b"]),
+    ],
+)
+def test_an_unknown_error_is_an_unknown_chance(values, prompts, tasks):
+    tags = None if tasks is None else np.array(tasks)
+    found = significance(np.array(values), np.array(prompts), tags)
+    assert math.isnan(found.p) and math.isnan(found.smallest)
+
+
+@given(images)
+def test_the_chance_is_small_just_where_the_interval_leaves_out_0(data):
+    values, prompts, tasks = data
+    for found, mean in [
+        (significance(values, prompts), clustered_mean(values, prompts)),
+        (significance(values, prompts, tasks), task_mean(values, prompts, tasks)),
+    ]:
+        assert math.isnan(found.p) == math.isnan(mean.stderr)
+        if abs(found.p - 0.05) > 1e-6 and mean.stderr > 1e-6:
+            assert (found.p < 0.05) == (mean.low > 0 or mean.high < 0)
+
+
+@given(images, st.floats(0.01, 50), st.sampled_from([1, -1]))
+def test_scale_and_sign_change_no_chance(data, scale, sign):
+    values, prompts, tasks = data
+    one = significance(values, prompts, tasks)
+    other = significance(sign * scale * values, prompts, tasks)
+    assert other.p == pytest.approx(one.p, rel=1e-6, abs=1e-9, nan_ok=True)
+    assert other.smallest == pytest.approx(scale * one.smallest, rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+# --- Holm -----------------------------------------------------------------------------------------
+
+
+def slow_holm(p: list[float], level: float) -> list[bool]:
+    """The procedure as it is told: the smallest p against level/m, the next against level/(m-1), stop at the first."""
+    left, rejected = sorted(range(len(p)), key=lambda i: p[i]), [False] * len(p)
+    while left and p[left[0]] * len(left) <= level:
+        rejected[left.pop(0)] = True
+    return rejected
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.6])) == pytest.approx([1, 1])
+    assert holm(np.array([])).shape == (0,)
+
+
+chances = st.lists(st.integers(0, 1000).map(lambda v: v / 1000), max_size=12)
+
+
+@given(chances, st.sampled_from([0.01, 0.05, 0.2, 0.5]))
+def test_holm_rejects_as_the_procedure_does(p, level):
+    corrected = holm(np.array(p))
+    nudged = level * (1 + 1e-12)  # products of decimals that are the level itself
+    assert (corrected <= nudged).tolist() == slow_holm(p, nudged)
+
+
+@given(chances, st.randoms(use_true_random=False))
+def test_holm_keeps_order_and_never_makes_a_chance_smaller(p, random):
+    corrected, array = holm(np.array(p)), np.array(p)
+    assert (corrected >= array).all() and (corrected <= np.minimum(1, len(p) * array) + 1e-12).all()
+    order = np.argsort(array)
+    assert (np.diff(corrected[order]) >= 0).all()
+    shuffled = random.sample(range(len(p)), len(p))
+    assert holm(array[shuffled]) == pytest.approx(corrected[shuffled], abs=1e-12)
+
+
+@given(chances)
+def test_what_was_not_tested_does_not_count(p):
+    found = holm(np.array([np.nan, *p, np.nan]))
+    assert np.isnan(found[[0, -1]]).all()
+    assert found[1:-1] == pytest.approx(holm(np.array(p)), abs=0)
+
+
+# --- simulation at GenEval's size -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    """The functions of the script that prints these numbers."""
+    path = Path(__file__).parent / "performance" / "interval_coverage.py"
+    return runpy.run_path(str(path))
+
+
+def test_the_worlds_are_as_alike_as_they_say(worlds):
+    """553 prompts in six tasks; intra-class correlation .6: the spread of prompts' chances against all spread."""
+    assert (len(worlds["PROMPTS"]), list(worlds["TASKS"].values())) == (
+        2212,
+        [80, 99, 80, 94, 100, 100],
+    )
+    rng, mean = np.random.default_rng(0), 0.5
+    chance = np.concatenate([worlds["chances"](rng)[179:259] for _ in range(200)])  # counting
+    assert chance.mean() == pytest.approx(mean, abs=0.02)
+    assert chance.var() / (mean * (1 - mean)) == pytest.approx(0.6, abs=0.02)
+
+
+@pytest.mark.slow
+def test_coverage_at_553_prompts_of_four_images(worlds):
+    clustered, naive = worlds["coverage"](2000, seed=0)
+    assert 0.93 <= clustered <= 0.97
+    assert naive < 0.85  # what ignoring prompts would have claimed to be 95%
+
+
+@pytest.mark.slow
+def test_chances_are_uniform_where_nothing_differs(worlds):
+    """KS statistic of 800 against the uniform one's 0.1% point, 1.95 / sqrt(800)."""
+    found = worlds["null_chances"](800, seed=1)
+    assert kstest(found, "uniform").statistic < 1.95 / math.sqrt(800)
+    assert 0.03 <= np.mean(found < 0.05) <= 0.075
+
+
+@pytest.mark.slow
+def test_the_smallest_effect_is_seen_four_times_in_five(worlds):
+    seen, size = worlds["power"](800, seed=2)
+    assert seen == pytest.approx(0.8, abs=0.05) and 0.015 < size < 0.03

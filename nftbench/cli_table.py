@@ -1,0 +1,82 @@
+"""`nftbench table` and `nftbench compare`: a paper's table with our rows in it, and two runs against each other."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nftbench.grid import Grid
+
+app = typer.Typer()
+
+Form = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="terminal, markdown, latex, csv or html; the ending of --out when left out.",
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Write it there and not to the screen.")]
+
+
+@app.command()
+def table(
+    suite: Annotated[str, typer.Argument(help="A suite with a table: table1, pocket-table1, ...")],
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run folders; RUN=LABEL says which line of the table one is."),
+    ] = None,
+    form: Form = None,
+    out: Out = None,
+) -> None:
+    """Make a paper's table with our rows beside the published ones: do they agree?"""
+    from nftbench.benchmark import load_suite
+    from nftbench.grid import format_of
+    from nftbench.paper_table import paper_table
+    from nftbench.table_paper import as_table
+
+    asked = format_of(form, out)
+    _show(asked, out, *as_table(paper_table(load_suite(suite), runs or [])))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run folder compared with.")],
+    b: Annotated[Path, typer.Argument(help="The other one; differences are B less A.")],
+    benchmark: Annotated[str | None, typer.Option(help="This one alone.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare different protocols all the same, marked.")
+    ] = False,
+    form: Form = None,
+    out: Out = None,
+) -> None:
+    """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
+    from nftbench import compare as comparing
+    from nftbench.grid import format_of
+    from nftbench.store import Run
+
+    asked = format_of(form, out)
+    first, second = Run.open(a), Run.open(b)
+    found = comparing.compare(first, second, benchmark=benchmark, force=force)
+    _show(asked, out, comparing.grids(first, second, found), comparing.records(found))
+
+
+def _show(
+    form: str, out: Path | None, grids: "Sequence[Grid]", records: Sequence[Mapping[str, Any]]
+) -> None:
+    from nftbench import grid
+
+    if out is not None:
+        from nftbench.store import write_atomic
+
+        write_atomic(out, grid.render(form, grids, records).encode())
+        sys.stdout.write(f"table: {out}\n")
+    elif form == "terminal" and sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(grid.terminal(grids))
+    else:
+        sys.stdout.write(grid.render(form, grids, records))

@@ -1,0 +1,259 @@
+"""Two runs, image against image: is B better than A, by how much, and could this have been seen at all?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+
+from nftbench import statistics
+from nftbench.benchmark import Protocol
+from nftbench.grid import Cell, Grid, Line
+from nftbench.leaderboard import LOWER_IS_BETTER
+from nftbench.paired import PAIR, Change, Tally, chance, change, tally, twins
+from nftbench.rows import PART
+from nftbench.store import Run
+from rewards.base import ConfigError
+
+JUDGED_BY = ("weights", "files", "needs", "higher_is_better")
+"""Of what a reward says of itself: what makes it another judge under the same name."""
+WORDS = ("reason", "evidence")
+HEADINGS = "metric|of|A|B|B - A|95% interval|p|p (Holm)|smallest seen|B wins|loses|ties|n|failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shared:
+    """A benchmark of both runs."""
+
+    name: str
+    """In the first run."""
+    other: str
+    """In the second one."""
+    faults: tuple[str, ...]
+    """How the two differ where they should not; only `force` gets past them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """One metric of both runs."""
+
+    shared: Shared
+    change: Change
+    significance: statistics.Significance
+    wins: int
+    """Prompts for which B is better."""
+    losses: int
+    ties: int
+    alone: tuple[int, int]
+    """Images of A and of B that have no twin."""
+    corrected: float = math.nan
+    """p by Holm over all metrics compared."""
+
+
+def compare(a: Run, b: Run, *, benchmark: str | None = None, force: bool = False) -> list[Compared]:
+    """Every metric that two runs share, over pairs of images: same prompt, same image index.
+
+    Args:
+        a: the run compared with.
+        b: the other one; differences are B less A.
+        benchmark: of this one alone; None takes all that both have.
+        force: compare what was drawn or judged differently, all the same.
+
+    Raises:
+        ConfigError: nothing is shared; or protocols or judges differ and `force` is not said: the field is named.
+    """
+    found: list[Compared] = []
+    for shared in _shared(a, b, benchmark):
+        if shared.faults and not force:
+            raise ConfigError(
+                f"{a.folder} and {b.folder} differ in {shared.name}: {'; '.join(shared.faults)}; "
+                "make both alike, or pass --force to compare them all the same"
+            )
+        found += _metrics(a, b, shared)
+    if not found:
+        raise ConfigError(
+            f"{a.folder} and {b.folder} share no image of the same prompt that one reward judged in both"
+        )
+    corrected = statistics.holm(np.array([one.significance.p for one in found]))
+    return [replace(one, corrected=float(p)) for one, p in zip(found, corrected, strict=True)]
+
+
+def _shared(a: Run, b: Run, benchmark: str | None) -> list[Shared]:
+    """Benchmarks of both runs; of one that is drawn in several ways, those that are drawn most alike."""
+    mine, theirs = a.protocols(), b.protocols()
+    both = {p.benchmark for p in mine.values()} & {p.benchmark for p in theirs.values()}
+    if benchmark is not None and benchmark not in both:
+        raise ConfigError(
+            f"{benchmark} is in one of the runs at most; both hold: {', '.join(sorted(both)) or 'nothing'}"
+        )
+    found = []
+    for name, protocol in mine.items():
+        if protocol.benchmark in both and benchmark in (None, protocol.benchmark):
+            other = min(
+                (n for n, p in theirs.items() if p.benchmark == protocol.benchmark),
+                key=lambda n: _distance(protocol, theirs[n]),
+            )
+            faults = [protocol.difference(theirs[other]), *_other_judges(a, name, b, other)]
+            found.append(Shared(name=name, other=other, faults=tuple(f for f in faults if f)))
+    return found
+
+
+def _distance(one: Protocol, other: Protocol) -> int:
+    mine, theirs = one.model_dump(), other.model_dump()
+    return sum(mine[field] != theirs[field] for field in mine)
+
+
+def _other_judges(a: Run, name: str, b: Run, other: str) -> list[str]:
+    mine, theirs = a.manifest["rewards"][name], b.manifest["rewards"][other]
+    return [
+        f"{key} is another judge (other {field})"
+        for key in mine
+        if key in theirs
+        for field in JUDGED_BY
+        if field in mine[key] and field in theirs[key] and mine[key][field] != theirs[key][field]
+    ]
+
+
+def _metrics(a: Run, b: Run, shared: Shared) -> list[Compared]:
+    """Every metric of one benchmark, not yet corrected for there being several."""
+    before, after = _samples(a, shared.name), _samples(b, shared.other)
+    pairs = twins(before, after, (*PAIR, "prompt"))
+    if pairs.empty:
+        return []
+    by_task = a.protocols()[shared.name].aggregation == "task_mean"
+    infos: Mapping[str, Any] = a.manifest["rewards"][shared.name]
+    found = []
+    for metric in (c for c in before if c in after and c.partition(PART)[0] in infos):
+        key, _, part = metric.partition(PART)
+        if part in WORDS:
+            continue
+        tasks = by_task and infos[key]["needs"] == "geneval metadata"
+        wins, losses, ties = _wins(tally(pairs, metric), infos[key], part)
+        found.append(
+            Compared(
+                shared=shared,
+                change=change(pairs, shared.name, metric, by_task=tasks),
+                significance=chance(pairs, metric, by_task=tasks),
+                wins=wins,
+                losses=losses,
+                ties=ties,
+                alone=(len(before) - len(pairs), len(after) - len(pairs)),
+            )
+        )
+    return found
+
+
+def _wins(found: Tally, info: Mapping[str, Any], part: str) -> tuple[int, int, int]:
+    better_when_higher = part not in LOWER_IS_BETTER and (bool(part) or info["higher_is_better"])
+    wins, losses = found.higher, found.lower
+    return (wins, losses, found.same) if better_when_higher else (losses, wins, found.same)
+
+
+def _samples(run: Run, name: str) -> pd.DataFrame:
+    path = run.samples_path(name)
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{run.folder} is not finished: {name} has no {path.name}; run: nftbench score {run.folder}"
+        ) from None
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ConfigError(f"{path} is broken: {error}; run: nftbench score {run.folder}") from None
+
+
+# --- how it is shown ------------------------------------------------------------------------------
+
+
+def grids(a: Run, b: Run, found: Sequence[Compared]) -> list[Grid]:
+    """One table a benchmark; a difference that stands after Holm's correction is bold."""
+    tables = []
+    for shared in dict.fromkeys(one.shared for one in found):
+        mine = [one for one in found if one.shared == shared]
+        forced = "  FORCED: NOT ALIKE" if shared.faults else ""
+        notes = [f"Forced; here is A, there is B: {fault}." for fault in shared.faults]
+        alone = mine[0].alone
+        if any(alone):
+            notes.append(f"Without a twin, left out: {alone[0]} images of A, {alone[1]} of B.")
+        tables.append(
+            Grid(
+                title=f"{shared.name}: A {a.folder} against B {b.folder}{forced}",
+                headings=HEADINGS.split("|"),
+                lines=[_line(one) for one in mine],
+                notes=notes,
+                words=2,
+            )
+        )
+    return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *_legend(found)])]
+
+
+def _line(one: Compared) -> Line:
+    c = one.change
+    gain = c.difference
+    known = math.isfinite(gain.stderr)
+    texts = [
+        c.metric,
+        c.aggregate,
+        f"{c.before.value:.3f}",
+        f"{c.after.value:.3f}",
+        f"{gain.value:+.3f}",
+        f"{gain.low:+.3f} to {gain.high:+.3f}" if known else "unknown",
+        _chance(one.significance.p),
+        _chance(one.corrected),
+        f"{one.significance.smallest:.3f}" if known else "unknown",
+        *map(str, (one.wins, one.losses, one.ties, gain.n, gain.n_failed)),
+    ]
+    sure = one.corrected < 0.05
+    return Line(cells=[Cell(t, bold=sure and i == 4) for i, t in enumerate(texts)])
+
+
+def _chance(p: float) -> str:
+    if math.isnan(p):
+        return "unknown"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _legend(found: Sequence[Compared]) -> list[str]:
+    tests = sum(math.isfinite(one.significance.p) for one in found)
+    return [
+        "Pairs: same prompt, same image index. Intervals and p: Student's t on paired differences, clustered by "
+        "prompt; where tasks weigh alike, stratified by task with Satterthwaite's degrees of freedom.",
+        f"p (Holm): corrected over the {tests} metrics of these tables; bold or * below 0.05.",
+        "smallest seen: a true difference of this size is found with 80% power at the 5% level, uncorrected.",
+        "wins, loses, ties: prompts, by the mean over their images.",
+    ]
+
+
+def records(found: Sequence[Compared]) -> list[dict[str, Any]]:
+    """One record a metric, for CSV; what is unknown is empty."""
+    return [
+        {
+            "benchmark": one.shared.name,
+            "metric": one.change.metric,
+            "aggregate": one.change.aggregate.replace(" ", "_"),
+            "a": one.change.before.value,
+            "b": one.change.after.value,
+            "difference": one.change.difference.value,
+            **{
+                field: "" if math.isnan(number) else number
+                for field, number in (
+                    ("stderr", one.change.difference.stderr),
+                    ("low", one.change.difference.low),
+                    ("high", one.change.difference.high),
+                    ("p", one.significance.p),
+                    ("p_holm", one.corrected),
+                    ("smallest", one.significance.smallest),
+                )
+            },
+            "wins": one.wins,
+            "losses": one.losses,
+            "ties": one.ties,
+            "n": one.change.difference.n,
+            "n_failed": one.change.difference.n_failed,
+            "n_prompts": one.change.difference.n_prompts,
+            "forced": "; ".join(one.shared.faults),
+        }
+        for one in found
+    ]

@@ -1,0 +1,219 @@
+"""A paper's table as it is shown: a line of numbers, below it how they stand to the paper's; the rest in notes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from nftbench.grid import Cell, Grid, Line
+from nftbench.paper_table import PaperCell, PaperLine, PaperTable
+from nftbench.rows import Row
+from nftbench.suites import Column
+
+HELD_OUT = " °"
+
+
+class _Notes:
+    """What is said below the table; a text that is needed twice has one letter."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """The letters that stand for a text."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"({_letters(self.texts.index(text))})"
+
+    @property
+    def lines(self) -> list[str]:
+        """All texts, each behind its letters."""
+        return [f"({_letters(i)}) {text}" for i, text in enumerate(self.texts)]
+
+
+def _letters(place: int) -> str:
+    """a, b, ... z, aa, ab ..."""
+    before = _letters(place // 26 - 1) if place >= 26 else ""
+    return before + chr(ord("a") + place % 26)
+
+
+def grid(table: PaperTable) -> Grid:
+    """The table as lines and notes."""
+    columns, notes, lines = table.suite.columns, _Notes(), []
+    for line, name in zip(table.lines, _names(table), strict=True):
+        if line.cells:
+            lines += _ours(table, line, name, notes)
+        else:
+            cells = [_printed(table, line, column, notes) for column in columns]
+            lines.append(Line(cells=[Cell(name), *cells]))
+    return Grid(
+        title=f"{table.suite.name}: {table.suite.title}",
+        headings=["", *(c.name + HELD_OUT * c.held_out for c in columns)],
+        lines=_ruled(lines),
+        notes=[*notes.lines, *_legend(table), *_provenance(table)],
+    )
+
+
+def _names(table: PaperTable) -> list[str]:
+    """Each line's name: the label, of ours with what tells it from the published line and from other runs."""
+    ours = [line.label for line in table.lines if line.cells]
+    names = []
+    for line in table.lines:
+        further = []
+        if line.cells and table.suite.published:
+            further.append("ours")
+        if line.run and ours.count(line.label) > 1:
+            further.append(line.run.folder.name)
+        names.append(line.label + (f" ({', '.join(further)})" if further else ""))
+    return names
+
+
+def _printed(table: PaperTable, line: PaperLine, column: Column, notes: _Notes) -> Cell:
+    entry = line.published.get(column)
+    if entry is None:
+        return Cell("")
+    said = {
+        "B": "confidence B: in one full text alone",
+        "C": "confidence C: in secondary sources alone",
+    }
+    doubt = said.get(entry.row.confidence)
+    text = f"{entry.value} {notes.mark(doubt)}" if doubt else entry.value
+    return Cell(text, bold=entry.row.value == table.best[column])
+
+
+def _ours(table: PaperTable, line: PaperLine, name: str, notes: _Notes) -> list[Line]:
+    """A run's numbers and, where there is anything to say of them, a second line that says it."""
+    numbers, words = [Cell(name)], [Cell("  less the published" if table.suite.published else "")]
+    for cell in line.cells:
+        if cell.row is None:
+            numbers.append(Cell(f"missing {notes.mark(f'fill with: {cell.command}')}"))
+        else:
+            best = not cell.faults and cell.row.value == table.best[cell.column]
+            numbers.append(Cell(value(cell), bold=best))
+        words.append(Cell(_words(cell, notes)))
+    return [Line(cells=numbers)] + [Line(cells=words, detail=True)] * any(c.text for c in words[1:])
+
+
+def _ruled(lines: Sequence[Line]) -> list[Line]:
+    """Lines with a rule behind each that has something said below it."""
+    before = [False, *(line.detail for line in lines)]
+    return [replace(line, rule=rule) for line, rule in zip(lines, before, strict=False)]
+
+
+def value(cell: PaperCell) -> str:
+    """A number of ours with the half-width of its 95% interval."""
+    row, digits = cell.row, cell.column.digits
+    assert row is not None, "a missing cell has no value"
+    half = f"{row.high - row.value:.{digits}f}" if math.isfinite(row.stderr) else "?"
+    return f"{row.value:.{digits}f} ± {half}"
+
+
+def _words(cell: PaperCell, notes: _Notes) -> str:
+    """Difference and verdict, the latter short: what differs is told in a note."""
+    if cell.row is None:
+        return ""
+    apart = cell.difference
+    shown = f"{apart:+.{cell.column.digits}f} " if math.isfinite(apart) else ""
+    short = f"protocol differs {notes.mark(cell.verdict)}" if cell.faults else cell.verdict
+    return f"{shown}{short}".strip()
+
+
+def _legend(table: PaperTable) -> list[str]:
+    ours = [cell for line in table.lines for cell in line.cells]
+    held = [cell for cell in ours if cell.row and cell.published]
+    found = [
+        "±: half-width of the 95% interval, clustered by prompt. Bold or *: the best number of a column."
+    ]
+    if any(column.held_out for column in table.suite.columns):
+        found.append("°: held out, none of the paper's models was trained on it.")
+    if held:
+        found.append(
+            "agrees: the published number, give or take its rounding, lies in our interval."
+        )
+    if any(cell.faults for cell in ours):
+        found.append(
+            "protocol differs: the field, then ours and theirs; not compared further, never bold."
+        )
+    left = sorted({name for cell in held for name in cell.open})
+    if left:
+        found.append(f"Left open by the paper, so not held against ours: {', '.join(left)}.")
+    sources = dict.fromkeys(e.row.citation for line in table.lines for e in line.published.values())
+    if sources:
+        found.append(f"Published: {'; '.join(sources)}.")
+    return found
+
+
+def _provenance(table: PaperTable) -> list[str]:
+    """Where each line of ours comes from, and how many images stand behind it."""
+    found = []
+    for line, name in zip(table.lines, _names(table), strict=True):
+        if line.run:
+            rows = [cell.row for cell in line.cells if cell.row]
+            protocols = dict.fromkeys(f"{r.benchmark} {r.protocol} (n = {r.n})" for r in rows)
+            failed = sum(r.n_failed or 0 for r in rows)
+            made = line.run.manifest["checkpoint"]
+            found.append(
+                f"{name}: {line.run.folder}, checkpoint {made['name']} {made['digest']}; "
+                f"protocols {', '.join(protocols) or 'none'}; {failed} scores failed."
+            )
+        found += [f"{name}: {line.note}"] * bool(line.note)
+    return found
+
+
+def records(table: PaperTable) -> list[dict[str, Any]]:
+    """One record a cell, for CSV; what is unknown is empty."""
+    found = []
+    for line in table.lines:
+        for column in (c for c in table.suite.columns if c in line.published):
+            entry = line.published[column]
+            found.append(_record(line, column, row=entry.row, number=entry.value))
+        for cell in line.cells:
+            found.append(_record(line, cell.column, row=cell.row, cell=cell))
+    return found
+
+
+def _record(
+    line: PaperLine,
+    column: Column,
+    row: Row | None,
+    number: str = "",
+    cell: PaperCell | None = None,
+) -> dict[str, Any]:
+    fields = (
+        "value",
+        "stderr",
+        "low",
+        "high",
+        "n",
+        "n_failed",
+        "protocol",
+        "confidence",
+        "citation",
+    )
+    known = {f: getattr(row, f) if row else "" for f in fields}
+    known = {f: "" if v is None or v != v else v for f, v in known.items()}
+    published = cell.published if cell else None
+    apart = cell.difference if cell else math.nan
+    return {
+        "label": line.label,
+        "source": "measured" if cell else "published",
+        "run": str(line.run.folder) if line.run else "",
+        "column": column.name,
+        "benchmark": column.benchmark,
+        "metric": column.metric,
+        "variant": row.variant if row else column.variant,
+        "aggregate": row.aggregate if row else column.aggregate,
+        **known,
+        **({"value": number} if number else {}),
+        "held_out": column.held_out,
+        "published": published.value if published else "",
+        "difference": "" if math.isnan(apart) else apart,
+        "verdict": cell.verdict if cell else "",
+        "open": " ".join(cell.open) if cell and published else "",
+        "command": cell.command if cell else "",
+    }
+
+
+def as_table(table: PaperTable) -> tuple[Sequence[Grid], list[dict[str, Any]]]:
+    """What `grid.render` takes."""
+    return [grid(table)], records(table)
