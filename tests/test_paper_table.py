@@ -1,12 +1,12 @@
 """A paper's table: cells inside, outside and under another protocol, in every format; what is missing."""
 
 import csv
-import datetime
 import io
 import math
 import re
+import sys
 from fractions import Fraction
-from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,87 +15,14 @@ from typer.testing import CliRunner
 
 from nftbench import cli, leaderboard
 from nftbench.benchmark import load_benchmark, load_suite
-from nftbench.grid import Cell, Grid, Line, format_of, render
-from nftbench.leaderboard import Entry
-from nftbench.paper_protocol import wanted
+from nftbench.grid import render
 from nftbench.paper_table import PaperCell, named, paper_table, rounding
-from nftbench.rows import Row
-from nftbench.store import Run
-from nftbench.suites import Column, Settings, Suite, SuiteRow
+from nftbench.suites import Settings, Suite, SuiteRow
 from nftbench.table_paper import as_table
 from rewards.base import ConfigError
 
-NFT = "worstcoder/SD3.5M-DiffusionNFT-MultiReward"
-LABEL = "SD3.5-M + NFT (multi-reward)"
-BASE = "stabilityai/stable-diffusion-3.5-medium"
-FORMATS = ("terminal", "markdown", "latex", "csv", "html")
-COLUMN = Column(name="OCR", benchmark="ocr", metric="ocr", variant="pp2.9", digits=2)
-
-
-def row(column: Column, value: float, half: float = 0.01, **changes) -> Row:
-    """A number for a column, with an interval of value +- half."""
-    fields = {
-        "model": "m",
-        "checkpoint": "ab12",
-        "benchmark": column.benchmark,
-        "metric": column.metric,
-        "variant": column.variant,
-        "aggregate": column.aggregate,
-        "value": value,
-        "stderr": half / 2,
-        "low": value - half,
-        "high": value + half,
-        "n": 100,
-        "n_failed": 0,
-        "n_prompts": 25,
-        "protocol": "0" * 12,
-        "limited": False,
-        "date": datetime.date(2026, 1, 1),
-    }
-    return Row.model_validate(fields | changes)
-
-
-def printed(value: str, settings: str = "", **changes) -> Entry:
-    """A published number for `COLUMN`, as it is written."""
-    fields = {"source": "published", "protocol": "paper", "confidence": "A", "citation": "a paper"}
-    whole = row(COLUMN, float(value), **fields | {"settings": settings} | changes)
-    return Entry(whole, tuple(value if f == "value" else "" for f in leaderboard.COLUMNS))
-
-
-def made(folder, suite: Suite, cells: dict[str, tuple], *, name=NFT, drawn=None, rows=None) -> Run:
-    """A run without images.
-
-    Args:
-        folder: where.
-        suite: whose columns.
-        cells: column name -> (value, half-width); a column that is not there is missing.
-        name: the checkpoint's.
-        drawn: benchmark -> settings in place of the suite's.
-        rows: changes of the rows of columns by name.
-    """
-    run, found, protocols = Run(folder), [], {}
-    for column in suite.columns:
-        fixed = (
-            suite.settings.given | column.settings.given | (drawn or {}).get(column.benchmark, {})
-        )
-        protocol = load_benchmark(column.benchmark).protocol(**fixed)
-        protocols[column.benchmark] = protocol
-        if column.name in cells:
-            more = {"protocol": protocol.hash} | (rows or {}).get(column.name, {})
-            found.append(row(column, *cells[column.name], model=name, **more))
-    run.save_manifest(
-        {
-            "checkpoint": {"name": name, "digest": "ab12", "pipeline": "None"},
-            "suite": suite.name,
-            "batch_size": 4,
-            "protocols": {n: p.model_dump(mode="json") for n, p in protocols.items()},
-            "protocol_hashes": {n: p.hash for n, p in protocols.items()},
-            "rewards": {n: {} for n in protocols},
-            "versions": {},
-        }
-    )
-    run.save_rows(found)
-    return run
+sys.path.insert(0, str(Path(__file__).parent))
+from made_tables import BASE, COLUMN, FORMATS, LABEL, NFT, SUITE, made, printed, read, row
 
 
 @pytest.fixture
@@ -177,66 +104,6 @@ def test_rounding_is_half_the_last_digit(written, half):
 def test_no_published_number_is_no_verdict():
     cell = PaperCell(column=COLUMN, row=row(COLUMN, 0.5), published=None)
     assert cell.verdict == "" and math.isnan(cell.difference)
-
-
-# --- protocols ------------------------------------------------------------------------------------
-
-SUITE = Suite(
-    name="mine",
-    title="Mine",
-    published="paper",
-    benchmarks=("ocr",),
-    settings=Settings(height=512, width=512, num_inference_steps=40, guidance_scale=1.0),
-    columns=(COLUMN,),
-)
-
-
-def faults(settings: str, row_changes=None, line=None, **drawn) -> tuple[str, ...]:
-    protocol = load_benchmark("ocr").protocol(**SUITE.settings.given | drawn)
-    found = wanted(SUITE, COLUMN, line or {}, printed("0.9", settings))
-    return found.faults(protocol, row(COLUMN, 0.9, **row_changes or {}))
-
-
-@pytest.mark.parametrize(
-    ("settings", "drawn", "expected"),
-    [
-        ("", {}, ()),
-        ("", {"guidance_scale": 4.5}, ("guidance_scale (4.5, 1.0)",)),
-        ("guidance_scale=4.5", {}, ("guidance_scale (1.0, 4.5)",)),
-        ("guidance_scale=4.50", {"guidance_scale": 4.5}, ()),
-        ("guidance_scale=?", {"guidance_scale": 7.0}, ()),
-        ("guidance_scale=? cfg=on", {"guidance_scale": 7.0}, ()),
-        ("guidance_scale=? cfg=on", {}, ("cfg (off, on)",)),
-        ("max_sequence_length=128", {}, ("max_sequence_length (none, 128)",)),
-        ("max_sequence_length=?", {"max_sequence_length": 77}, ()),
-        ("height=1024", {"width": 1024}, ("height (512, 1024)", "width (1024, 512)")),
-        ("jpeg_quality=75", {}, ("jpeg_quality (none, 75)",)),
-        ("aggregation=task_mean", {}, ("aggregate (image_mean, task_mean)",)),
-        ("aggregation=?", {}, ()),
-        ("guidance_scale=4.5 derived=guidance_scale", {}, ("guidance_scale (1.0, 4.5 derived)",)),
-        ("solver=euler seed=none iterations=>5k derived=guidance_scale", {}, ()),
-        ("", {"limit": 8}, ("limit (8, none)",)),
-        ("", {"seed": 7}, ()),
-    ],
-)
-def test_what_is_told_must_hold_and_what_is_open_need_not(settings, drawn, expected):
-    assert faults(settings, **drawn) == expected
-
-
-def test_another_variant_of_a_reward_is_another_protocol():
-    assert faults("", {"variant": "rapidocr"}) == ("variant (rapidocr, pp2.9)",)
-
-
-def test_a_lines_settings_replace_the_suites():
-    assert faults("", line={"guidance_scale": 4.5}, guidance_scale=4.5) == ()
-    assert faults("", line={"guidance_scale": 4.5}) == ("guidance_scale (1.0, 4.5)",)
-
-
-def test_other_prompts_are_another_protocol():
-    protocol = load_benchmark("ocr").protocol(**SUITE.settings.given)
-    other = protocol.model_copy(update={"prompts_sha256": "f" * 64})
-    (fault,) = wanted(SUITE, COLUMN, {}, None).faults(other)
-    assert fault == f"prompts_sha256 (ffffffff, {protocol.prompts_sha256[:8]})"
 
 
 # --- table1, as it ships --------------------------------------------------------------------------
@@ -337,52 +204,6 @@ def test_the_better_number_of_comparable_cells_is_best(tmp_path, placed, table1)
 # --- every format ---------------------------------------------------------------------------------
 
 
-class _Texts(HTMLParser):
-    """What a browser shows of a page's cells and notes, and the tags it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.notes: list[str] = []
-        self.tags: set[str] = set()
-        self.into: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.into = self.rows[-1]
-        if tag == "p":
-            self.notes.append("")
-            self.into = self.notes
-
-    def handle_data(self, data):
-        if self.into and data.strip():
-            self.into[-1] += data
-
-
-def read(form: str, text: str) -> tuple[list[list[str]], str]:
-    """Rows of cells, and the notes, as a reader of the format sees them."""
-    if form == "html":
-        page = _Texts()
-        page.feed(text)
-        return page.rows, "\n".join(page.notes)
-    if form == "latex":
-        body, _, notes = text.partition(r"\bottomrule")
-        for escaped, plain in (("$\\pm$", "±"), ("$-$", "-"), ("\\_", "_"), ("-{}-", "--")):
-            body, notes = body.replace(escaped, plain), notes.replace(escaped, plain)
-        body = re.sub(r"\\textbf\{(.*?)\}|\\scriptsize ", r"\1", body)
-        lines = [line.removesuffix(r"\\") for line in body.splitlines() if line.endswith(r"\\")]
-        return [[c.strip() for c in line.split("&")] for line in lines], notes
-    bar = "│" if form == "terminal" else "|"
-    lines = [line for line in text.splitlines() if line.startswith(bar)]
-    rows = [[c.strip(" *") for c in line.strip(bar).split(bar)] for line in lines]
-    notes = [line for line in text.splitlines() if not line.startswith(bar)]
-    return rows, "\n".join(notes)
-
-
 @pytest.mark.parametrize("form", sorted({*FORMATS} - {"csv"}))
 def test_every_format_tells_the_same(placed, table1, form):
     rows, notes = read(form, render(form, *as_table(paper_table(table1, [placed]))))
@@ -414,54 +235,6 @@ def test_csv_holds_a_line_a_cell(placed, table1):
     assert mine["UniRwd"]["value"] == "" and mine["UniRwd"]["command"].startswith("nftbench eval")
     assert float(mine["OCR"]["difference"]) == pytest.approx(0.8 - 0.91)
     assert [r["value"] for r in found if r["label"] == "SD-XL"][2] == "22.42"
-
-
-NASTY = r"<script>alert(1)</script> & 100% $x$ #1 a_b {c} \d ~ ^ | *e* _f_ [g](h) `i` --limit -0.5"
-
-
-@pytest.mark.parametrize("form", sorted({*FORMATS} - {"csv"}))
-def test_a_name_is_never_markup(form):
-    grid = Grid(
-        title=NASTY,
-        headings=["", "OCR"],
-        lines=[
-            Line(cells=[Cell(NASTY), Cell("1", bold=True)]),
-            Line(cells=[Cell(NASTY), Cell("")]),
-        ],
-        notes=[NASTY],
-    )
-    text = render(form, [grid], [])
-    if form == "html":
-        page = _Texts()
-        page.feed(text)
-        assert [r[0] for r in page.rows[1:]] == [NASTY, NASTY] and page.notes == [NASTY]
-        assert "script" not in page.tags
-    if form == "terminal":
-        assert text.count(NASTY) == 4
-    if form == "markdown":
-        cells = next(line for line in text.splitlines() if line.startswith(r"| &lt;script"))
-        assert len(re.findall(r"(?<!\\)\|", cells)) == 3
-        assert r"\*e\* \_f\_ \[g\](h) \`i\` --limit" in cells and " a_b " in cells
-    if form == "latex":
-        bare = re.sub(r"\\[&%$#_{}]", "", text.partition(r"\midrule")[2].partition(r"\end{tab")[0])
-        assert "%" not in bare and "#" not in bare and "_" not in bare and "~" not in bare
-        assert bare.count("&") == 2 and "-{}-limit $-$0.5" in bare
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1))
-def test_html_shows_any_text_as_it_is(text):
-    grid = Grid(title="t", headings=["a"], lines=[Line(cells=[Cell(text)])], notes=[])
-    page = _Texts()
-    page.feed(render("html", [grid], []))
-    assert page.rows[1] == [text]
-
-
-def test_the_ending_of_a_file_is_its_format(tmp_path):
-    assert format_of(None, None) == "terminal"
-    assert format_of(None, tmp_path / "a.TEX") == "latex"
-    assert format_of("csv", tmp_path / "a.tex") == "csv"
-    with pytest.raises(ConfigError, match=r"'docx'.*markdown"):
-        format_of("docx", None)
 
 
 # --- pocket-table1: rows that commands make -------------------------------------------------------

@@ -9,14 +9,15 @@ from accelerate.utils import gather_object
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark import Protocol, choose, load_benchmark
+from nftbench.paired import PAIR, Change, change, mean, twins
 from nftbench.rollout import Sample, generate, samples
 from nftbench.rows import PART
-from nftbench.statistics import Estimate, clustered_mean, task_mean
+from nftbench.statistics import Estimate
 from nftbench.training.draws import Judge, score_all
 from nftbench.training.recipe import Recipe
 from rewards.base import ConfigError
 
-COLUMNS = ("benchmark", "prompt_id", "tag", "image_index")
+COLUMNS = ("benchmark", *PAIR)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,19 +33,6 @@ class Asked:
         return self.protocol.aggregation == "task_mean" and any(
             j.reward.info.needs == "geneval metadata" for j in mine
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """A metric before and after training, on the same prompts from the same noise."""
-
-    benchmark: str
-    metric: str
-    aggregate: str
-    before: Estimate
-    after: Estimate
-    difference: Estimate
-    """Of pairs: each image with its twin."""
 
 
 def held_out(recipe: Recipe, judges: Sequence[Judge], *, whole: bool) -> list[Asked]:
@@ -123,7 +111,7 @@ def estimates(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[tuple[str, st
     for one in asked:
         mine = table[table["benchmark"] == one.protocol.benchmark]
         for metric in _metrics(mine, one):
-            found[one.protocol.benchmark, metric] = _estimate(
+            found[one.protocol.benchmark, metric] = mean(
                 mine, mine[metric], by_task=one.by_task(metric)
             )
     return found
@@ -131,39 +119,21 @@ def estimates(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[tuple[str, st
 
 def changes(before: pd.DataFrame, after: pd.DataFrame, asked: Sequence[Asked]) -> list[Change]:
     """Every metric before and after, with the error of the paired difference, clustered by prompt."""
-    old, new = estimates(before, asked), estimates(after, asked)
-    both = before.merge(
-        after, on=list(COLUMNS), suffixes=(" before", " after"), validate="one_to_one"
-    )
+    both = twins(before, after, COLUMNS)
     found = []
     for one in asked:
         name = one.protocol.benchmark
         mine = both[both["benchmark"] == name]
-        for metric in _metrics(before[before["benchmark"] == name], one):
-            gained = mine[f"{metric} after"] - mine[f"{metric} before"]
-            found.append(
-                Change(
-                    benchmark=name,
-                    metric=metric,
-                    aggregate="task mean" if one.by_task(metric) else "image mean",
-                    before=old[name, metric],
-                    after=new[name, metric],
-                    difference=_estimate(mine, gained, by_task=one.by_task(metric)),
-                )
-            )
+        found += [
+            change(mine, name, metric, by_task=one.by_task(metric))
+            for metric in _metrics(before[before["benchmark"] == name], one)
+        ]
     return found
 
 
 def _metrics(table: pd.DataFrame, asked: Asked) -> list[str]:
     keys = {j.spec.key for j in asked.judges}
     return [c for c in table.columns if c.partition(PART)[0] in keys]
-
-
-def _estimate(table: pd.DataFrame, values: pd.Series, *, by_task: bool) -> Estimate:
-    prompts, tags = table["prompt_id"].to_numpy(), table["tag"].to_numpy()
-    if by_task:
-        return task_mean(values.to_numpy(), prompts, tags)
-    return clustered_mean(values.to_numpy(), prompts)
 
 
 def total(table: pd.DataFrame, asked: Sequence[Asked], trained: Mapping[str, float]) -> float:
