@@ -129,7 +129,7 @@ def test_the_pocket_table_has_the_papers_rows():
         ("pocket w/o CFG", "pocket", {}),
         ("+ CFG", "pocket", {"guidance_scale": 4.5}),
         ("+ FlowGRPO (GenEval)", "pocket-flowgrpo", {}),
-        ("+ FlowGRPO (OCR)", "pocket-flowgrpo-ocr", {}),
+        ("+ FlowGRPO (OCR)", "runs/pocket-flowgrpo-ocr", {}),
         ("+ NFT (multi-reward)", "pocket-nft", {}),
     ]
 
