@@ -91,18 +91,19 @@ def curve(folder: Path) -> None:
     """Draw `curve.png`: every held-out metric over iterations and over minutes of training."""
     from matplotlib.figure import Figure
 
-    looks = read_metrics(folder).filter(regex="^(iteration|minutes|held_out/.*)$").dropna()
-    columns = [c for c in looks if c.startswith("held_out/")]
-    if looks.empty or not columns:
+    table = read_metrics(folder)
+    columns = [c for c in table if c.startswith("held_out/") and table[c].notna().any()]
+    if not columns:
         return
     figure = Figure(figsize=(10, 2.6 * len(columns)), layout="constrained")
     axes = figure.subplots(len(columns), 2, squeeze=False)
     for row, column in zip(axes, columns, strict=True):
+        looks = table[table[column].notna()]  # a stage may be asked what another was not
         for axis, name in zip(row, ("iteration", "minutes"), strict=True):
             axis.plot(looks[name], looks[column], marker="o", markersize=3)
             axis.set_xlabel(name)
             axis.grid(alpha=0.3)
-        row[0].set_ylabel(column.removeprefix("held_out/"))
+        row[0].set_title(column.removeprefix("held_out/"), loc="left", fontsize=10)
     temporary = folder / ".curve.png"
     figure.savefig(temporary, dpi=120, format="png")
     temporary.replace(folder / "curve.png")
