@@ -25,6 +25,14 @@ TINY = Sizes(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def threads_as_before():
+    """A build sets torch's threads; another number of them moves the last bits of what later tests compare."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
