@@ -122,6 +122,13 @@ def _score(judge: Judge, images: np.ndarray, prompts: Sequence[Prompt]) -> Score
     return Scores(values=values, reasons=tuple(reasons), parts=parts)
 
 
+def why(scores: Mapping[str, Scores], place: int) -> str:
+    """Why an image is not scored; empty where it is, or where a reward does not apply."""
+    return next(
+        (s.reasons[place] for s in scores.values() if s.reasons[place] not in ("", NOT_ASKED)), ""
+    )
+
+
 def weighed(
     judges: Sequence[Judge], values: Mapping[str, np.ndarray], prompts: Sequence[Prompt]
 ) -> dict[str, Weighed]:

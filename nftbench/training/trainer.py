@@ -22,7 +22,6 @@ from nftbench.rollout import Sample, generate, texts_remembered
 from nftbench.training import Interrupted, TrainingFailed, objective
 from nftbench.training.advantages import Judged, judge
 from nftbench.training.draws import (
-    NOT_ASKED,
     Draw,
     batches,
     grouped,
@@ -32,6 +31,7 @@ from nftbench.training.draws import (
     seed_of,
     training_noise,
     weighed,
+    why,
 )
 from nftbench.training.guards import picture_statistics
 from nftbench.training.journal import Clock
@@ -41,7 +41,7 @@ from nftbench.training.precision import mixed
 from nftbench.training.recipe import Recipe
 from nftbench.training.state import Position, seed_everything
 from nftbench.training.tasks import Task
-from rewards.base import Prompt, Scores
+from rewards.base import Prompt
 
 
 class Trainer:
@@ -221,7 +221,7 @@ class Trainer:
         with self.clock.part("waiting for rewards"):
             scores = [d.scores.result() for d in draws]
         mine = [
-            (s, {k: float(v.values[i]) for k, v in score.items()}, _reason(score, i))
+            (s, {k: float(v.values[i]) for k, v in score.items()}, why(score, i))
             for d, score in zip(draws, scores, strict=True)
             for i, s in enumerate(d.samples)
         ]
@@ -398,10 +398,3 @@ class Trainer:
         return position.stage + 1 == len(self.tasks) and (
             position.iteration >= self.task.stage.iterations
         )
-
-
-def _reason(scores: dict[str, Scores], place: int) -> str:
-    """Why an image is not scored; empty where it is, or where a reward does not apply."""
-    return next(
-        (s.reasons[place] for s in scores.values() if s.reasons[place] not in ("", NOT_ASKED)), ""
-    )
