@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from nftbench.benchmark import Benchmark
     from nftbench.ranking import Ranking
-    from nftbench.statistics import Estimate
+    from nftbench.stats.estimates import Estimate
 
 app = typer.Typer(help="Prompt files of others: what is here, fetching; ranking of ready images.")
 

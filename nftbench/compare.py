@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from nftbench import statistics
 from nftbench.benchmark import Protocol
 from nftbench.grid import Cell, Grid, Line
 from nftbench.leaderboard import LOWER_IS_BETTER
-from nftbench.paired import PAIR, Change, Tally, chance, change, tally, twins
 from nftbench.rows import PART
+from nftbench.stats import estimates as statistics
+from nftbench.stats.paired import PAIR, Change, Tally, chance, change, tally, twins
 from nftbench.store import Run
 from rewards.base import ConfigError
 

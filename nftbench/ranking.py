@@ -12,7 +12,7 @@ from pydantic import Field
 from nftbench import data
 from nftbench.benchmark import known, names, read
 from nftbench.scoring import score_files
-from nftbench.statistics import Estimate, clustered_mean
+from nftbench.stats.estimates import Estimate, clustered_mean
 from nftbench.suites import Frozen
 from rewards.base import ConfigError, Prompt, Reward, Weight
 

@@ -25,7 +25,7 @@ from nftbench import report_charts, report_data
 from nftbench.report_data import TWIN, Evaluated, Trained, column_of
 from nftbench.report_images import Picture, place_all
 from nftbench.rows import Row
-from nftbench.statistics import Estimate
+from nftbench.stats.estimates import Estimate
 from nftbench.store import write_atomic
 from nftbench.table import AGGREGATES
 from rewards.base import ConfigError

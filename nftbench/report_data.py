@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from nftbench import statistics
 from nftbench.benchmark import Protocol
 from nftbench.leaderboard import run_rows
 from nftbench.rows import PART, Row
-from nftbench.statistics import Estimate
+from nftbench.stats import estimates as statistics
+from nftbench.stats.estimates import Estimate
 from nftbench.store import MANIFEST, Run
 from nftbench.training.journal import METRICS, read_metrics
 from rewards.base import ConfigError

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 import nftbench
-from nftbench import statistics
+from nftbench.stats import estimates as statistics
 from rewards.base import RewardInfo
 
 PART = ":"

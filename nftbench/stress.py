@@ -22,8 +22,8 @@ from nftbench import stress_lines
 from nftbench.benchmark import Protocol
 from nftbench.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.evaluate import Report, Work, evaluate
-from nftbench.paired import PAIR
 from nftbench.session import RUNS, quiet
+from nftbench.stats.paired import PAIR
 from nftbench.store import Run, read_image
 from nftbench.stress_card import Card, save
 from nftbench.stress_lines import Line, not_run

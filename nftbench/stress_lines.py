@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2, f
 
-from nftbench.paired import PAIR, chance, change, difference, mean, twins
-from nftbench.statistics import Estimate, clustered_mean, holm
+from nftbench.stats.estimates import Estimate, clustered_mean, holm
+from nftbench.stats.paired import PAIR, chance, change, difference, mean, twins
 
 NO_BASE = "there is no checkpoint to compare with; name one by --base"
 

@@ -14,7 +14,7 @@ from nftbench.benchmark import Benchmark, Suite
 from nftbench.rows import Row
 
 if TYPE_CHECKING:
-    from nftbench.paired import Change
+    from nftbench.stats.paired import Change
 
 AGGREGATES = {"task_mean": "task mean", "image_mean": "image mean"}
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from nftbench import cli
 from nftbench.compare import compare, grids, records
 from nftbench.grid import render
-from nftbench.paired import PAIR, chance, change, tally, twins
-from nftbench.statistics import clustered_mean, task_mean
+from nftbench.stats.estimates import clustered_mean, task_mean
+from nftbench.stats.paired import PAIR, chance, change, tally, twins
 from nftbench.store import Run, write_table
 from rewards.base import ConfigError
 

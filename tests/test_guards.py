@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.statistics import Estimate
+from nftbench.stats.estimates import Estimate
 from nftbench.training.guards import SPAN, Finding, Guards, picture_statistics
 from nftbench.training.recipe import GuardConfig, Threshold
 

@@ -14,7 +14,7 @@ from PIL import Image
 from nftbench import cli_report, report_charts, report_data
 from nftbench.report import PAGE, script, write_report
 from nftbench.report_images import SMALL, WHOLE, inside, place
-from nftbench.statistics import clustered_mean
+from nftbench.stats.estimates import clustered_mean
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

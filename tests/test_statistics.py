@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from nftbench.statistics import (
+from nftbench.stats.estimates import (
     Estimate,
     clustered_mean,
     holm,

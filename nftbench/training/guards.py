@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nftbench.statistics import Estimate
+from nftbench.stats.estimates import Estimate
 from nftbench.training.recipe import GuardConfig, Threshold
 
 SPAN = 3

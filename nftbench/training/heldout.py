@@ -9,10 +9,10 @@ from accelerate.utils import gather_object
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark import Protocol, choose, load_benchmark
-from nftbench.paired import PAIR, Change, change, mean, twins
 from nftbench.rollout import Sample, generate, samples
 from nftbench.rows import PART
-from nftbench.statistics import Estimate
+from nftbench.stats.estimates import Estimate
+from nftbench.stats.paired import PAIR, Change, change, mean, twins
 from nftbench.training.draws import Judge, score_all
 from nftbench.training.recipe import Recipe
 from rewards.base import ConfigError

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from scipy.stats import kstest
 
-from nftbench.statistics import significance, task_mean
+from nftbench.stats.estimates import significance, task_mean
 
 TASKS = {"single": 80, "two": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
 MEANS = (0.98, 0.78, 0.50, 0.81, 0.24, 0.52)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nftbench.statistics import Estimate, Significance, clustered_mean, significance, task_mean
+from nftbench.stats.estimates import Estimate, Significance, clustered_mean, significance, task_mean
 
 PAIR = ("prompt_id", "tag", "image_index")
 """Two images that agree in these are twins."""
