@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nftbench.benchmark import Protocol, load_benchmark
+from nftbench.benchmark.registry import Protocol, load_benchmark
 from nftbench.leaderboard import refuse, run_rows
 from nftbench.rows import Row
 from nftbench.store import Run

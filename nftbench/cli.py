@@ -196,7 +196,8 @@ def train(
 @app.command()
 def benchmarks() -> None:
     """List benchmarks and suites."""
-    from nftbench import benchmark, table
+    from nftbench import table
+    from nftbench.benchmark.registry import registry as benchmark
 
     _print(table.benchmarks([benchmark.load_benchmark(n) for n in benchmark.names()]))
     _print(table.suites([benchmark.load_suite(n) for n in benchmark.suite_names()]))

@@ -12,7 +12,7 @@ from rewards.base import ConfigError, Weight
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nftbench.benchmark import Benchmark
+    from nftbench.benchmark.registry import Benchmark
     from nftbench.ranking import Ranking
     from nftbench.stats.estimates import Estimate
 
@@ -24,7 +24,7 @@ def list_data(context: typer.Context) -> None:
     """List every benchmark's prompt files; with a command: fetch them, or rank ready images."""
     if context.invoked_subcommand:
         return
-    from nftbench import data
+    from nftbench.benchmark.registry import data_cache as data
 
     _show(_listing(_everything()))
     _show(f"data cache: {data.cache()}")
@@ -44,7 +44,8 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch the prompt files of benchmarks into the data cache, each checked by digest and count."""
-    from nftbench import data, table_rewards
+    from nftbench import table_rewards
+    from nftbench.benchmark.registry import data_cache as data
 
     chosen = _chosen(names)
     files = {asset.name: asset for one in chosen for asset in _assets(one)}
@@ -101,7 +102,7 @@ def rank_(
 
 
 def _everything() -> list["Benchmark | Ranking"]:
-    from nftbench.benchmark import load_benchmark, names
+    from nftbench.benchmark.registry import load_benchmark, names
     from nftbench.ranking import load_ranking
 
     generating: list[Benchmark | Ranking] = [load_benchmark(name) for name in names()]
@@ -110,8 +111,8 @@ def _everything() -> list["Benchmark | Ranking"]:
 
 def _chosen(names: Sequence[str]) -> list["Benchmark | Ranking"]:
     """The benchmarks that names of benchmarks and suites mean, each once."""
-    from nftbench.benchmark import load_benchmark, load_suite
-    from nftbench.benchmark import names as known
+    from nftbench.benchmark.registry import load_benchmark, load_suite
+    from nftbench.benchmark.registry import names as known
     from nftbench.ranking import load_ranking
 
     found: dict[str, Benchmark | Ranking] = {}
@@ -141,7 +142,7 @@ def _asks(one: "Benchmark | Ranking") -> str:
 
 def _load(one: "Benchmark | Ranking") -> None:
     """Read the prompts; files that nobody pinned, and that are not what they should be, are set aside."""
-    from nftbench import data
+    from nftbench.benchmark.registry import data_cache as data
 
     try:
         one.load()
@@ -155,7 +156,7 @@ def _load(one: "Benchmark | Ranking") -> None:
 def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Table":
     from rich.table import Table
 
-    from nftbench import data
+    from nftbench.benchmark.registry import data_cache as data
     from nftbench.table_rewards import size
 
     table = Table("benchmark", "asks", "file", "state", "size", "sha256", "licence")

@@ -217,7 +217,7 @@ def _images(source: Path) -> tuple[list[Path], list[Prompt]]:
 
 
 def _run_images(folder: Path) -> tuple[list[Path], list[Prompt]]:
-    from nftbench.benchmark import choose, load_benchmark
+    from nftbench.benchmark.registry import choose, load_benchmark
     from nftbench.rollout import samples
     from nftbench.store import Run
 
@@ -233,7 +233,7 @@ def _run_images(folder: Path) -> tuple[list[Path], list[Prompt]]:
 
 def _with_lines(folder: Path, lines: Path) -> tuple[list[Path], list[Prompt]]:
     """A folder's images by name, a line of text each."""
-    from nftbench.prompts import text_lines
+    from nftbench.benchmark.prompts import text_lines
 
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
     texts = text_lines(lines, lines.read_bytes())

@@ -33,7 +33,7 @@ def table(
     out: Out = None,
 ) -> None:
     """Make a paper's table with our rows beside the published ones: do they agree?"""
-    from nftbench.benchmark import load_suite
+    from nftbench.benchmark.registry import load_suite
     from nftbench.grid import format_of
     from nftbench.paper_table import paper_table
     from nftbench.table_paper import as_table

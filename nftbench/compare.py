@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from nftbench.benchmark import Protocol
+from nftbench.benchmark.registry import Protocol
 from nftbench.grid import Cell, Grid, Line
 from nftbench.leaderboard import LOWER_IS_BETTER
 from nftbench.rows import PART

@@ -15,7 +15,7 @@ from importlib.metadata import version
 import pandas as pd
 
 import nftbench
-from nftbench.benchmark import Protocol, choose, load_benchmark
+from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.checkpoint import Policy
 from nftbench.rollout import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.rows import About, Row, summarise

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import rewards as registry
-from nftbench.benchmark import Drawing, Protocol, load_benchmark
+from nftbench.benchmark.registry import Drawing, Protocol, load_benchmark
 from nftbench.rows import PART, Row
 from nftbench.store import Run, write_atomic
 from rewards.base import ConfigError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nftbench.benchmark import load_benchmark
-from nftbench.benchmark import names as benchmark_names
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.registry import names as benchmark_names
 from nftbench.leaderboard import Entry, column, encode, folder, order, rank, read, rivals, stated
 from nftbench.rows import PART, Row
 from nftbench.store import write_atomic

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nftbench.benchmark import Protocol, load_benchmark
+from nftbench.benchmark.registry import Protocol, load_benchmark
+from nftbench.benchmark.suites import Column, Suite
 from nftbench.leaderboard import Entry, stated
 from nftbench.rows import Row
-from nftbench.suites import Column, Suite
 
 FIELDS = (
     "height",

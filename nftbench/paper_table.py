@@ -14,12 +14,12 @@ from typing import Any
 
 import rewards as registry
 from nftbench import leaderboard
-from nftbench.benchmark import Protocol, known
+from nftbench.benchmark.registry import Protocol, known
+from nftbench.benchmark.suites import Column, Suite
 from nftbench.leaderboard import Entry
 from nftbench.paper_protocol import OPEN, Wanted, wanted
 from nftbench.rows import Row
 from nftbench.store import Run
-from nftbench.suites import Column, Suite
 from rewards.base import ConfigError
 
 MEANS = ("task_mean", "image_mean")

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from nftbench import data
-from nftbench.benchmark import known, names, read
+from nftbench.benchmark.registry import data_cache as data
+from nftbench.benchmark.registry import known, names, read
+from nftbench.benchmark.suites import Frozen
 from nftbench.scoring import score_files
 from nftbench.stats.estimates import Estimate, clustered_mean
-from nftbench.suites import Frozen
 from rewards.base import ConfigError, Prompt, Reward, Weight
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from nftbench.benchmark import Protocol
+from nftbench.benchmark.registry import Protocol
 from nftbench.leaderboard import run_rows
 from nftbench.rows import PART, Row
 from nftbench.stats import estimates as statistics

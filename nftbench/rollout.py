@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from nftbench.benchmark import Drawing
+from nftbench.benchmark.registry import Drawing
 from rewards.base import ConfigError, Prompt
 
 

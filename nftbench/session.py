@@ -12,7 +12,7 @@ import torch
 import transformers.utils.logging
 
 import rewards as registry
-from nftbench.benchmark import Protocol, load_suite, names, protocols_of, suite_names
+from nftbench.benchmark.registry import Protocol, load_suite, names, protocols_of, suite_names
 from nftbench.checkpoint import load_policy, own_suite
 from nftbench.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
 from nftbench.rollout import Sample

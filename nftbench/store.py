@@ -24,7 +24,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError
 
-from nftbench.benchmark import Protocol, in_words
+from nftbench.benchmark.registry import Protocol, in_words
 from nftbench.rollout import Sample
 from rewards.base import ConfigError, Reward, Scores
 

@@ -19,7 +19,7 @@ import pandas as pd
 from torch import Tensor
 
 from nftbench import stress_lines
-from nftbench.benchmark import Protocol
+from nftbench.benchmark.registry import Protocol
 from nftbench.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.evaluate import Report, Work, evaluate
 from nftbench.session import RUNS, quiet

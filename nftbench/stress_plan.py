@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from nftbench.benchmark import Benchmark, choose, load_benchmark, load_suite
+from nftbench.benchmark.registry import Benchmark, choose, load_benchmark, load_suite
 from nftbench.checkpoint import own_suite
 from nftbench.evaluate import Work
 from nftbench.paraphrase import RULES, one_each, paraphrases

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from nftbench.benchmark import Benchmark, Suite
+from nftbench.benchmark.registry import Benchmark, Suite
 from nftbench.rows import Row
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from nftbench.benchmark.suites import Column
 from nftbench.grid import Cell, Grid, Line
 from nftbench.paper_table import PaperCell, PaperLine, PaperTable
 from nftbench.rows import Row
-from nftbench.suites import Column
 
 HELD_OUT = " °"
 

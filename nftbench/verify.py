@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nftbench.benchmark import Protocol, choose, load_benchmark
+from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.evaluate import Report
 from nftbench.leaderboard import run_rows
 from nftbench.rollout import Sample, samples

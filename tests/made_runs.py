@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nftbench.benchmark import Protocol
+from nftbench.benchmark.registry import Protocol
 from nftbench.rollout import image_seed
 from nftbench.rows import About, summarise
 from nftbench.store import Run, write_table

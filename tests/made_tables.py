@@ -5,11 +5,11 @@ import re
 from html.parser import HTMLParser
 
 from nftbench import leaderboard
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.suites import Column, Settings, Suite
 from nftbench.leaderboard import Entry
 from nftbench.rows import Row
 from nftbench.store import Run
-from nftbench.suites import Column, Settings, Suite
 
 NFT = "worstcoder/SD3.5M-DiffusionNFT-MultiReward"
 LABEL = "SD3.5-M + NFT (multi-reward)"

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench import benchmark
-from nftbench.benchmark import (
+from nftbench.benchmark.registry import (
     Protocol,
     choose,
     folder,
@@ -18,6 +17,7 @@ from nftbench.benchmark import (
     load_suite,
     names,
 )
+from nftbench.benchmark.registry import registry as benchmark
 from nftbench.pocket import asked
 from nftbench.pocket.scenes import held_out
 from rewards import resolve

@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.checkpoint import folder_digest, load_policy, own_suite, packaged
 from nftbench.pocket import policy as parts
 from nftbench.rollout import generate, samples

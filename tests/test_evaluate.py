@@ -13,7 +13,7 @@ import pytest
 
 import rewards
 from nftbench import evaluate
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.evaluate import plan, score
 from nftbench.pocket.drawing import render
 from nftbench.pocket.scenes import Scene, random_scene

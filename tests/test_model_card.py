@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.card import card
 from nftbench.rows import Row
 from nftbench.store import Run

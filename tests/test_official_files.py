@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.ranking import load_ranking
 from nftbench.rollout import samples
 

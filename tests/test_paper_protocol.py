@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.paper_protocol import wanted
 
 sys.path.insert(0, str(Path(__file__).parent))

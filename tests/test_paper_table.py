@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from nftbench import cli, leaderboard
-from nftbench.benchmark import load_benchmark, load_suite
+from nftbench.benchmark.registry import load_benchmark, load_suite
+from nftbench.benchmark.suites import Settings, Suite, SuiteRow
 from nftbench.grid import render
 from nftbench.paper_table import PaperCell, named, paper_table, rounding
-from nftbench.suites import Settings, Suite, SuiteRow
 from nftbench.table_paper import as_table
 from rewards.base import ConfigError
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.checkpoint import load_policy, own_suite
 from nftbench.pocket import policy, pretrain
 from nftbench.pocket.build import Sizes, build_all

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nftbench.prompts import LAYOUTS, check_id, load_prompts
+from nftbench.benchmark.prompts import LAYOUTS, check_id, load_prompts
 from nftbench.rollout import image_seed
 from rewards.base import ConfigError, Prompt
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.rollout import (
     generate,
     image_seed,

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chi2
 
 from nftbench import stress, stress_card, stress_lines, stress_plan
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stress_lines import Figure, Line
 from nftbench.training.recipe import load_recipe

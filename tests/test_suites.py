@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 import rewards
-from nftbench import benchmark
-from nftbench.benchmark import (
+from nftbench.benchmark.registry import (
     folder,
     load_benchmark,
     load_suite,
@@ -17,10 +16,11 @@ from nftbench.benchmark import (
     protocols_of,
     suite_names,
 )
+from nftbench.benchmark.registry import registry as benchmark
+from nftbench.benchmark.suites import Column, Suite
 from nftbench.evaluate import folder_names, plan
 from nftbench.session import evaluate_checkpoint, score_run
 from nftbench.store import Run
-from nftbench.suites import Column, Suite
 from rewards.base import ConfigError
 
 TABLE_1 = ["GenEval", "OCR", "PickScore", "ClipScore", "HPSv2.1", "Aesthetic", "ImgRwd", "UniRwd"]

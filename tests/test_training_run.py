@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusion3Pipeline
 
-from nftbench.benchmark import Drawing
+from nftbench.benchmark.registry import Drawing
 from nftbench.checkpoint import load_policy, local_folder
 from nftbench.rollout import Sample, generate
 from nftbench.session import quiet, train_checkpoint

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.cli_leaderboard import app
 from nftbench.evaluate import versions
 from nftbench.leaderboard import add, read, stated

@@ -8,7 +8,7 @@ import pandas as pd
 from accelerate.utils import gather_object
 from diffusers import DiffusionPipeline
 
-from nftbench.benchmark import Protocol, choose, load_benchmark
+from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.rollout import Sample, generate, samples
 from nftbench.rows import PART
 from nftbench.stats.estimates import Estimate

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from nftbench.benchmark import in_words
+from nftbench.benchmark.registry import in_words
 from nftbench.training.nft import OldSchedule
 from rewards.base import ConfigError
 

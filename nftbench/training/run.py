@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from accelerate import Accelerator
 
-from nftbench.benchmark import Drawing
+from nftbench.benchmark.registry import Drawing
 from nftbench.checkpoint import load_policy
 from nftbench.recorder import distilled, learn
 from nftbench.rollout import Sample, generate

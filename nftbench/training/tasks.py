@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import rewards as registry
-from nftbench.benchmark import load_benchmark, names
-from nftbench.prompts import load_prompts
+from nftbench.benchmark.prompts import load_prompts
+from nftbench.benchmark.registry import load_benchmark, names
 from nftbench.training.draws import Judge
 from nftbench.training.recipe import Recipe, Stage
 from rewards.base import ConfigError, Prompt

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from nftbench.benchmark import Drawing
+from nftbench.benchmark.registry import Drawing
 from nftbench.recorder import Layout, record, watch
 from nftbench.rollout import Sample, generate, texts_remembered
 from nftbench.training import Interrupted, TrainingFailed, objective

@@ -5,7 +5,7 @@ Run: python tests/performance/generation.py
 
 import time
 
-from nftbench.benchmark import load_benchmark
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.checkpoint import load_policy
 from nftbench.rollout import generate, samples
 

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from nftbench import data
-from nftbench.prompts import load_prompts
-from nftbench.suites import Frozen, Suite
+from nftbench.benchmark.prompts import load_prompts
+from nftbench.benchmark.registry import data_cache as data
+from nftbench.benchmark.suites import Frozen, Suite
 from rewards.base import ConfigError, Prompt, Weight
 
 

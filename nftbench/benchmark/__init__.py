@@ -1,0 +1,1 @@
+"""What is asked and how: benchmarks, suites, prompt files, protocols."""
