@@ -232,7 +232,7 @@ def build(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train the pocket policy and its judges from nothing."""
-    from nftbench.checkpoint import local_folder
+    from nftbench.generation.checkpoint import local_folder
     from nftbench.pocket.build import build_all
 
     with _progress() as report:

@@ -218,7 +218,7 @@ def _images(source: Path) -> tuple[list[Path], list[Prompt]]:
 
 def _run_images(folder: Path) -> tuple[list[Path], list[Prompt]]:
     from nftbench.benchmark.registry import choose, load_benchmark
-    from nftbench.rollout import samples
+    from nftbench.generation.sampling import samples
     from nftbench.store import Run
 
     run = Run.open(folder)

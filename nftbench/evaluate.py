@@ -16,8 +16,8 @@ import pandas as pd
 
 import nftbench
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
-from nftbench.checkpoint import Policy
-from nftbench.rollout import Sample, generate, image_seed, samples, sampling_arguments
+from nftbench.generation.checkpoint import Policy
+from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.rows import About, Row, summarise
 from nftbench.scoring import score_files
 from nftbench.sheet import contact_sheet

@@ -13,9 +13,9 @@ import transformers.utils.logging
 
 import rewards as registry
 from nftbench.benchmark.registry import Protocol, load_suite, names, protocols_of, suite_names
-from nftbench.checkpoint import load_policy, own_suite
 from nftbench.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
-from nftbench.rollout import Sample
+from nftbench.generation.checkpoint import load_policy, own_suite
+from nftbench.generation.sampling import Sample
 from nftbench.rows import About, Row, summarise
 from nftbench.scoring import read_image_list, score_files
 from nftbench.store import Run, score_table, write_table

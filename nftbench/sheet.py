@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from nftbench.rollout import Sample
+from nftbench.generation.sampling import Sample
 from nftbench.store import Run, read_image, write_atomic
 
 COLUMNS = 8

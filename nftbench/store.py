@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark.registry import Protocol, in_words
-from nftbench.rollout import Sample
+from nftbench.generation.sampling import Sample
 from rewards.base import ConfigError, Reward, Scores
 
 MANIFEST = "manifest.json"

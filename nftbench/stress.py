@@ -20,8 +20,8 @@ from torch import Tensor
 
 from nftbench import stress_lines
 from nftbench.benchmark.registry import Protocol
-from nftbench.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.evaluate import Report, Work, evaluate
+from nftbench.generation.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.session import RUNS, quiet
 from nftbench.stats.paired import PAIR
 from nftbench.store import Run, read_image

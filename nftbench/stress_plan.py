@@ -9,8 +9,8 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import Benchmark, choose, load_benchmark, load_suite
-from nftbench.checkpoint import own_suite
 from nftbench.evaluate import Work
+from nftbench.generation.checkpoint import own_suite
 from nftbench.paraphrase import RULES, one_each, paraphrases
 from nftbench.session import load_rewards
 from rewards.base import ConfigError, Prompt, Reward

@@ -10,8 +10,8 @@ import pandas as pd
 
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.evaluate import Report
+from nftbench.generation.sampling import Sample, samples
 from nftbench.leaderboard import run_rows
-from nftbench.rollout import Sample, samples
 from nftbench.rows import About, Row, summarise
 from nftbench.scoring import score_files
 from nftbench.session import load_rewards, quiet

@@ -84,7 +84,7 @@ def start(forks, tmp_path):
 @pytest.fixture(scope="session")
 def policy():
     """The packaged checkpoint."""
-    from nftbench.checkpoint import load_policy
+    from nftbench.generation.checkpoint import load_policy
     from nftbench.session import quiet
 
     quiet()

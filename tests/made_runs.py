@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from nftbench.benchmark.registry import Protocol
-from nftbench.rollout import image_seed
+from nftbench.generation.sampling import image_seed
 from nftbench.rows import About, summarise
 from nftbench.store import Run, write_table
 from rewards.base import RewardInfo

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.calls import convert, count, flat, kind_of, refuse_new, same, shown, take
+from nftbench.generation.call_arguments import (
+    convert,
+    count,
+    flat,
+    kind_of,
+    refuse_new,
+    same,
+    shown,
+    take,
+)
 from rewards.base import ConfigError
 
 ONES = torch.ones

@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.checkpoint import folder_digest, load_policy, own_suite, packaged
+from nftbench.generation.checkpoint import folder_digest, load_policy, own_suite, packaged
+from nftbench.generation.sampling import generate, samples
 from nftbench.pocket import policy as parts
-from nftbench.rollout import generate, samples
 from rewards.base import ConfigError, Prompt
 
 PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=2, guidance_scale=2.0)

@@ -15,9 +15,9 @@ import rewards
 from nftbench import evaluate
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.evaluate import plan, score
+from nftbench.generation.sampling import samples
 from nftbench.pocket.drawing import render
 from nftbench.pocket.scenes import Scene, random_scene
-from nftbench.rollout import samples
 from nftbench.session import score_run
 from nftbench.store import Run
 from rewards.base import ConfigError, Scores

@@ -9,10 +9,10 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.checkpoint import load_policy, own_suite
+from nftbench.generation.checkpoint import load_policy, own_suite
+from nftbench.generation.sampling import generate, samples
 from nftbench.pocket import policy, pretrain
 from nftbench.pocket.build import Sizes, build_all
-from nftbench.rollout import generate, samples
 
 TINY = Sizes(
     vae_steps=2,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nftbench.checkpoint import load_policy
+from nftbench.generation.checkpoint import load_policy
 from nftbench.training.policy import BLIND_STEPS, NoEffect, TrainedPolicy, Weights
 from nftbench.training.recipe import PolicyConfig
 from rewards.base import ConfigError

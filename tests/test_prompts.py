@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nftbench.benchmark.prompts import LAYOUTS, check_id, load_prompts
-from nftbench.rollout import image_seed
+from nftbench.generation.sampling import image_seed
 from rewards.base import ConfigError, Prompt
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

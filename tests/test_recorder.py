@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from nftbench.calls import flat
-from nftbench.recorder import Layout, Record, distilled, learn, record, replay
-from nftbench.watching import Trace, denoiser_of, watch
+from nftbench.generation.call_arguments import flat
+from nftbench.generation.replay import Layout, Record, distilled, learn, record, replay
+from nftbench.generation.trace import Trace, denoiser_of, watch
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -14,7 +14,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from nftbench.recorder import learn, record, watch
+from nftbench.generation.replay import learn, record, watch
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

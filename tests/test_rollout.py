@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.rollout import (
+from nftbench.generation.sampling import (
     generate,
     image_seed,
     samples,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nftbench import store
-from nftbench.rollout import Sample
+from nftbench.generation.sampling import Sample
 from nftbench.store import Run, read_image, score_table, write_atomic, write_table
 from rewards.base import ConfigError, Prompt, Scores
 

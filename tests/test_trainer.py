@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.rollout import Sample
+from nftbench.generation.sampling import Sample
 from nftbench.training import TrainingFailed
 from nftbench.training.draws import Judge, batches, grouped, prompts_of, training_noise
 from nftbench.training.run import TrainingRun

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from diffusers import StableDiffusion3Pipeline
 
 from nftbench.benchmark.registry import Drawing
-from nftbench.checkpoint import load_policy, local_folder
-from nftbench.rollout import Sample, generate
+from nftbench.generation.checkpoint import load_policy, local_folder
+from nftbench.generation.sampling import Sample, generate
 from nftbench.session import quiet, train_checkpoint
 from nftbench.training import Interrupted
 from nftbench.training.recipe import Recipe, load_recipe

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.cli_leaderboard import app
 from nftbench.evaluate import versions
+from nftbench.generation.sampling import Sample
 from nftbench.leaderboard import add, read, stated
-from nftbench.rollout import Sample
 from nftbench.session import score_run
 from nftbench.store import Run
 from nftbench.verify import verify

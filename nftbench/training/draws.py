@@ -15,8 +15,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from nftbench.recorder import Record
-from nftbench.rollout import Sample, image_seed
+from nftbench.generation.replay import Record
+from nftbench.generation.sampling import Sample, image_seed
 from nftbench.training.advantages import Weighed
 from nftbench.training.flow_grpo import SdeScheduler, Step
 from nftbench.training.recipe import FlowGrpoConfig

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
-from nftbench.rollout import Sample, generate, samples
+from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.rows import PART
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, Change, change, mean, twins

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nftbench.checkpoint import POLICY_FILE
-from nftbench.recorder import denoiser_of
+from nftbench.generation.checkpoint import POLICY_FILE
+from nftbench.generation.replay import denoiser_of
 from nftbench.store import write_atomic
 from nftbench.training.recipe import PolicyConfig
 from rewards.base import ConfigError

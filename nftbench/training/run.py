@@ -11,9 +11,9 @@ import pandas as pd
 from accelerate import Accelerator
 
 from nftbench.benchmark.registry import Drawing
-from nftbench.checkpoint import load_policy
-from nftbench.recorder import distilled, learn
-from nftbench.rollout import Sample, generate
+from nftbench.generation.checkpoint import load_policy
+from nftbench.generation.replay import distilled, learn
+from nftbench.generation.sampling import Sample, generate
 from nftbench.store import write_table
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.guards import Guards

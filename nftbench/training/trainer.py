@@ -17,8 +17,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from nftbench.benchmark.registry import Drawing
-from nftbench.recorder import Layout, record, watch
-from nftbench.rollout import Sample, generate, texts_remembered
+from nftbench.generation.replay import Layout, record, watch
+from nftbench.generation.sampling import Sample, generate, texts_remembered
 from nftbench.training import Interrupted, TrainingFailed, objective
 from nftbench.training.advantages import Judged, judge
 from nftbench.training.draws import (

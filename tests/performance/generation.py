@@ -6,8 +6,8 @@ Run: python tests/performance/generation.py
 import time
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.checkpoint import load_policy
-from nftbench.rollout import generate, samples
+from nftbench.generation.checkpoint import load_policy
+from nftbench.generation.sampling import generate, samples
 
 STEPS, IMAGES = 10, 64
 

@@ -16,8 +16,8 @@ import peft
 import torch
 from accelerate import Accelerator
 
-from nftbench.checkpoint import load_policy
-from nftbench.rollout import to_uint8
+from nftbench.generation.checkpoint import load_policy
+from nftbench.generation.sampling import to_uint8
 from nftbench.session import quiet
 from nftbench.training.nft import nft_loss, velocity_kl
 from nftbench.training.recipe import ATTENTION, load_recipe

@@ -27,8 +27,17 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from nftbench.calls import Kind, convert, flat, kind_of, refuse_new, same, shown, take
-from nftbench.watching import Prediction, Step, Trace, denoiser_of, prediction_of, watch
+from nftbench.generation.call_arguments import (
+    Kind,
+    convert,
+    flat,
+    kind_of,
+    refuse_new,
+    same,
+    shown,
+    take,
+)
+from nftbench.generation.trace import Prediction, Step, Trace, denoiser_of, prediction_of, watch
 from rewards.base import ConfigError
 
 PROMPTS = ("a cat", "two red cats")
