@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from nftbench.benchmark.registry import Protocol, load_benchmark
 from nftbench.leaderboard import refuse, run_rows
-from nftbench.rows import Row
-from nftbench.store import Run
+from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -35,8 +35,8 @@ def certify(
     """Compare rewards with numbers of their references' own code; write a certificate each."""
     import rewards
     from nftbench.leaderboard import certificates
+    from nftbench.runs.run_folder import write_atomic
     from nftbench.session import quiet
-    from nftbench.store import write_atomic
     from rewards.certify import run
 
     if bool(names) == every:

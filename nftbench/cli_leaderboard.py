@@ -27,7 +27,7 @@ Leaderboards = Annotated[
 def add(run: RunFolder, leaderboards: Leaderboards = None) -> None:
     """Add a run's rows; refused from a --limit run, without protocol hash, error or images."""
     from nftbench import leaderboard
-    from nftbench.store import Run
+    from nftbench.runs.run_folder import Run
 
     for path in leaderboard.add(Run.open(run), leaderboards):
         typer.echo(f"published: {path}")
@@ -61,7 +61,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Chooses them.")] = 0,
 ) -> None:
     """Score a random part of a run's images again; exit code 1 when its numbers are not theirs."""
-    from nftbench.store import Run
+    from nftbench.runs.run_folder import Run
     from nftbench.verify import verify as look_again
 
     opened = Run.open(run)
@@ -83,7 +83,7 @@ def card(
 ) -> None:
     """Print a run as Hugging Face model-card metadata (`model-index`), to stand between `---` lines."""
     from nftbench.card import card as as_yaml
-    from nftbench.store import Run, write_atomic
+    from nftbench.runs.run_folder import Run, write_atomic
 
     text = as_yaml(Run.open(run))
     if out is None:

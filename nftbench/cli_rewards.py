@@ -195,8 +195,8 @@ def _files(names: Sequence[str]) -> dict[str, Weight]:
 
 def _images(source: Path) -> tuple[list[Path], list[Prompt]]:
     """Images and their prompts from any of the forms that `variants` takes."""
+    from nftbench.runs.run_folder import MANIFEST
     from nftbench.scoring import read_image_list
-    from nftbench.store import MANIFEST
 
     if source.is_file():
         return read_image_list(source)
@@ -219,7 +219,7 @@ def _images(source: Path) -> tuple[list[Path], list[Prompt]]:
 def _run_images(folder: Path) -> tuple[list[Path], list[Prompt]]:
     from nftbench.benchmark.registry import choose, load_benchmark
     from nftbench.generation.sampling import samples
-    from nftbench.store import Run
+    from nftbench.runs.run_folder import Run
 
     run = Run.open(folder)
     paths, prompts = [], []
@@ -300,7 +300,7 @@ def _write_csv(
 
     import pandas as pd
 
-    from nftbench.store import write_atomic
+    from nftbench.runs.run_folder import write_atomic
 
     rows = [asdict(d) | {"worst": paths[d.worst].name if d.n else "", "reason": ""} for d in found]
     rows += [{"first": key, "n": 0, "reason": reason} for key, reason in reasons.items()]

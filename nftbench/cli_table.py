@@ -56,7 +56,7 @@ def compare(
     """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
     from nftbench import compare as comparing
     from nftbench.grid import format_of
-    from nftbench.store import Run
+    from nftbench.runs.run_folder import Run
 
     asked = format_of(form, out)
     first, second = Run.open(a), Run.open(b)
@@ -70,7 +70,7 @@ def _show(
     from nftbench import grid
 
     if out is not None:
-        from nftbench.store import write_atomic
+        from nftbench.runs.run_folder import write_atomic
 
         write_atomic(out, grid.render(form, grids, records).encode())
         sys.stdout.write(f"table: {out}\n")

@@ -12,10 +12,10 @@ import pyarrow
 from nftbench.benchmark.registry import Protocol
 from nftbench.grid import Cell, Grid, Line
 from nftbench.leaderboard import LOWER_IS_BETTER
-from nftbench.rows import PART
+from nftbench.runs.rows import PART
+from nftbench.runs.run_folder import Run
 from nftbench.stats import estimates as statistics
 from nftbench.stats.paired import PAIR, Change, Tally, chance, change, tally, twins
-from nftbench.store import Run
 from rewards.base import ConfigError
 
 JUDGED_BY = ("weights", "files", "needs", "higher_is_better")

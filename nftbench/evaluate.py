@@ -18,10 +18,10 @@ import nftbench
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.generation.checkpoint import Policy
 from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
-from nftbench.rows import About, Row, summarise
+from nftbench.runs.contact_sheet import contact_sheet
+from nftbench.runs.rows import About, Row, summarise
+from nftbench.runs.run_folder import Run, write_table
 from nftbench.scoring import score_files
-from nftbench.sheet import contact_sheet
-from nftbench.store import Run, write_table
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo
 
 PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")

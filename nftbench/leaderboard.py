@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 import rewards as registry
 from nftbench.benchmark.registry import Drawing, Protocol, load_benchmark
-from nftbench.rows import PART, Row
-from nftbench.store import Run, write_atomic
+from nftbench.runs.rows import PART, Row
+from nftbench.runs.run_folder import Run, write_atomic
 from rewards.base import ConfigError
 
 IDENTITY = [

@@ -7,7 +7,7 @@ from typing import Any
 from nftbench.benchmark.registry import Protocol, load_benchmark
 from nftbench.benchmark.suites import Column, Suite
 from nftbench.leaderboard import Entry, stated
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
 
 FIELDS = (
     "height",

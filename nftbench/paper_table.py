@@ -18,8 +18,8 @@ from nftbench.benchmark.registry import Protocol, known
 from nftbench.benchmark.suites import Column, Suite
 from nftbench.leaderboard import Entry
 from nftbench.paper_protocol import OPEN, Wanted, wanted
-from nftbench.rows import Row
-from nftbench.store import Run
+from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 
 MEANS = ("task_mean", "image_mean")

@@ -24,9 +24,9 @@ import nftbench
 from nftbench import report_charts, report_data
 from nftbench.report_data import TWIN, Evaluated, Trained, column_of
 from nftbench.report_images import Picture, place_all
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import write_atomic
 from nftbench.stats.estimates import Estimate
-from nftbench.store import write_atomic
 from nftbench.table import AGGREGATES
 from rewards.base import ConfigError
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nftbench.report_data import Evaluated, Trained, column_of, holding, numbers
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
 
 BINS = 24
 TICKS = 4

@@ -12,10 +12,10 @@ import pyarrow
 
 from nftbench.benchmark.registry import Protocol
 from nftbench.leaderboard import run_rows
-from nftbench.rows import PART, Row
+from nftbench.runs.rows import PART, Row
+from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats import estimates as statistics
 from nftbench.stats.estimates import Estimate
-from nftbench.store import MANIFEST, Run
 from nftbench.training.journal import METRICS, read_metrics
 from rewards.base import ConfigError
 

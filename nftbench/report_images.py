@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nftbench.store import read_image
+from nftbench.runs.run_folder import read_image
 
 SMALL = 256
 """Pixels: a picture whose sides are no longer is its own thumbnail."""

@@ -16,9 +16,9 @@ from nftbench.benchmark.registry import Protocol, load_suite, names, protocols_o
 from nftbench.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
 from nftbench.generation.checkpoint import load_policy, own_suite
 from nftbench.generation.sampling import Sample
-from nftbench.rows import About, Row, summarise
+from nftbench.runs.rows import About, Row, summarise
+from nftbench.runs.run_folder import Run, score_table, write_table
 from nftbench.scoring import read_image_list, score_files
-from nftbench.store import Run, score_table, write_table
 from nftbench.training.heldout import Change
 from nftbench.training.recipe import load_recipe
 from nftbench.training.run import resumed_recipe

@@ -22,9 +22,9 @@ from nftbench import stress_lines
 from nftbench.benchmark.registry import Protocol
 from nftbench.evaluate import Report, Work, evaluate
 from nftbench.generation.checkpoint import POLICY_FILE, Policy, load_policy, packaged
+from nftbench.runs.run_folder import Run, read_image
 from nftbench.session import RUNS, quiet
 from nftbench.stats.paired import PAIR
-from nftbench.store import Run, read_image
 from nftbench.stress_card import Card, save
 from nftbench.stress_lines import Line, not_run
 from nftbench.stress_plan import (

@@ -9,7 +9,7 @@ from typing import Any
 
 from nftbench import grid
 from nftbench.grid import Cell, Grid
-from nftbench.store import write_atomic
+from nftbench.runs.run_folder import write_atomic
 from nftbench.stress_lines import Figure, Line
 
 NOTE = (

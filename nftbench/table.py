@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from nftbench.benchmark.registry import Benchmark, Suite
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
 
 if TYPE_CHECKING:
     from nftbench.stats.paired import Change

@@ -8,7 +8,7 @@ from typing import Any
 from nftbench.benchmark.suites import Column
 from nftbench.grid import Cell, Grid, Line
 from nftbench.paper_table import PaperCell, PaperLine, PaperTable
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
 
 HELD_OUT = " °"
 

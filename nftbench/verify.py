@@ -12,10 +12,10 @@ from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.evaluate import Report
 from nftbench.generation.sampling import Sample, samples
 from nftbench.leaderboard import run_rows
-from nftbench.rows import About, Row, summarise
+from nftbench.runs.rows import About, Row, summarise
+from nftbench.runs.run_folder import Run
 from nftbench.scoring import score_files
 from nftbench.session import load_rewards, quiet
-from nftbench.store import Run
 from rewards.base import ConfigError, Reward, RewardInfo
 
 TOLERANCE = 1e-4

@@ -3,7 +3,7 @@
 import datetime
 import math
 
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
 
 ROW = Row(
     model="pocket",

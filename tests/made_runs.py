@@ -12,8 +12,8 @@ from PIL import Image
 
 from nftbench.benchmark.registry import Protocol
 from nftbench.generation.sampling import image_seed
-from nftbench.rows import About, summarise
-from nftbench.store import Run, write_table
+from nftbench.runs.rows import About, summarise
+from nftbench.runs.run_folder import Run, write_table
 from rewards.base import RewardInfo
 
 BENCHMARK = "made"

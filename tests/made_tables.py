@@ -8,8 +8,8 @@ from nftbench import leaderboard
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.suites import Column, Settings, Suite
 from nftbench.leaderboard import Entry
-from nftbench.rows import Row
-from nftbench.store import Run
+from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import Run
 
 NFT = "worstcoder/SD3.5M-DiffusionNFT-MultiReward"
 LABEL = "SD3.5-M + NFT (multi-reward)"

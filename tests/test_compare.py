@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from nftbench import cli
 from nftbench.compare import compare, grids, records
 from nftbench.grid import render
+from nftbench.runs.run_folder import Run, write_table
 from nftbench.stats.estimates import clustered_mean, task_mean
 from nftbench.stats.paired import PAIR, chance, change, tally, twins
-from nftbench.store import Run, write_table
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -18,8 +18,8 @@ from nftbench.evaluate import plan, score
 from nftbench.generation.sampling import samples
 from nftbench.pocket.drawing import render
 from nftbench.pocket.scenes import Scene, random_scene
+from nftbench.runs.run_folder import Run
 from nftbench.session import score_run
-from nftbench.store import Run
 from rewards.base import ConfigError, Scores
 from rewards.jpeg import Incompressibility
 

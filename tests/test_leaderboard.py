@@ -24,7 +24,7 @@ from nftbench.leaderboard import (
     read,
 )
 from nftbench.leaderboard_site import build
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

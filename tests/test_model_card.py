@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.card import card
-from nftbench.rows import Row
-from nftbench.store import Run
+from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 
 PROTOCOLS = {

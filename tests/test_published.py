@@ -7,7 +7,7 @@ import pytest
 
 from nftbench import leaderboard
 from nftbench.leaderboard import COLUMNS, read, stated
-from nftbench.rows import Row
+from nftbench.runs.rows import Row
 
 COUNTS = {
     "drawbench": {

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from nftbench.rows import About, Row, summarise
+from nftbench.runs.rows import About, Row, summarise
 from rewards.base import RewardInfo
 
 ABOUT = About(

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nftbench import store
 from nftbench.generation.sampling import Sample
-from nftbench.store import Run, read_image, score_table, write_atomic, write_table
+from nftbench.runs import run_folder as store
+from nftbench.runs.run_folder import Run, read_image, score_table, write_atomic, write_table
 from rewards.base import ConfigError, Prompt, Scores
 
 SAMPLES = [Sample(Prompt(id=f"{i:04d}", text="x"), 0) for i in range(3)]

@@ -13,8 +13,8 @@ from nftbench.cli_leaderboard import app
 from nftbench.evaluate import versions
 from nftbench.generation.sampling import Sample
 from nftbench.leaderboard import add, read, stated
+from nftbench.runs.run_folder import Run
 from nftbench.session import score_run
-from nftbench.store import Run
 from nftbench.verify import verify
 from rewards.base import ConfigError
 

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.generation.sampling import Sample, generate, samples
-from nftbench.rows import PART
+from nftbench.runs.rows import PART
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, Change, change, mean, twins
 from nftbench.training.draws import Judge, score_all

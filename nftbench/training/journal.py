@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
-from nftbench.sheet import sheet
-from nftbench.store import write_atomic
+from nftbench.runs.contact_sheet import sheet
+from nftbench.runs.run_folder import write_atomic
 
 METRICS = "metrics.jsonl"
 GRID_ROWS, GRID_COLUMNS = 8, 8

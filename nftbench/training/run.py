@@ -14,7 +14,7 @@ from nftbench.benchmark.registry import Drawing
 from nftbench.generation.checkpoint import load_policy
 from nftbench.generation.replay import distilled, learn
 from nftbench.generation.sampling import Sample, generate
-from nftbench.store import write_table
+from nftbench.runs.run_folder import write_table
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.guards import Guards
 from nftbench.training.heldout import COLUMNS, Change, changes, estimates, held_out, look, total

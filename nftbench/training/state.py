@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nftbench.store import write_atomic
+from nftbench.runs.run_folder import write_atomic
 from nftbench.training.draws import seed_of
 from nftbench.training.recipe import Recipe
 from rewards.base import ConfigError

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from nftbench.generation.sampling import Sample
-from nftbench.store import Run, read_image, write_atomic
+from nftbench.runs.run_folder import Run, read_image, write_atomic
 
 COLUMNS = 8
 GAP = 2
