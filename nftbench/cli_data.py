@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from nftbench.benchmark.registry import Benchmark
-    from nftbench.ranking import Ranking
+    from nftbench.evaluation.ranking import Ranking
     from nftbench.stats.estimates import Estimate
 
 app = typer.Typer(help="Prompt files of others: what is here, fetching; ranking of ready images.")
@@ -84,7 +84,7 @@ def rank_(
     batch_size: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 16,
 ) -> None:
     """Say how often rewards order ready images of a prompt as people did."""
-    from nftbench.ranking import load_ranking, rank
+    from nftbench.evaluation.ranking import load_ranking, rank
     from nftbench.session import load_rewards, quiet
 
     quiet()
@@ -103,7 +103,7 @@ def rank_(
 
 def _everything() -> list["Benchmark | Ranking"]:
     from nftbench.benchmark.registry import load_benchmark, names
-    from nftbench.ranking import load_ranking
+    from nftbench.evaluation.ranking import load_ranking
 
     generating: list[Benchmark | Ranking] = [load_benchmark(name) for name in names()]
     return generating + [load_ranking(name) for name in names("ranking")]
@@ -113,7 +113,7 @@ def _chosen(names: Sequence[str]) -> list["Benchmark | Ranking"]:
     """The benchmarks that names of benchmarks and suites mean, each once."""
     from nftbench.benchmark.registry import load_benchmark, load_suite
     from nftbench.benchmark.registry import names as known
-    from nftbench.ranking import load_ranking
+    from nftbench.evaluation.ranking import load_ranking
 
     found: dict[str, Benchmark | Ranking] = {}
     for name in names:

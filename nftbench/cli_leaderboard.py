@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nftbench.verify import Checked
+    from nftbench.evaluation.verify import Checked
 
 app = typer.Typer(
     help="Leaderboards: add a run, build the pages, verify a run, export it for a model card.",
@@ -61,8 +61,8 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Chooses them.")] = 0,
 ) -> None:
     """Score a random part of a run's images again; exit code 1 when its numbers are not theirs."""
+    from nftbench.evaluation.verify import verify as look_again
     from nftbench.runs.run_folder import Run
-    from nftbench.verify import verify as look_again
 
     opened = Run.open(run)
     with _progress() as report:

@@ -195,8 +195,8 @@ def _files(names: Sequence[str]) -> dict[str, Weight]:
 
 def _images(source: Path) -> tuple[list[Path], list[Prompt]]:
     """Images and their prompts from any of the forms that `variants` takes."""
+    from nftbench.evaluation.scoring import read_image_list
     from nftbench.runs.run_folder import MANIFEST
-    from nftbench.scoring import read_image_list
 
     if source.is_file():
         return read_image_list(source)
@@ -248,7 +248,7 @@ def _scored(
     """Values of one variant, (N,), NaN for what it cannot judge; or in words why it has none."""
     import numpy as np
 
-    from nftbench.scoring import score_files
+    from nftbench.evaluation.scoring import score_files
     from nftbench.session import load_rewards, quiet
 
     quiet()

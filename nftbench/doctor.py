@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 import rewards
-from nftbench.evaluate import PACKAGES
+from nftbench.evaluation.evaluate import PACKAGES
 from rewards.base import ConfigError, Prompt
 
 EXTRAS = {"mmdet": "mmdet", "paddle": "paddleocr", "tesseract": "pytesseract"}

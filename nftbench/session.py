@@ -13,12 +13,12 @@ import transformers.utils.logging
 
 import rewards as registry
 from nftbench.benchmark.registry import Protocol, load_suite, names, protocols_of, suite_names
-from nftbench.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
+from nftbench.evaluation.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
+from nftbench.evaluation.scoring import read_image_list, score_files
 from nftbench.generation.checkpoint import load_policy, own_suite
 from nftbench.generation.sampling import Sample
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run, score_table, write_table
-from nftbench.scoring import read_image_list, score_files
 from nftbench.training.heldout import Change
 from nftbench.training.recipe import load_recipe
 from nftbench.training.run import resumed_recipe

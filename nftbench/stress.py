@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nftbench import stress_lines
 from nftbench.benchmark.registry import Protocol
-from nftbench.evaluate import Report, Work, evaluate
+from nftbench.evaluation.evaluate import Report, Work, evaluate
 from nftbench.generation.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.runs.run_folder import Run, read_image
 from nftbench.session import RUNS, quiet

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import Benchmark, choose, load_benchmark, load_suite
-from nftbench.evaluate import Work
+from nftbench.evaluation.evaluate import Work
 from nftbench.generation.checkpoint import own_suite
 from nftbench.paraphrase import RULES, one_each, paraphrases
 from nftbench.session import load_rewards

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 import rewards
-from nftbench import evaluate
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.evaluate import plan, score
+from nftbench.evaluation import evaluate
+from nftbench.evaluation.evaluate import plan, score
 from nftbench.generation.sampling import samples
 from nftbench.pocket.drawing import render
 from nftbench.pocket.scenes import Scene, random_scene

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.evaluation.ranking import load_ranking
 from nftbench.generation.sampling import samples
-from nftbench.ranking import load_ranking
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nftbench.ranking import Item, accuracy, load_ranking, pairs, rank, read_items
+from nftbench.evaluation.ranking import Item, accuracy, load_ranking, pairs, rank, read_items
 from rewards.base import ConfigError, Prompt
 from rewards.jpeg import Compressibility, Incompressibility
 

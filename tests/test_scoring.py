@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nftbench.scoring import read_image_list, score_files
+from nftbench.evaluation.scoring import read_image_list, score_files
 from rewards.base import ConfigError, Prompt, RewardInfo, Scores
 from rewards.jpeg import Incompressibility, jpeg_kilobytes
 

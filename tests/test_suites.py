@@ -18,7 +18,7 @@ from nftbench.benchmark.registry import (
 )
 from nftbench.benchmark.registry import registry as benchmark
 from nftbench.benchmark.suites import Column, Suite
-from nftbench.evaluate import folder_names, plan
+from nftbench.evaluation.evaluate import folder_names, plan
 from nftbench.runs.run_folder import Run
 from nftbench.session import evaluate_checkpoint, score_run
 from rewards.base import ConfigError

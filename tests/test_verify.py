@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.cli_leaderboard import app
-from nftbench.evaluate import versions
+from nftbench.evaluation.evaluate import versions
+from nftbench.evaluation.verify import verify
 from nftbench.generation.sampling import Sample
 from nftbench.leaderboard import add, read, stated
 from nftbench.runs.run_folder import Run
 from nftbench.session import score_run
-from nftbench.verify import verify
 from rewards.base import ConfigError
 
 

@@ -154,7 +154,7 @@ class Benchmark(Frozen):
     """One TOML of `benchmarks/`."""
 
     kind: Literal["generating"] = "generating"
-    """Images are made; `ranking`s (`nftbench.ranking`) judge ready ones."""
+    """Images are made; `ranking`s (`nftbench.evaluation.ranking`) judge ready ones."""
     name: str
     version: int = Field(ge=1)
     title: str

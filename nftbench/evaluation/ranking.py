@@ -12,7 +12,7 @@ from pydantic import Field
 from nftbench.benchmark.registry import data_cache as data
 from nftbench.benchmark.registry import known, names, read
 from nftbench.benchmark.suites import Frozen
-from nftbench.scoring import score_files
+from nftbench.evaluation.scoring import score_files
 from nftbench.stats.estimates import Estimate, clustered_mean
 from rewards.base import ConfigError, Prompt, Reward, Weight
 

@@ -16,12 +16,12 @@ import pandas as pd
 
 import nftbench
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
+from nftbench.evaluation.scoring import score_files
 from nftbench.generation.checkpoint import Policy
 from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run, write_table
-from nftbench.scoring import score_files
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo
 
 PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")

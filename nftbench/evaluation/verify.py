@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
-from nftbench.evaluate import Report
+from nftbench.evaluation.evaluate import Report
+from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
 from nftbench.leaderboard import run_rows
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run
-from nftbench.scoring import score_files
 from nftbench.session import load_rewards, quiet
 from rewards.base import ConfigError, Reward, RewardInfo
 
