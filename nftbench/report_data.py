@@ -16,7 +16,7 @@ from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats import estimates as statistics
 from nftbench.stats.estimates import Estimate
-from nftbench.training.journal import METRICS, read_metrics
+from nftbench.training.metrics_log import METRICS, read_metrics
 from rewards.base import ConfigError
 
 LETTERS = "ABCDEFGH"

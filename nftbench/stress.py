@@ -40,8 +40,8 @@ from nftbench.stress_plan import (
     own_benchmark,
     whole,
 )
+from nftbench.training.checkpoints import RECIPE, stored_recipe
 from nftbench.training.guards import picture_statistics
-from nftbench.training.state import RECIPE, stored_recipe
 from rewards import parse_rewards
 
 

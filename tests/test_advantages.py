@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nftbench.training.advantages import Weighed, judge
-from nftbench.training.nft import group_advantages
+from nftbench.training.algorithms.advantages import Weighed, judge
+from nftbench.training.algorithms.nft import group_advantages
 
 AABB = ["a", "a", "b", "b"]
 NAN = float("nan")

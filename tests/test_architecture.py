@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = {
-    "nftbench/training/advantages.py": {"nftbench", "numpy"},
-    "nftbench/training/nft.py": {"numpy", "torch"},
+    "nftbench/training/algorithms/advantages.py": {"nftbench", "numpy"},
+    "nftbench/training/algorithms/nft.py": {"numpy", "torch"},
     "rewards/geneval/judge.py": {"numpy"},
 }
 """File -> what it may import beside the standard library."""

@@ -18,7 +18,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.training.flow_grpo import (
+from nftbench.training.algorithms.flow_grpo import (
     SdeScheduler,
     Transition,
     cps_log_prob,

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.training.nft import (
+from nftbench.training.algorithms.nft import (
     ema_decay,
     group_advantages,
     nft_loss,

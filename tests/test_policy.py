@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from nftbench.generation.checkpoint import load_policy
+from nftbench.training.config.recipe import PolicyConfig
 from nftbench.training.policy import BLIND_STEPS, NoEffect, TrainedPolicy, Weights
-from nftbench.training.recipe import PolicyConfig
 from rewards.base import ConfigError
 
 

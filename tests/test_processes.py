@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nftbench.training.recipe import load_recipe
-from nftbench.training.state import save_recipe
+from nftbench.training.checkpoints import save_recipe
+from nftbench.training.config.recipe import load_recipe
 
 SETTINGS = (
     "policy.rank=4",
@@ -33,8 +33,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from nftbench.training.recipe import Recipe
-from nftbench.training.state import stored_recipe
+from nftbench.training.config.recipe import Recipe
+from nftbench.training.checkpoints import stored_recipe
 from nftbench.training.run import train
 
 torch.set_num_threads(1)

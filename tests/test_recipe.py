@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nftbench.training.recipe import (
+from nftbench.training.config.recipe import (
     ATTENTION,
     OptimizerConfig,
     Recipe,

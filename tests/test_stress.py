@@ -12,8 +12,8 @@ from nftbench import stress, stress_card, stress_lines, stress_plan
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stress_lines import Figure, Line
-from nftbench.training.recipe import load_recipe
-from nftbench.training.state import save_recipe
+from nftbench.training.checkpoints import save_recipe
+from nftbench.training.config.recipe import load_recipe
 from rewards.base import ConfigError
 
 METRIC = "geneval@pocket"

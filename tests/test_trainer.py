@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nftbench.generation.sampling import Sample
 from nftbench.training import TrainingFailed
-from nftbench.training.draws import Judge, batches, grouped, prompts_of, training_noise
+from nftbench.training.rollouts import Judge, batches, grouped, prompts_of, training_noise
 from nftbench.training.run import TrainingRun
 from rewards.base import Prompt, Scores
 

@@ -16,9 +16,9 @@ from nftbench.generation.checkpoint import load_policy, local_folder
 from nftbench.generation.sampling import Sample, generate
 from nftbench.session import quiet, train_checkpoint
 from nftbench.training import Interrupted
-from nftbench.training.recipe import Recipe, load_recipe
+from nftbench.training.checkpoints import checkpoints, load_state
+from nftbench.training.config.recipe import Recipe, load_recipe
 from nftbench.training.run import TrainingRun, resumed_recipe
-from nftbench.training.state import checkpoints, load_state
 from rewards.base import ConfigError, Prompt
 
 SMALL = (

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nftbench.stats.estimates import Estimate
-from nftbench.training.recipe import GuardConfig, Threshold
+from nftbench.training.config.recipe import GuardConfig, Threshold
 
 SPAN = 3
 """Iterations that a value is the mean of, at the start as later: one odd iteration neither warns nor stops."""

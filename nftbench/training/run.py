@@ -16,12 +16,7 @@ from nftbench.generation.replay import distilled, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.runs.run_folder import write_table
 from nftbench.training import Interrupted, TrainingFailed
-from nftbench.training.guards import Guards
-from nftbench.training.heldout import COLUMNS, Change, changes, estimates, held_out, look, total
-from nftbench.training.journal import Journal, curve
-from nftbench.training.policy import NoEffect, TrainedPolicy
-from nftbench.training.recipe import Recipe
-from nftbench.training.state import (
+from nftbench.training.checkpoints import (
     State,
     checkpoints,
     load_state,
@@ -29,8 +24,13 @@ from nftbench.training.state import (
     save_state,
     stored_recipe,
 )
-from nftbench.training.tasks import Judges, Task, task_of
+from nftbench.training.config.recipe import Recipe
+from nftbench.training.guards import Guards
+from nftbench.training.metrics_log import Journal, curve
+from nftbench.training.policy import NoEffect, TrainedPolicy
+from nftbench.training.stages import Judges, Task, task_of
 from nftbench.training.trainer import Trainer
+from nftbench.training.validation import COLUMNS, Change, changes, estimates, held_out, look, total
 from rewards.base import ConfigError, MissingExtra, Prompt
 
 Report = Callable[[str, int, int], None]

@@ -19,9 +19,17 @@ from torch import Tensor
 from nftbench.benchmark.registry import Drawing
 from nftbench.generation.replay import Layout, record, watch
 from nftbench.generation.sampling import Sample, generate, texts_remembered
-from nftbench.training import Interrupted, TrainingFailed, objective
-from nftbench.training.advantages import Judged, judge
-from nftbench.training.draws import (
+from nftbench.training import Interrupted, TrainingFailed
+from nftbench.training.algorithms import losses as objective
+from nftbench.training.algorithms.advantages import Judged, judge
+from nftbench.training.algorithms.nft import ema_decay, old_decay
+from nftbench.training.checkpoints import Position, seed_everything
+from nftbench.training.config.recipe import Recipe
+from nftbench.training.guards import picture_statistics
+from nftbench.training.metrics_log import Clock
+from nftbench.training.policy import TrainedPolicy
+from nftbench.training.precision import mixed
+from nftbench.training.rollouts import (
     Draw,
     batches,
     grouped,
@@ -33,14 +41,7 @@ from nftbench.training.draws import (
     weighed,
     why,
 )
-from nftbench.training.guards import picture_statistics
-from nftbench.training.journal import Clock
-from nftbench.training.nft import ema_decay, old_decay
-from nftbench.training.policy import TrainedPolicy
-from nftbench.training.precision import mixed
-from nftbench.training.recipe import Recipe
-from nftbench.training.state import Position, seed_everything
-from nftbench.training.tasks import Task
+from nftbench.training.stages import Task
 from rewards.base import Prompt
 
 

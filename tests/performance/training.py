@@ -19,8 +19,8 @@ from accelerate import Accelerator
 from nftbench.generation.checkpoint import load_policy
 from nftbench.generation.sampling import to_uint8
 from nftbench.session import quiet
-from nftbench.training.nft import nft_loss, velocity_kl
-from nftbench.training.recipe import ATTENTION, load_recipe
+from nftbench.training.algorithms.nft import nft_loss, velocity_kl
+from nftbench.training.config.recipe import ATTENTION, load_recipe
 from nftbench.training.run import TrainingRun
 
 GROUPS, GROUP_SIZE, TIMES, BATCH, STEPS = 8, 12, 3, 48, 10

@@ -8,8 +8,8 @@ from typing import Any
 import rewards as registry
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import load_benchmark, names
-from nftbench.training.draws import Judge
-from nftbench.training.recipe import Recipe, Stage
+from nftbench.training.config.recipe import Recipe, Stage
+from nftbench.training.rollouts import Judge
 from rewards.base import ConfigError, Prompt
 
 

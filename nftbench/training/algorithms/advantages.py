@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from nftbench.training.nft import group_advantages
+from nftbench.training.algorithms.nft import group_advantages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from nftbench.generation.replay import Record
 from nftbench.generation.sampling import Sample, image_seed
-from nftbench.training.advantages import Weighed
-from nftbench.training.flow_grpo import SdeScheduler, Step
-from nftbench.training.recipe import FlowGrpoConfig
+from nftbench.training.algorithms.advantages import Weighed
+from nftbench.training.algorithms.flow_grpo import SdeScheduler, Step
+from nftbench.training.config.recipe import FlowGrpoConfig
 from rewards import RewardSpec
 from rewards.base import ConfigError, Prompt, Reward, Scores
 

@@ -13,8 +13,8 @@ from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.runs.rows import PART
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, Change, change, mean, twins
-from nftbench.training.draws import Judge, score_all
-from nftbench.training.recipe import Recipe
+from nftbench.training.config.recipe import Recipe
+from nftbench.training.rollouts import Judge, score_all
 from rewards.base import ConfigError
 
 COLUMNS = ("benchmark", *PAIR)

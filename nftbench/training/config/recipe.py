@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from nftbench.benchmark.registry import in_words
-from nftbench.training.nft import OldSchedule
+from nftbench.training.algorithms.nft import OldSchedule
 from rewards.base import ConfigError
 
 ATTENTION = (

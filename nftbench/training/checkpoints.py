@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nftbench.runs.run_folder import write_atomic
-from nftbench.training.draws import seed_of
-from nftbench.training.recipe import Recipe
+from nftbench.training.config.recipe import Recipe
+from nftbench.training.rollouts import seed_of
 from rewards.base import ConfigError
 
 RECIPE = "recipe.json"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nftbench.training import flow_grpo
-from nftbench.training.draws import Draw
-from nftbench.training.nft import nft_loss, optimality, velocity_kl
-from nftbench.training.recipe import FlowGrpoConfig, Stage
+from nftbench.training.algorithms import flow_grpo
+from nftbench.training.algorithms.nft import nft_loss, optimality, velocity_kl
+from nftbench.training.config.recipe import FlowGrpoConfig, Stage
+from nftbench.training.rollouts import Draw
 
 Velocity = Callable[[str, Tensor, Tensor], Tensor]
 

@@ -1,0 +1,1 @@
+"""Recipes: everything that a training run is made of."""
