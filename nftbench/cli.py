@@ -95,7 +95,9 @@ def eval_(
     """Generate from a checkpoint, judge the images, print a table with error bars."""
     if publish and limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
-    from nftbench import leaderboard, session, table
+    from nftbench import session
+    from nftbench.reporting import summary_tables as table
+    from nftbench.reporting.leaderboard import board as leaderboard
 
     settings = {
         "guidance_scale": guidance_scale,
@@ -134,7 +136,8 @@ def score(
     ] = None,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
-    from nftbench import session, table
+    from nftbench import session
+    from nftbench.reporting import summary_tables as table
 
     with _progress() as report:
         if target.is_dir():
@@ -175,7 +178,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
-    from nftbench import session, table
+    from nftbench import session
+    from nftbench.reporting import summary_tables as table
 
     flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
     settings = [f"stages.{k}={v}" for k, v in flags.items() if v is not None]
@@ -196,8 +200,8 @@ def train(
 @app.command()
 def benchmarks() -> None:
     """List benchmarks and suites."""
-    from nftbench import table
     from nftbench.benchmark.registry import registry as benchmark
+    from nftbench.reporting import summary_tables as table
 
     _print(table.benchmarks([benchmark.load_benchmark(n) for n in benchmark.names()]))
     _print(table.suites([benchmark.load_suite(n) for n in benchmark.suite_names()]))

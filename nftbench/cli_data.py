@@ -44,8 +44,8 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch the prompt files of benchmarks into the data cache, each checked by digest and count."""
-    from nftbench import table_rewards
     from nftbench.benchmark.registry import data_cache as data
+    from nftbench.reporting import reward_tables as table_rewards
 
     chosen = _chosen(names)
     files = {asset.name: asset for one in chosen for asset in _assets(one)}
@@ -157,7 +157,7 @@ def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Table":
     from rich.table import Table
 
     from nftbench.benchmark.registry import data_cache as data
-    from nftbench.table_rewards import size
+    from nftbench.reporting.reward_tables import size
 
     table = Table("benchmark", "asks", "file", "state", "size", "sha256", "licence")
     for one in everything:

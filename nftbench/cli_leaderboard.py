@@ -26,7 +26,7 @@ Leaderboards = Annotated[
 @app.command()
 def add(run: RunFolder, leaderboards: Leaderboards = None) -> None:
     """Add a run's rows; refused from a --limit run, without protocol hash, error or images."""
-    from nftbench import leaderboard
+    from nftbench.reporting.leaderboard import board as leaderboard
     from nftbench.runs.run_folder import Run
 
     for path in leaderboard.add(Run.open(run), leaderboards):
@@ -42,8 +42,8 @@ def build(
     leaderboards: Leaderboards = None,
 ) -> None:
     """Check, sort and rank the leaderboards; make the README's tables and the HTML page anew."""
-    from nftbench import leaderboard
-    from nftbench.leaderboard_site import build as build_all
+    from nftbench.reporting.leaderboard import board as leaderboard
+    from nftbench.reporting.leaderboard.site import build as build_all
 
     own = leaderboard.folder().parent / "README.md"  # of a checkout; a wheel has none
     if readme is None and leaderboards is None and own.is_file():
@@ -82,7 +82,7 @@ def card(
     out: Annotated[Path | None, typer.Option(help="Write it there and not to the screen.")] = None,
 ) -> None:
     """Print a run as Hugging Face model-card metadata (`model-index`), to stand between `---` lines."""
-    from nftbench.card import card as as_yaml
+    from nftbench.reporting.leaderboard.model_card import card as as_yaml
     from nftbench.runs.run_folder import Run, write_atomic
 
     text = as_yaml(Run.open(run))

@@ -22,7 +22,7 @@ def report(
     from rich.console import Console
     from rich.progress import Progress
 
-    from nftbench.report import write_report
+    from nftbench.reporting.html_report.build import write_report
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:

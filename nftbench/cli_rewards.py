@@ -43,7 +43,7 @@ def list_rewards(
         measure([])
         return
     import rewards
-    from nftbench import table_rewards
+    from nftbench.reporting import reward_tables as table_rewards
 
     _show(table_rewards.listing(rewards.available()))
 
@@ -62,7 +62,7 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch the weights of rewards into the cache, each checked by its sha256."""
-    from nftbench import table_rewards
+    from nftbench.reporting import reward_tables as table_rewards
     from rewards import weights
 
     files = _files(names)
@@ -108,7 +108,7 @@ def measure(
     Several named rewards are also measured together in one process, where they share towers.
     """
     import rewards
-    from nftbench import table_rewards
+    from nftbench.reporting import reward_tables as table_rewards
     from rewards.cost import Asked, measure_apart, together
 
     keys = tuple(dict.fromkeys(map(rewards.resolve, names or rewards.available())))
@@ -152,7 +152,7 @@ def variants(
 ) -> None:
     """Show how far the variants of one reward disagree on the same images."""
     import rewards
-    from nftbench import table_rewards
+    from nftbench.reporting import reward_tables as table_rewards
     from rewards.variants import disagreements
 
     keys = [key for key in rewards.available() if key.partition("@")[0] == name.partition("@")[0]]

@@ -35,8 +35,9 @@ def stress(
     from rich.console import Console
     from rich.progress import Progress
 
-    from nftbench import grid, stress_card, stress_plan
     from nftbench import stress as stressing
+    from nftbench import stress_card, stress_plan
+    from nftbench.reporting import text_tables as grid
 
     effort = stress_plan.FULL if full else stress_plan.Effort()
     console = Console(stderr=True)

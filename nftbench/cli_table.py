@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nftbench.grid import Grid
+    from nftbench.reporting.text_tables import Grid
 
 app = typer.Typer()
 
@@ -34,9 +34,9 @@ def table(
 ) -> None:
     """Make a paper's table with our rows beside the published ones: do they agree?"""
     from nftbench.benchmark.registry import load_suite
-    from nftbench.grid import format_of
-    from nftbench.paper_table import paper_table
-    from nftbench.table_paper import as_table
+    from nftbench.reporting.paper.render import as_table
+    from nftbench.reporting.paper.table import paper_table
+    from nftbench.reporting.text_tables import format_of
 
     asked = format_of(form, out)
     _show(asked, out, *as_table(paper_table(load_suite(suite), runs or [])))
@@ -54,8 +54,8 @@ def compare(
     out: Out = None,
 ) -> None:
     """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
-    from nftbench import compare as comparing
-    from nftbench.grid import format_of
+    from nftbench.reporting import compare as comparing
+    from nftbench.reporting.text_tables import format_of
     from nftbench.runs.run_folder import Run
 
     asked = format_of(form, out)
@@ -67,7 +67,7 @@ def compare(
 def _show(
     form: str, out: Path | None, grids: "Sequence[Grid]", records: Sequence[Mapping[str, Any]]
 ) -> None:
-    from nftbench import grid
+    from nftbench.reporting import text_tables as grid
 
     if out is not None:
         from nftbench.runs.run_folder import write_atomic

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nftbench import grid
-from nftbench.grid import Cell, Grid
+from nftbench.reporting import text_tables as grid
+from nftbench.reporting.text_tables import Cell, Grid
 from nftbench.runs.run_folder import write_atomic
 from nftbench.stress_lines import Figure, Line
 

@@ -55,7 +55,13 @@ class Command:
 def forks():
     """A server that has imported torch once and forks a fresh process for every command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nftbench.session", "nftbench.table", "nftbench.leaderboard"])
+    context.set_forkserver_preload(
+        [
+            "nftbench.session",
+            "nftbench.reporting.summary_tables",
+            "nftbench.reporting.leaderboard.board",
+        ]
+    )
     return context
 
 

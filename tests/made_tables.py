@@ -4,10 +4,10 @@ import datetime
 import re
 from html.parser import HTMLParser
 
-from nftbench import leaderboard
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.suites import Column, Settings, Suite
-from nftbench.leaderboard import Entry
+from nftbench.reporting.leaderboard import board as leaderboard
+from nftbench.reporting.leaderboard.board import Entry
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 

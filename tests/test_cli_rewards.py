@@ -147,7 +147,7 @@ def test_the_list_says_what_is_here(shop, run):
 
 
 def test_a_certificate_is_shown(shop, run, tmp_path, monkeypatch):
-    from nftbench import table_rewards
+    from nftbench.reporting import reward_tables as table_rewards
 
     (tmp_path / "certificates").mkdir()
     (tmp_path / "certificates" / "two.json").write_text(json.dumps({"verdict": "equal"}))

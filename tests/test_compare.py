@@ -16,8 +16,8 @@ from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
 from nftbench import cli
-from nftbench.compare import compare, grids, records
-from nftbench.grid import render
+from nftbench.reporting.compare import compare, grids, records
+from nftbench.reporting.text_tables import render
 from nftbench.runs.run_folder import Run, write_table
 from nftbench.stats.estimates import clustered_mean, task_mean
 from nftbench.stats.paired import PAIR, chance, change, tally, twins

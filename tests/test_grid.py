@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.grid import Cell, Grid, Line, format_of, render
+from nftbench.reporting.text_tables import Cell, Grid, Line, format_of, render
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nftbench import leaderboard
-from nftbench.leaderboard import (
+from nftbench.reporting.leaderboard import board as leaderboard
+from nftbench.reporting.leaderboard.board import (
     COLUMNS,
     IDENTITY,
     certificate,
@@ -23,7 +23,7 @@ from nftbench.leaderboard import (
     rank,
     read,
 )
-from nftbench.leaderboard_site import build
+from nftbench.reporting.leaderboard.site import build
 from nftbench.runs.rows import Row
 from rewards.base import ConfigError
 

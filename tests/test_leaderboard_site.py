@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nftbench import leaderboard
-from nftbench.leaderboard import publish, read
-from nftbench.leaderboard_site import board, build, fill, page
+from nftbench.reporting.leaderboard import board as leaderboard
+from nftbench.reporting.leaderboard.board import publish, read
+from nftbench.reporting.leaderboard.site import board, build, fill, page
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.card import card
+from nftbench.reporting.leaderboard.model_card import card
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError

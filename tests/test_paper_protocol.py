@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.paper_protocol import wanted
+from nftbench.reporting.paper.protocol import wanted
 
 sys.path.insert(0, str(Path(__file__).parent))
 from made_tables import COLUMN, SUITE, printed, row

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from nftbench import cli, leaderboard
+from nftbench import cli
 from nftbench.benchmark.registry import load_benchmark, load_suite
 from nftbench.benchmark.suites import Settings, Suite, SuiteRow
-from nftbench.grid import render
-from nftbench.paper_table import PaperCell, named, paper_table, rounding
-from nftbench.table_paper import as_table
+from nftbench.reporting.leaderboard import board as leaderboard
+from nftbench.reporting.paper.render import as_table
+from nftbench.reporting.paper.table import PaperCell, named, paper_table, rounding
+from nftbench.reporting.text_tables import render
 from rewards.base import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent))

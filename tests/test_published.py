@@ -5,8 +5,8 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from nftbench import leaderboard
-from nftbench.leaderboard import COLUMNS, read, stated
+from nftbench.reporting.leaderboard import board as leaderboard
+from nftbench.reporting.leaderboard.board import COLUMNS, read, stated
 from nftbench.runs.rows import Row
 
 COUNTS = {

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nftbench import cli_report, report_charts, report_data
-from nftbench.report import PAGE, script, write_report
-from nftbench.report_images import SMALL, WHOLE, inside, place
+from nftbench import cli_report
+from nftbench.reporting.html_report import charts as report_charts
+from nftbench.reporting.html_report import data as report_data
+from nftbench.reporting.html_report.build import PAGE, script, write_report
+from nftbench.reporting.html_report.images import SMALL, WHOLE, inside, place
 from nftbench.stats.estimates import clustered_mean
 from rewards.base import ConfigError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nftbench.report import write_report
+from nftbench.reporting.html_report.build import write_report
 
 sys.path.insert(0, str(Path(__file__).parent))
 import made_runs

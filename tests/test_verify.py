@@ -13,7 +13,7 @@ from nftbench.cli_leaderboard import app
 from nftbench.evaluation.evaluate import versions
 from nftbench.evaluation.verify import verify
 from nftbench.generation.sampling import Sample
-from nftbench.leaderboard import add, read, stated
+from nftbench.reporting.leaderboard.board import add, read, stated
 from nftbench.runs.run_folder import Run
 from nftbench.session import score_run
 from rewards.base import ConfigError

@@ -12,7 +12,7 @@ from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.evaluation.evaluate import Report
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
-from nftbench.leaderboard import run_rows
+from nftbench.reporting.leaderboard.board import run_rows
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run
 from nftbench.session import load_rewards, quiet

@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow
 
 from nftbench.benchmark.registry import Protocol
-from nftbench.grid import Cell, Grid, Line
-from nftbench.leaderboard import LOWER_IS_BETTER
+from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
+from nftbench.reporting.text_tables import Cell, Grid, Line
 from nftbench.runs.rows import PART
 from nftbench.runs.run_folder import Run
 from nftbench.stats import estimates as statistics

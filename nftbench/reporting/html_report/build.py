@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 
 import nftbench
-from nftbench import report_charts, report_data
-from nftbench.report_data import TWIN, Evaluated, Trained, column_of
-from nftbench.report_images import Picture, place_all
+from nftbench.reporting.html_report import charts as report_charts
+from nftbench.reporting.html_report import data as report_data
+from nftbench.reporting.html_report.data import TWIN, Evaluated, Trained, column_of
+from nftbench.reporting.html_report.images import Picture, place_all
+from nftbench.reporting.summary_tables import AGGREGATES
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import write_atomic
 from nftbench.stats.estimates import Estimate
-from nftbench.table import AGGREGATES
 from rewards.base import ConfigError
 
 PAGE = "index.html"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import rewards as registry
-from nftbench import leaderboard
 from nftbench.benchmark.registry import Protocol, known
 from nftbench.benchmark.suites import Column, Suite
-from nftbench.leaderboard import Entry
-from nftbench.paper_protocol import OPEN, Wanted, wanted
+from nftbench.reporting.leaderboard import board as leaderboard
+from nftbench.reporting.leaderboard.board import Entry
+from nftbench.reporting.paper.protocol import OPEN, Wanted, wanted
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nftbench.report_data import Evaluated, Trained, column_of, holding, numbers
+from nftbench.reporting.html_report.data import Evaluated, Trained, column_of, holding, numbers
 from nftbench.runs.rows import Row
 
 BINS = 24

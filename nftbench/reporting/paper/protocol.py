@@ -6,7 +6,7 @@ from typing import Any
 
 from nftbench.benchmark.registry import Protocol, load_benchmark
 from nftbench.benchmark.suites import Column, Suite
-from nftbench.leaderboard import Entry, stated
+from nftbench.reporting.leaderboard.board import Entry, stated
 from nftbench.runs.rows import Row
 
 FIELDS = (

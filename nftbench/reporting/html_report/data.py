@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow
 
 from nftbench.benchmark.registry import Protocol
-from nftbench.leaderboard import run_rows
+from nftbench.reporting.leaderboard.board import run_rows
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats import estimates as statistics

@@ -10,7 +10,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.registry import names as benchmark_names
-from nftbench.leaderboard import Entry, column, encode, folder, order, rank, read, rivals, stated
+from nftbench.reporting.leaderboard.board import (
+    Entry,
+    column,
+    encode,
+    folder,
+    order,
+    rank,
+    read,
+    rivals,
+    stated,
+)
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import write_atomic
 from rewards.base import ConfigError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nftbench.benchmark.registry import Protocol, load_benchmark
-from nftbench.leaderboard import refuse, run_rows
+from nftbench.reporting.leaderboard.board import refuse, run_rows
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 

@@ -1,0 +1,1 @@
+"""What is shown of numbers: tables, comparisons, leaderboards, reports."""

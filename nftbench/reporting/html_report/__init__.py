@@ -1,0 +1,1 @@
+"""Runs as one folder of HTML."""

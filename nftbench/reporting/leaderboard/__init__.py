@@ -1,0 +1,1 @@
+"""Leaderboards: CSV files, pages of them, model cards."""
