@@ -35,9 +35,10 @@ def stress(
     from rich.console import Console
     from rich.progress import Progress
 
-    from nftbench import stress as stressing
-    from nftbench import stress_card, stress_plan
     from nftbench.reporting import text_tables as grid
+    from nftbench.stress.run import card as stress_card
+    from nftbench.stress.run import plan as stress_plan
+    from nftbench.stress.run import run as stressing
 
     effort = stress_plan.FULL if full else stress_plan.Effort()
     console = Console(stderr=True)

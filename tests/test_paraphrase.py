@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.paraphrase import INVERSE, RULES, one_each, paraphrases, parse, with_article
+from nftbench.stress.paraphrase import INVERSE, RULES, one_each, paraphrases, parse, with_article
 from rewards.base import Prompt
 from rewards.geneval.judge import judge
 

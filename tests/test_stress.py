@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2
 
-from nftbench import stress, stress_card, stress_lines, stress_plan
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.stats.estimates import clustered_mean
-from nftbench.stress_lines import Figure, Line
+from nftbench.stress.checks import Figure, Line
+from nftbench.stress.run import card as stress_card
+from nftbench.stress.run import checks as stress_lines
+from nftbench.stress.run import plan as stress_plan
+from nftbench.stress.run import run as stress
 from nftbench.training.checkpoints import save_recipe
 from nftbench.training.config.recipe import load_recipe
 from rewards.base import ConfigError

@@ -266,7 +266,7 @@ def diversity(own: pd.DataFrame, base: pd.DataFrame | None, *, space: str) -> Li
     """Whether the images of one prompt have become alike.
 
     Args:
-        own: as `nftbench.stress.pairwise` gives it.
+        own: as `nftbench.stress.run.pairwise` gives it.
         base: the same of the base checkpoint.
         space: in which distances were taken.
     """

@@ -18,16 +18,15 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from nftbench import stress_lines
 from nftbench.benchmark.registry import Protocol
 from nftbench.evaluation.evaluate import Report, Work, evaluate
 from nftbench.generation.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.runs.run_folder import Run, read_image
 from nftbench.session import RUNS, quiet
 from nftbench.stats.paired import PAIR
-from nftbench.stress_card import Card, save
-from nftbench.stress_lines import Line, not_run
-from nftbench.stress_plan import (
+from nftbench.stress.card import Card, save
+from nftbench.stress.checks import Line, not_run
+from nftbench.stress.plan import (
     ASKED,
     OTHERS,
     WORDED,
@@ -40,6 +39,7 @@ from nftbench.stress_plan import (
     own_benchmark,
     whole,
 )
+from nftbench.stress.run import checks as stress_lines
 from nftbench.training.checkpoints import RECIPE, stored_recipe
 from nftbench.training.guards import picture_statistics
 from rewards import parse_rewards

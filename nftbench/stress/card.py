@@ -10,7 +10,7 @@ from typing import Any
 from nftbench.reporting import text_tables as grid
 from nftbench.reporting.text_tables import Cell, Grid
 from nftbench.runs.run_folder import write_atomic
-from nftbench.stress_lines import Figure, Line
+from nftbench.stress.checks import Figure, Line
 
 NOTE = (
     "Every interval is a 95% one on its own, clustered by prompt: of twenty such lines about one shows a change where "

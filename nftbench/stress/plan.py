@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from nftbench.benchmark.registry import Benchmark, choose, load_benchmark, load_suite
 from nftbench.evaluation.evaluate import Work
 from nftbench.generation.checkpoint import own_suite
-from nftbench.paraphrase import RULES, one_each, paraphrases
 from nftbench.session import load_rewards
+from nftbench.stress.paraphrase import RULES, one_each, paraphrases
 from rewards.base import ConfigError, Prompt, Reward
 
 Readable = Callable[[str], bool]
