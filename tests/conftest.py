@@ -22,7 +22,7 @@ os.chdir({cwd!r})
 for number, path in ((1, {out!r}), (2, {err!r})):
     os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644), number)
 sys.argv = ["nftbench", *{arguments!r}]
-from nftbench.cli import main
+from nftbench.cli.main import main
 main()
 """
 
@@ -57,7 +57,7 @@ def forks():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "nftbench.session",
+            "nftbench.cli.commands",
             "nftbench.reporting.summary_tables",
             "nftbench.reporting.leaderboard.board",
         ]
@@ -90,8 +90,8 @@ def start(forks, tmp_path):
 @pytest.fixture(scope="session")
 def policy():
     """The packaged checkpoint."""
+    from nftbench.cli.commands import quiet
     from nftbench.generation.checkpoint import load_policy
-    from nftbench.session import quiet
 
     quiet()
     return load_policy("pocket")
@@ -104,4 +104,4 @@ def python():
     A job started in the background hands down that it is ignored.
     """
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    return [sys.executable, "-c", f"{code}; from nftbench.cli import main; main()"]
+    return [sys.executable, "-c", f"{code}; from nftbench.cli.main import main; main()"]

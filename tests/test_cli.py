@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nftbench.cli import main
+from nftbench.cli.main import main
 
 SMALL = ["--suite", "geneval-pocket", "--limit", "2", "--steps", "1", "--rewards", "jpeg"]
 
@@ -49,7 +49,7 @@ def write_list(folder, lines) -> str:
 def test_help_imports_nothing_heavy():
     code = """
 import sys
-from nftbench.cli import main
+from nftbench.cli.main import main
 for arguments in (["--help"], ["eval", "--help"], ["pocket", "--help"]):
     sys.argv = ["nftbench", *arguments]
     try:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import rewards
-from nftbench.cli import main
+from nftbench.cli.main import main
 from rewards.base import RewardInfo, Scores, Weight
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
-from nftbench import cli
+from nftbench.cli.main import main as cli
 from nftbench.reporting.compare import compare, grids, records
 from nftbench.reporting.text_tables import render
 from nftbench.runs.run_folder import Run, write_table

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nftbench import cli_data
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import data_cache as data
 from nftbench.benchmark.registry import load_benchmark, names
 from nftbench.benchmark.registry import registry as benchmark
+from nftbench.cli.main import data as cli_data
 from rewards import weights
 from rewards.base import ConfigError, MissingWeights, Weight
 

@@ -3,7 +3,7 @@
 import pytest
 
 import rewards
-from nftbench import doctor
+from nftbench.cli.main import doctor
 
 
 @pytest.mark.slow

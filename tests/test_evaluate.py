@@ -13,13 +13,13 @@ import pytest
 
 import rewards
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.cli.commands import score_run
 from nftbench.evaluation import evaluate
 from nftbench.evaluation.evaluate import plan, score
 from nftbench.generation.sampling import samples
 from nftbench.pocket.drawing import render
 from nftbench.pocket.scenes import Scene, random_scene
 from nftbench.runs.run_folder import Run
-from nftbench.session import score_run
 from rewards.base import ConfigError, Scores
 from rewards.jpeg import Incompressibility
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from nftbench import cli
 from nftbench.benchmark.registry import load_benchmark, load_suite
 from nftbench.benchmark.suites import Settings, Suite, SuiteRow
+from nftbench.cli.main import main as cli
 from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.paper.render import as_table
 from nftbench.reporting.paper.table import PaperCell, named, paper_table, rounding

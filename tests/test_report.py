@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nftbench import cli_report
+from nftbench.cli.main import report as cli_report
 from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report.build import PAGE, script, write_report

@@ -18,9 +18,9 @@ from nftbench.benchmark.registry import (
 )
 from nftbench.benchmark.registry import registry as benchmark
 from nftbench.benchmark.suites import Column, Suite
+from nftbench.cli.commands import evaluate_checkpoint, score_run
 from nftbench.evaluation.evaluate import folder_names, plan
 from nftbench.runs.run_folder import Run
-from nftbench.session import evaluate_checkpoint, score_run
 from rewards.base import ConfigError
 
 TABLE_1 = ["GenEval", "OCR", "PickScore", "ClipScore", "HPSv2.1", "Aesthetic", "ImgRwd", "UniRwd"]

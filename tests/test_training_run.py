@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from diffusers import StableDiffusion3Pipeline
 
 from nftbench.benchmark.registry import Drawing
+from nftbench.cli.commands import quiet, train_checkpoint
 from nftbench.generation.checkpoint import load_policy, local_folder
 from nftbench.generation.sampling import Sample, generate
-from nftbench.session import quiet, train_checkpoint
 from nftbench.training import Interrupted
 from nftbench.training.checkpoints import checkpoints, load_state
 from nftbench.training.config.recipe import Recipe, load_recipe

@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.cli_leaderboard import app
+from nftbench.cli.commands import score_run
+from nftbench.cli.leaderboard import app
 from nftbench.evaluation.evaluate import versions
 from nftbench.evaluation.verify import verify
 from nftbench.generation.sampling import Sample
 from nftbench.reporting.leaderboard.board import add, read, stated
 from nftbench.runs.run_folder import Run
-from nftbench.session import score_run
 from rewards.base import ConfigError
 
 

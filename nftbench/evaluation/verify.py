@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
+from nftbench.cli.commands import load_rewards, quiet
 from nftbench.evaluation.evaluate import Report
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
 from nftbench.reporting.leaderboard.board import run_rows
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run
-from nftbench.session import load_rewards, quiet
 from rewards.base import ConfigError, Reward, RewardInfo
 
 TOLERANCE = 1e-4

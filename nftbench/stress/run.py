@@ -19,10 +19,10 @@ import pandas as pd
 from torch import Tensor
 
 from nftbench.benchmark.registry import Protocol
+from nftbench.cli.commands import RUNS, quiet
 from nftbench.evaluation.evaluate import Report, Work, evaluate
 from nftbench.generation.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.runs.run_folder import Run, read_image
-from nftbench.session import RUNS, quiet
 from nftbench.stats.paired import PAIR
 from nftbench.stress.card import Card, save
 from nftbench.stress.checks import Line, not_run

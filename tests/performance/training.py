@@ -16,9 +16,9 @@ import peft
 import torch
 from accelerate import Accelerator
 
+from nftbench.cli.commands import quiet
 from nftbench.generation.checkpoint import load_policy
 from nftbench.generation.sampling import to_uint8
-from nftbench.session import quiet
 from nftbench.training.algorithms.nft import nft_loss, velocity_kl
 from nftbench.training.config.recipe import ATTENTION, load_recipe
 from nftbench.training.run import TrainingRun

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nftbench.cli_rewards import _bytes_bar, _show
+from nftbench.cli.rewards import _bytes_bar, _show
 from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def rank_(
     batch_size: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 16,
 ) -> None:
     """Say how often rewards order ready images of a prompt as people did."""
+    from nftbench.cli.commands import load_rewards, quiet
     from nftbench.evaluation.ranking import load_ranking, rank
-    from nftbench.session import load_rewards, quiet
 
     quiet()
     asked = load_ranking(benchmark)

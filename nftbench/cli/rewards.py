@@ -248,8 +248,8 @@ def _scored(
     """Values of one variant, (N,), NaN for what it cannot judge; or in words why it has none."""
     import numpy as np
 
+    from nftbench.cli.commands import load_rewards, quiet
     from nftbench.evaluation.scoring import score_files
-    from nftbench.session import load_rewards, quiet
 
     quiet()
     try:

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nftbench import (
-    cli_certify,
-    cli_data,
-    cli_leaderboard,
-    cli_report,
-    cli_rewards,
-    cli_stress,
-    cli_table,
-)
+from nftbench.cli.main import certify as cli_certify
+from nftbench.cli.main import data as cli_data
+from nftbench.cli.main import leaderboard as cli_leaderboard
+from nftbench.cli.main import report as cli_report
+from nftbench.cli.main import rewards as cli_rewards
+from nftbench.cli.main import stress as cli_stress
+from nftbench.cli.main import table as cli_table
 from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 
@@ -95,7 +93,7 @@ def eval_(
     """Generate from a checkpoint, judge the images, print a table with error bars."""
     if publish and limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
-    from nftbench import session
+    from nftbench.cli.main import commands as session
     from nftbench.reporting import summary_tables as table
     from nftbench.reporting.leaderboard import board as leaderboard
 
@@ -136,7 +134,7 @@ def score(
     ] = None,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
-    from nftbench import session
+    from nftbench.cli.main import commands as session
     from nftbench.reporting import summary_tables as table
 
     with _progress() as report:
@@ -178,7 +176,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
-    from nftbench import session
+    from nftbench.cli.main import commands as session
     from nftbench.reporting import summary_tables as table
 
     flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
@@ -210,8 +208,8 @@ def benchmarks() -> None:
 @app.command()
 def doctor() -> None:
     """Say what is installed, what works, and the command for what does not."""
-    from nftbench.doctor import examine
-    from nftbench.session import quiet
+    from nftbench.cli.commands import quiet
+    from nftbench.cli.doctor import examine
 
     quiet()
     broken = 0
