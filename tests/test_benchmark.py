@@ -18,8 +18,8 @@ from nftbench.benchmark.registry import (
     names,
 )
 from nftbench.benchmark.registry import registry as benchmark
-from nftbench.pocket import asked
-from nftbench.pocket.scenes import held_out
+from nftbench.pocket.world import asked
+from nftbench.pocket.world.scenes import held_out
 from rewards import resolve
 from rewards.base import ConfigError, Prompt
 

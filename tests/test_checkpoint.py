@@ -26,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.generation.checkpoint import folder_digest, load_policy, own_suite, packaged
 from nftbench.generation.sampling import generate, samples
-from nftbench.pocket import policy as parts
+from nftbench.pocket import networks as parts
 from rewards.base import ConfigError, Prompt
 
 PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=2, guidance_scale=2.0)

@@ -17,8 +17,8 @@ from nftbench.cli.commands import score_run
 from nftbench.evaluation import evaluate
 from nftbench.evaluation.evaluate import plan, score
 from nftbench.generation.sampling import samples
-from nftbench.pocket.drawing import render
-from nftbench.pocket.scenes import Scene, random_scene
+from nftbench.pocket.world.drawing import render
+from nftbench.pocket.world.scenes import Scene, random_scene
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Scores
 from rewards.jpeg import Incompressibility

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nftbench.pocket import loop
-from nftbench.pocket.loop import Job, averaged, rate, train
+from nftbench.pocket.train import loop
+from nftbench.pocket.train.loop import Job, averaged, rate, train
 
 
 def toy(steps: int = 12, **more) -> Job:

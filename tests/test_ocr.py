@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.pocket import drawing, scenes
+from nftbench.pocket.world import drawing, scenes
 from rewards import load_reward, ocr, ocr_models
 from rewards.base import ConfigError, MissingExtra, MissingWeights, Prompt, RewardInfo
 from rewards.ocr import Ocr, ocr_reward, plain, quoted_text, read_text, spam_share

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.generation.checkpoint import load_policy, own_suite
 from nftbench.generation.sampling import generate, samples
-from nftbench.pocket import policy, pretrain
-from nftbench.pocket.build import Sizes, build_all
+from nftbench.pocket import networks as policy
+from nftbench.pocket.train import pretrain
+from nftbench.pocket.train.build import Sizes, build_all
 
 TINY = Sizes(
     vae_steps=2,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nftbench.pocket import damage, lessons
-from nftbench.pocket.drawing import thing_alpha
-from nftbench.pocket.scenes import SHAPES, Scene, Thing
+from nftbench.pocket.world import damage, lessons
+from nftbench.pocket.world.drawing import thing_alpha
+from nftbench.pocket.world.scenes import SHAPES, Scene, Thing
 
 
 def scene(count=4):

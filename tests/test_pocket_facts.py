@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nftbench.pocket import facts, lessons
-from nftbench.pocket.scenes import TASK_WEIGHTS, Scene, Thing
+from nftbench.pocket.world import facts, lessons
+from nftbench.pocket.world.scenes import TASK_WEIGHTS, Scene, Thing
 
 
 def thing(shape, color, x, y):

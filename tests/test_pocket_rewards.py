@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nftbench.pocket import damage, exam, lessons, rewards
-from nftbench.pocket.scenes import COLORS, SHAPES
+from nftbench.pocket import rewards
+from nftbench.pocket.train import exam
+from nftbench.pocket.world import damage, lessons
+from nftbench.pocket.world.scenes import COLORS, SHAPES
 from rewards import load_reward
 from rewards.base import ConfigError, MissingWeights, Prompt, Reward
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nftbench.pocket import drawing, scenes
+from nftbench.pocket.world import drawing, scenes
 from rewards import available, load_reward, preprocess, reward_info
 from rewards.base import MissingExtra, MissingWeights, Prompt, Reward
 

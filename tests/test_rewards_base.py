@@ -67,7 +67,9 @@ def test_missing_weights_say_what_to_do(tmp_path):
 
 
 def test_packaged_weights_are_found_and_checked():
-    found = weights.packaged("nftbench.pocket", "words.txt", hashed("nftbench/pocket/words.txt"))
+    found = weights.packaged(
+        "nftbench.pocket", "words.txt", hashed("nftbench/pocket/world/words.txt")
+    )
     assert found.name == "words.txt"
     with pytest.raises(ConfigError, match="expected 00; pip install --force-reinstall nftbench"):
         weights.packaged("nftbench.pocket", "words.txt", "00")

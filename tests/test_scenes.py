@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nftbench.pocket.drawing import render, thing_alpha
-from nftbench.pocket.scenes import (
+from nftbench.pocket.world.drawing import render, thing_alpha
+from nftbench.pocket.world.scenes import (
     COLORS,
     NUMBERS,
     RELATIONS,

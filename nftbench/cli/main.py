@@ -235,7 +235,7 @@ def build(
 ) -> None:
     """Train the pocket policy and its judges from nothing."""
     from nftbench.generation.checkpoint import local_folder
-    from nftbench.pocket.build import build_all
+    from nftbench.pocket.train.build import build_all
 
     with _progress() as report:
         build_all(work, out, threads, report, start=local_folder(start) if start else None)

@@ -17,8 +17,8 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, nms
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from nftbench.pocket.policy import TEXT_LENGTH
-from nftbench.pocket.scenes import SHAPES, SIZE
+from nftbench.pocket.networks import TEXT_LENGTH
+from nftbench.pocket.world.scenes import SHAPES, SIZE
 from rewards import preprocess
 from rewards.base import MissingWeights, RewardInfo
 from rewards.clipscore import ClipScore

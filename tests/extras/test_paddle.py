@@ -12,7 +12,7 @@ if find_spec("paddleocr") is None:
         "PaddleOCR is not installed: pip install 'nftbench[paddle]'", allow_module_level=True
     )
 
-from nftbench.pocket import drawing, scenes
+from nftbench.pocket.world import drawing, scenes
 from rewards import load_reward, ocr
 from rewards.base import MissingWeights, Prompt
 from rewards.ocr import Ocr

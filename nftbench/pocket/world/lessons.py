@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from nftbench.pocket import damage, facts, scenes
-from nftbench.pocket.damage import Picture
-from nftbench.pocket.scenes import COLORS, SHAPES, SIZE, Scene
+from nftbench.pocket.world import damage, facts, scenes
+from nftbench.pocket.world.damage import Picture
+from nftbench.pocket.world.scenes import COLORS, SHAPES, SIZE, Scene
 
 PATCH = 8
 NOT_TOLD = -100

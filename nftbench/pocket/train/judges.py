@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.ops import box_iou
 
-from nftbench.pocket import lessons
-from nftbench.pocket.lessons import Lesson, Pairs
-from nftbench.pocket.loop import Job, averaged, muon_and_adamw
-from nftbench.pocket.policy import make_tokenizer
+from nftbench.pocket.networks import make_tokenizer
 from nftbench.pocket.rewards import ShapeDetector, make_clip, make_detector
-from nftbench.pocket.scenes import COLORS, SHAPES
+from nftbench.pocket.train.loop import Job, averaged, muon_and_adamw
+from nftbench.pocket.world import lessons
+from nftbench.pocket.world.lessons import Lesson, Pairs
+from nftbench.pocket.world.scenes import COLORS, SHAPES
 from rewards.preprocess import CLIP_MEAN, CLIP_STD
 
 DETECTOR_STEPS, DETECTOR_BATCH = 4500, 64

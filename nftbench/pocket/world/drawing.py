@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nftbench.pocket.scenes import COLORS, SIZE, Scene, Thing
+from nftbench.pocket.world.scenes import COLORS, SIZE, Scene, Thing
 
 SUPERSAMPLE = 4
 """Shapes and letters are drawn this much larger and box-filtered down: anti-aliased edges."""

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from nftbench.pocket import drawing
-from nftbench.pocket.scenes import COLORS, SHAPES, SIZE, Scene, Thing
+from nftbench.pocket.world import drawing
+from nftbench.pocket.world.scenes import COLORS, SHAPES, SIZE, Scene, Thing
 
 Box = tuple[float, float, float, float]
 

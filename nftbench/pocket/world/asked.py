@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nftbench.pocket.scenes import (
+from nftbench.pocket.world.scenes import (
     COLORS,
     NUMBERS,
     RELATIONS,

@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from nftbench.pocket import judges, pretrain
-from nftbench.pocket.loop import Job, train
+from nftbench.pocket.train import judges, pretrain
+from nftbench.pocket.train.loop import Job, train
 
 Report = Callable[[str, int, int], None]
 CARD = 'suite = "pocket"\n'

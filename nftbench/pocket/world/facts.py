@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 
-from nftbench.pocket.scenes import (
+from nftbench.pocket.world.scenes import (
     COLORS,
     NUMBERS,
     RELATIONS,

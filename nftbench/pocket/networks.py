@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AddedToken, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from nftbench.pocket import scenes
+from nftbench.pocket.world import scenes
 
 TEXT_LENGTH = 18
 """Tokens of the longest caption ('a sign that says "PIANO TOWER"') with begin and end."""

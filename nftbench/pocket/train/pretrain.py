@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nftbench.pocket import drawing, policy, scenes
-from nftbench.pocket.loop import Job, averaged, muon_and_adamw
+from nftbench.pocket import networks as policy
+from nftbench.pocket.train.loop import Job, averaged, muon_and_adamw
+from nftbench.pocket.world import drawing, scenes
 
 VAE_STEPS, VAE_BATCH = 4800, 16
 POLICY_STEPS, POLICY_BATCH = 18000, 128

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from nftbench.pocket import damage, facts, lessons, rewards
-from nftbench.pocket.judges import matches
-from nftbench.pocket.scenes import COLORS, SHAPES, TASK_WEIGHTS, Scene
+from nftbench.pocket import rewards
+from nftbench.pocket.train.judges import matches
+from nftbench.pocket.world import damage, facts, lessons
+from nftbench.pocket.world.scenes import COLORS, SHAPES, TASK_WEIGHTS, Scene
 from rewards.base import Prompt
 from rewards.geneval.colours import Crop, cut_out
 from rewards.geneval.detector import Detections

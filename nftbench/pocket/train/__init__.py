@@ -1,0 +1,1 @@
+"""How the pocket world's networks are trained."""

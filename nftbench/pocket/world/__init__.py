@@ -1,0 +1,1 @@
+"""Scenes with exact captions, and what is true of them."""
