@@ -11,11 +11,11 @@ from torch.nn.functional import normalize
 
 import rewards
 from rewards import preprocess
-from rewards.aesthetic import HEAD, WIDTHS, Aesthetic, AestheticHead, build_head
 from rewards.base import ConfigError, MissingWeights, Prompt
-from rewards.clip_models import VIT_L_14, read_tensors
-from rewards.seeded import seeded_state
-from rewards.towers import ClipTower
+from rewards.certify.seeded import seeded_state
+from rewards.clip.aesthetic import HEAD, WIDTHS, Aesthetic, AestheticHead, build_head
+from rewards.clip.models import VIT_L_14, read_tensors
+from rewards.clip.towers import ClipTower
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_clip

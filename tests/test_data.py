@@ -17,8 +17,8 @@ from nftbench.benchmark.registry import data_cache as data
 from nftbench.benchmark.registry import load_benchmark, names
 from nftbench.benchmark.registry import registry as benchmark
 from nftbench.cli.main import data as cli_data
-from rewards import weights
 from rewards.base import ConfigError, MissingWeights, Weight
+from rewards.weights.pull import pull as weights
 
 sys.path.insert(0, str(Path(__file__).parent))
 from file_server import serving

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from transformers import CLIPModel
 from transformers.activations import ACT2FN, QuickGELUActivation
 
-from rewards import available, clip_models, load_reward, reward_info
+from rewards import available, load_reward, reward_info
 from rewards.base import ConfigError, MissingExtra, MissingWeights, Prompt
 from rewards.certify import geneval as certify
+from rewards.clip import models as clip_models
 from rewards.geneval import mask2former, variants
 from rewards.geneval.classes import CLASSES
 from rewards.geneval.detector import Detections

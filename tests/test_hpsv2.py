@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 import rewards
 from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights, Prompt
-from rewards.hpsv2 import HpsV2, load_open_clip
-from rewards.towers import OpenClipTower
+from rewards.clip.hpsv2 import HpsV2, load_open_clip
+from rewards.clip.towers import OpenClipTower
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_clip

@@ -13,11 +13,18 @@ from transformers import BlipTextConfig, BlipVisionConfig
 
 from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights, Prompt
-from rewards.blip import MEAN, STD, UNUSED, BlipReward, blip_reward, published
 from rewards.certify import imagereward as certify
-from rewards.clip_models import read_tensors
-from rewards.imagereward import INFO, MAX_TOKENS, ImageReward, bert_tokenize, imagereward, padded
-from rewards.seeded import seeded, seeded_state
+from rewards.certify.seeded import seeded, seeded_state
+from rewards.clip.models import read_tensors
+from rewards.vlm.blip import MEAN, STD, UNUSED, BlipReward, blip_reward, published
+from rewards.vlm.imagereward import (
+    INFO,
+    MAX_TOKENS,
+    ImageReward,
+    bert_tokenize,
+    imagereward,
+    padded,
+)
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = json.loads((FOLDER / "reward_imagereward.json").read_text("utf-8"))

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench.pocket.world import drawing, scenes
-from rewards import load_reward, ocr, ocr_models
+from rewards import load_reward
 from rewards.base import ConfigError, MissingExtra, MissingWeights, Prompt, RewardInfo
-from rewards.ocr import Ocr, ocr_reward, plain, quoted_text, read_text, spam_share
-from rewards.ocr_engines import (
+from rewards.ocr.engines import (
     Line,
     OcrFailure,
     PaddleOcr,
@@ -25,6 +24,9 @@ from rewards.ocr_engines import (
     RapidOcr,
     Tesseract,
 )
+from rewards.ocr.reward import Ocr, ocr_reward, plain, quoted_text, read_text, spam_share
+from rewards.ocr.reward import models as ocr_models
+from rewards.ocr.reward import reward as ocr
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "ocr_metric.json").read_text("utf-8"))
 INFO = RewardInfo(name="ocr", variant="fake", summary="", low=0, high=1, needs="quoted text")

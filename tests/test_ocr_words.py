@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import rewards
 from rewards.base import ConfigError, Prompt
-from rewards.ocr_engines import Line, OcrFailure
-from rewards.ocr_words import OcrWords, keywords, rapidocr, word_scores, words_read
+from rewards.ocr.engines import Line, OcrFailure
+from rewards.ocr.words import OcrWords, keywords, rapidocr, word_scores, words_read
 
 words = st.lists(st.sampled_from(["a", "b", "ab", "new", "york"]), max_size=6)
 

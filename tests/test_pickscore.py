@@ -10,8 +10,8 @@ import torch
 import rewards
 from rewards import preprocess
 from rewards.base import MissingWeights, Prompt
-from rewards.pickscore import PickScore
-from rewards.towers import ClipTower
+from rewards.clip.pickscore import PickScore
+from rewards.clip.towers import ClipTower
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_clip

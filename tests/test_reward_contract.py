@@ -41,33 +41,33 @@ def _judge():
 
 
 def clip_tower(**more):
-    from rewards.towers import ClipTower
+    from rewards.clip.towers import ClipTower
 
     return ClipTower(tiny_clip.model(**more), tiny_clip.tokenizer())
 
 
 def small_clipscore(transform):
-    from rewards.clipscore import ClipScore
+    from rewards.clip.clipscore import ClipScore
 
     return partial(ClipScore, clip_tower(), transform=transform)
 
 
 def small_pickscore():
-    from rewards.pickscore import PickScore
+    from rewards.clip.pickscore import PickScore
 
     return partial(PickScore, clip_tower())
 
 
 def small_hpsv2(transform, *, autocast):
-    from rewards.hpsv2 import HpsV2
-    from rewards.towers import OpenClipTower
+    from rewards.clip.hpsv2 import HpsV2
+    from rewards.clip.towers import OpenClipTower
 
     network, tokenizer = tiny_clip.open_clip_model(), tiny_clip.open_clip_tokenizer()
     return partial(HpsV2, OpenClipTower(network, tokenizer, autocast=autocast), transform=transform)
 
 
 def small_aesthetic():
-    from rewards.aesthetic import Aesthetic, AestheticHead
+    from rewards.clip.aesthetic import Aesthetic, AestheticHead
 
     torch.manual_seed(0)
     return partial(Aesthetic, clip_tower(projection=768), AestheticHead())
@@ -76,8 +76,8 @@ def small_aesthetic():
 def small_imagereward():
     from transformers import BlipTextConfig, BlipVisionConfig
 
-    from rewards.blip import BlipReward
-    from rewards.imagereward import ImageReward, bert_tokenize
+    from rewards.vlm.blip import BlipReward
+    from rewards.vlm.imagereward import ImageReward, bert_tokenize
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *tiny_clip.LETTERS]
     shared = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -5,13 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from rewards import (
-    ConfigError,
-    MissingWeights,
-    RewardInfo,
-    Scores,
-    weights,
-)
+from rewards import ConfigError, MissingWeights, RewardInfo, Scores
+from rewards.weights.pull import pull as weights
 
 # --- values ---------------------------------------------------------------------------------------
 

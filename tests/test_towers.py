@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from transformers.activations import GELUActivation, QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPMLP
 
-from rewards import clip_models, preprocess
+from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights
 from rewards.certify.clip_networks import renamed
-from rewards.clip_models import clip_tokenizer, load_tower, openai_tower
+from rewards.clip import models as clip_models
+from rewards.clip.models import clip_tokenizer, load_tower, openai_tower
+from rewards.clip.towers import ClipTower, OpenClipTower, load_clip
 from rewards.geneval.colours import ClipColorHead
-from rewards.towers import ClipTower, OpenClipTower, load_clip
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_clip

@@ -21,8 +21,8 @@ from PIL import Image
 from rewards import load_reward, resolve
 from rewards.base import ConfigError, Prompt
 from rewards.certify import unifiedreward as certify
-from rewards.chat import Endpoint, ask
-from rewards.unifiedreward import (
+from rewards.vlm.chat import Endpoint, ask
+from rewards.vlm.unifiedreward import (
     NFT,
     OFFICIAL,
     V2_0,

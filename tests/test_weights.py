@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards import weights
 from rewards.base import ConfigError, MissingWeights, Weight
-from rewards.weights import pull, state, verified, weight_file
+from rewards.weights.pull import pull, state, verified, weight_file
+from rewards.weights.pull import pull as weights
 
 sys.path.insert(0, str(Path(__file__).parent))
 from file_server import serving
@@ -337,7 +337,7 @@ def test_a_mirror_that_is_none(server, mirror, said):
 PULL = """
 import sys
 from rewards.base import Weight
-from rewards.weights import pull
+from rewards.weights.pull import pull
 name, url, sha256, size = sys.argv[1:]
 print(pull(Weight(name=name, url=url, sha256=sha256, size=int(size), licence="")).fetched)
 """

@@ -1,6 +1,6 @@
 """Prompt files of others, which are never shipped: fetched once, checked, kept in the data cache.
 
-They go through the machinery of `rewards.weights`: resumed downloads, mirrors, digests, files that appear whole or
+They go through the machinery of `rewards.weights.pull`: resumed downloads, mirrors, digests, files that appear whole or
 not at all.
 """
 
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from rewards import weights
 from rewards.base import ConfigError, Weight
-from rewards.sources import known_digest
+from rewards.weights.pull import pull as weights
+from rewards.weights.sources import known_digest
 
 
 def cache() -> Path:
@@ -82,7 +82,7 @@ def set_aside(name: str) -> Path:
 
 @contextmanager
 def _in_data_cache() -> Iterator[None]:
-    """Let `rewards.weights`, which asks the environment for its folder, work in the data cache."""
+    """Let `rewards.weights.pull`, which asks the environment for its folder, work in the data cache."""
     before = os.environ.get("NFTBENCH_CACHE")
     os.environ["NFTBENCH_CACHE"] = str(cache())
     try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rewards.base import Reward
-    from rewards.cost import Cost
+    from rewards.certify.cost import Cost
     from rewards.variants import Disagreement
 
 app = typer.Typer(help="The rewards: scale, range, licence, weights; their cost and variants.")
@@ -63,7 +63,7 @@ def pull(
 ) -> None:
     """Fetch the weights of rewards into the cache, each checked by its sha256."""
     from nftbench.reporting import reward_tables as table_rewards
-    from rewards import weights
+    from rewards.weights.pull import pull as weights
 
     files = _files(names)
     unknown = set(accept_digest or ()) - set(files)
@@ -109,7 +109,7 @@ def measure(
     """
     import rewards
     from nftbench.reporting import reward_tables as table_rewards
-    from rewards.cost import Asked, measure_apart, together
+    from rewards.certify.cost import Asked, measure_apart, together
 
     keys = tuple(dict.fromkeys(map(rewards.resolve, names or rewards.available())))
 

@@ -21,13 +21,13 @@ from nftbench.pocket.networks import TEXT_LENGTH
 from nftbench.pocket.world.scenes import SHAPES, SIZE
 from rewards import preprocess
 from rewards.base import MissingWeights, RewardInfo
-from rewards.clipscore import ClipScore
+from rewards.clip.clipscore import ClipScore
+from rewards.clip.pickscore import TRAIN_SCALE, PickScore
+from rewards.clip.towers import load_clip
 from rewards.geneval.colours import ClipColorHead
 from rewards.geneval.detector import Detections
 from rewards.geneval.reward import GenEval
-from rewards.pickscore import TRAIN_SCALE, PickScore
-from rewards.towers import load_clip
-from rewards.weights import verified
+from rewards.weights.pull import verified
 
 WEIGHTS = Path(__file__).parent / "weights" / "rewards"
 REMEDY = "run `nftbench pocket build`, or install nftbench again"

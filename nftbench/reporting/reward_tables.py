@@ -11,10 +11,10 @@ from rich.table import Table
 
 import rewards
 from rewards.base import ConfigError, RewardInfo, Weight
-from rewards.weights import Pulled, state
+from rewards.weights.pull import Pulled, state
 
 if TYPE_CHECKING:
-    from rewards.cost import Cost
+    from rewards.certify.cost import Cost
     from rewards.variants import Disagreement
 
 EXTRAS = {

@@ -240,9 +240,10 @@ def pairwise(table: pd.DataFrame, vectors: np.ndarray) -> pd.DataFrame:
 
 def _space(plan: Plan) -> tuple[str, Any]:
     """In which distances are taken: CLIP's where its weights are here, else that of the pixels."""
-    from rewards import clip_models, preprocess
+    from rewards import preprocess
     from rewards.base import MissingWeights
-    from rewards.towers import load_clip
+    from rewards.clip import models as clip_models
+    from rewards.clip.towers import load_clip
 
     try:
         if any(key.endswith("@pocket") for key in plan.rewards):

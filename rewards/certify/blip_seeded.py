@@ -3,7 +3,7 @@
 from functools import cache
 
 from rewards.certify.imagereward import seeded_network
-from rewards.imagereward import INFO, ImageReward
+from rewards.vlm.imagereward import INFO, ImageReward
 
 SEEDED = {"imagereward": "rewards.certify.blip_seeded:seeded_imagereward"}
 """Key -> `module:function`."""

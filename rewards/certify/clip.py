@@ -10,21 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rewards import clip_models, preprocess
-from rewards.aesthetic import Aesthetic, AestheticHead, aesthetic, build_head
+from rewards import preprocess
 from rewards.base import Prompt, Reward
 from rewards.certify import Check, Checks, compare
 from rewards.certify.clip_networks import PATH, empty_state, seeded_tower
 from rewards.certify.preprocessing import crop_of, pictures_of, preprocessing, read_golden
-from rewards.clipscore import ClipScore
-from rewards.clipscore import nft as clipscore_nft
+from rewards.certify.seeded import seeded_state
+from rewards.clip import models as clip_models
+from rewards.clip.aesthetic import Aesthetic, AestheticHead, aesthetic, build_head
+from rewards.clip.clipscore import ClipScore
+from rewards.clip.clipscore import nft as clipscore_nft
+from rewards.clip.hpsv2 import HpsV2
+from rewards.clip.hpsv2 import nft as hpsv2_nft
+from rewards.clip.pickscore import TRAIN_SCALE, PickScore, pickscore
+from rewards.clip.towers import Tower
 from rewards.geneval.colours import ClipColorHead, Crop
-from rewards.hpsv2 import HpsV2
-from rewards.hpsv2 import nft as hpsv2_nft
-from rewards.pickscore import TRAIN_SCALE, PickScore, pickscore
 from rewards.preprocess import Preprocess
-from rewards.seeded import seeded_state
-from rewards.towers import Tower
 
 NFT = "NVlabs/DiffusionNFT@24af555 flow_grpo"
 HPS_PACKAGE = "hpsv2x 1.2.0"

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewards import clip_models, hpsv2
-from rewards.seeded import seeded_state
-from rewards.towers import ClipTower, OpenClipTower, Tower
+from rewards.certify.seeded import seeded_state
+from rewards.clip import hpsv2
+from rewards.clip import models as clip_models
+from rewards.clip.towers import ClipTower, OpenClipTower, Tower
 
 PATH = Path("weights rebuilt from names")
 """Stands for the file that these weights do not come from."""

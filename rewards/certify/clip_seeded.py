@@ -7,14 +7,15 @@ from functools import cache
 
 import torch
 
-from rewards import clipscore, hpsv2, preprocess
-from rewards.aesthetic import Aesthetic, AestheticHead, aesthetic, build_head
+from rewards import preprocess
 from rewards.base import Reward
 from rewards.certify.clip_networks import NETWORKS, PATH, empty_state
+from rewards.certify.seeded import seeded_state
+from rewards.clip import clipscore, hpsv2
+from rewards.clip.aesthetic import Aesthetic, AestheticHead, aesthetic, build_head
+from rewards.clip.pickscore import PickScore, pickscore
+from rewards.clip.towers import Activation, Tower
 from rewards.geneval.colours import ClipColorHead
-from rewards.pickscore import PickScore, pickscore
-from rewards.seeded import seeded_state
-from rewards.towers import Activation, Tower
 
 HERE = "rewards.certify.clip_seeded"
 SEEDED = {

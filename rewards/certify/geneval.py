@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rewards.certify import Check, Checks, compare
 from rewards.certify.preprocessing import pictures_of
+from rewards.certify.seeded import seeded
 from rewards.geneval.convert import to_v3
 from rewards.geneval.mask2former import (
     SCALE,
@@ -24,7 +25,6 @@ from rewards.geneval.mask2former import (
     network_input,
     swin_s_config,
 )
-from rewards.seeded import seeded
 
 REFERENCES = {
     "mmdet2": "open-mmlab/mmdetection@v2.28.2 apis/inference.py `inference_detector`",

@@ -11,11 +11,11 @@ import torch
 
 from rewards import preprocess
 from rewards.base import Prompt
-from rewards.blip import BlipReward, blip_reward, published
 from rewards.certify import Check, Checks, compare
-from rewards.imagereward import INFO, ImageReward, padded
+from rewards.certify.seeded import seeded_state
 from rewards.preprocess import CLIP_MEAN, CLIP_STD
-from rewards.seeded import seeded_state
+from rewards.vlm.blip import BlipReward, blip_reward, published
+from rewards.vlm.imagereward import INFO, ImageReward, padded
 
 PACKAGE = "image-reward 1.5 ImageReward/ImageReward.py"
 TRAINER = "NVlabs/DiffusionNFT@24af555 flow_grpo/imagereward_scorer.py"

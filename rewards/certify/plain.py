@@ -20,8 +20,8 @@ from rewards.geneval.judge import (
     relative_position,
 )
 from rewards.jpeg import Compressibility, Incompressibility
-from rewards.ocr import Ocr, ocr_reward, quoted_text, read_text
-from rewards.ocr_engines import Line, OcrFailure
+from rewards.ocr.engines import Line, OcrFailure
+from rewards.ocr.reward import Ocr, ocr_reward, quoted_text, read_text
 
 JPEG = "NVlabs/DiffusionNFT@24af555 flow_grpo/rewards.py (Pillow 10.4)"
 OCR = "NVlabs/DiffusionNFT@24af555 flow_grpo/ocr.py"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rewards.certify import Check, Checks, compare
-from rewards.unifiedreward import TRAIN_SCALE, final_score, nft, official
+from rewards.vlm.unifiedreward import TRAIN_SCALE, final_score, nft, official
 
 REFERENCE = "NVlabs/DiffusionNFT@24af555 flow_grpo/unifiedreward_scorer.py _extract_scores"
 

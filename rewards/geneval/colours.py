@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rewards import clip_models, preprocess
+from rewards import preprocess
+from rewards.clip import models as clip_models
+from rewards.clip.towers import Activation, Tower
 from rewards.geneval.judge import COLORS
 from rewards.preprocess import Preprocess
-from rewards.towers import Activation, Tower
 
 TEMPLATES = (
     "a photo of a {color} {name}",
@@ -134,7 +135,7 @@ def openai_color_head(
         activation: `quick_gelu` as GenEval pins it (open_clip 2.20), `gelu` as open_clip >= 2.29 runs
             it in silence, DiffusionNFT's and Flow-GRPO's servers among others.
         device: torch device.
-        dtype: one of `rewards.towers.DTYPES`.
+        dtype: one of `rewards.clip.towers.DTYPES`.
 
     Raises:
         MissingWeights: they were not fetched.

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from rewards.base import ConfigError
+from rewards.clip.towers import DTYPES
 from rewards.geneval.classes import CLASSES
 from rewards.geneval.convert import read_checkpoint, to_transformers
 from rewards.geneval.detector import Detections
 from rewards.geneval.instances import Instances, Size, instances
-from rewards.towers import DTYPES
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -144,7 +144,7 @@ class Mask2FormerDetector:
             scale: longer and shorter side that pictures are fitted into, pixels.
             floor: objects with a lower score are not reported, 0-1.
             device: torch device to run on.
-            dtype: one of `rewards.towers.DTYPES`; weights stay in float32, half precision is autocast.
+            dtype: one of `rewards.clip.towers.DTYPES`; weights stay in float32, half precision is autocast.
 
         Raises:
             ConfigError: unknown precision.

@@ -10,14 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from rewards import clip_models
 from rewards.base import ConfigError, Reward, RewardInfo, Weight
+from rewards.clip import models as clip_models
+from rewards.clip.towers import Activation
 from rewards.geneval import mask2former, mmdet
 from rewards.geneval.colours import ColorHead, openai_color_head
 from rewards.geneval.detector import Detector
 from rewards.geneval.reward import GenEval
-from rewards.towers import Activation
-from rewards.weights import weight_file
+from rewards.weights.pull import weight_file
 
 MMDET = Weight(
     name="mask2former/mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth",
@@ -120,7 +120,7 @@ def detector_of(
         variant: one of `PRESETS`.
         network: `Mask2FormerForUniversalSegmentation`, for @mmdet what `rewards.geneval.mmdet.build` made.
         device: torch device.
-        dtype: one of `rewards.towers.DTYPES`.
+        dtype: one of `rewards.clip.towers.DTYPES`.
         more: other arguments of the detector.
 
     Raises:

@@ -13,11 +13,12 @@ if find_spec("paddleocr") is None:
     )
 
 from nftbench.pocket.world import drawing, scenes
-from rewards import load_reward, ocr
+from rewards import load_reward
 from rewards.base import MissingWeights, Prompt
-from rewards.ocr import Ocr
-from rewards.ocr_engines import PaddleOcr, PaddleOcr3
-from rewards.ocr_models import paddle_folders
+from rewards.ocr.engines import PaddleOcr, PaddleOcr3
+from rewards.ocr.models import paddle_folders
+from rewards.ocr.reward import Ocr
+from rewards.ocr.reward import reward as ocr
 
 
 @cache

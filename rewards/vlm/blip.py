@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from rewards.towers import refuse_misfits
+from rewards.clip.towers import refuse_misfits
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the last layer's output over ImageReward's own validation data."""

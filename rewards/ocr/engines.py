@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from rewards.base import ConfigError, MissingExtra, Weight
-from rewards.ocr_models import (
+from rewards.ocr.models import (
     PP3_MODELS,
     PP29_DETECTOR,
     PP29_RECOGNISER,
@@ -19,7 +19,7 @@ from rewards.ocr_models import (
     paddle_folders,
     ppocr_models,
 )
-from rewards.weights import weight_file
+from rewards.weights.pull import weight_file
 
 MIN_CONFIDENCE = 0.5
 """Lines below it are dropped: the `drop_score` of PaddleOCR 2.9.1, which Flow-GRPO and DiffusionNFT

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rewards import ocr_engines
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
-from rewards.ocr_engines import Line, OcrEngine, OcrFailure
+from rewards.ocr.engines import Line, OcrEngine, OcrFailure
+from rewards.ocr.reward import engines as ocr_engines
 
 PARTS = ("precision", "recall", "f", "exact")
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from rewards import preprocess
 from rewards.base import Prompt, RewardInfo, Scores, Weight, unseen
-from rewards.clip_models import read_tensors
-from rewards.towers import precision_of
-from rewards.weights import weight_file
+from rewards.clip.models import read_tensors
+from rewards.clip.towers import precision_of
+from rewards.weights.pull import weight_file
 
 if TYPE_CHECKING:
-    from rewards.blip import BlipReward
+    from rewards.vlm.blip import BlipReward
 
 MAX_TOKENS = 35
 """Longest text, [CLS] and [SEP] counted; the rest is cut off."""
@@ -53,7 +53,7 @@ class ImageReward:
             tokenize: turns a prompt into ids; padding is 0.
             info: what the numbers mean.
             device: torch device to run on; results come back on the CPU.
-            dtype: precision of both encoders, one of `rewards.towers.DTYPES`; the linear layers after them stay in
+            dtype: precision of both encoders, one of `rewards.clip.towers.DTYPES`; the linear layers after them stay in
                 float32.
 
         Raises:
@@ -139,7 +139,7 @@ def imagereward(*, device: str = "cpu", dtype: str = "float32") -> ImageReward:
         ConfigError: they hold something else, or the precision is unknown.
     """
     weights, vocabulary = (weight_file(file, reward=INFO.key) for file in INFO.files)
-    from rewards.blip import blip_reward
+    from rewards.vlm.blip import blip_reward
 
     net = blip_reward(read_tensors(weights), weights)
     tokenize = bert_tokenize(vocabulary.read_text("utf-8").splitlines())

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unseen
-from rewards.chat import CONCURRENCY, TIMEOUT, Endpoint, Reply, ask, probe
+from rewards.vlm.chat import CONCURRENCY, TIMEOUT, Endpoint, Reply, ask, probe
 
 URL = "http://127.0.0.1:17140/v1"
 """Where DiffusionNFT's code looks for its judge."""

@@ -1,6 +1,6 @@
 """What a reward costs: images a second and peak memory, each measured in a process of its own.
 
-Run as a module it measures once and writes what it found as JSON: `python -m rewards.cost '{"keys": ["jpeg"]}'`.
+Run as a module it measures once and writes what it found as JSON: `python -m rewards.certify.cost '{"keys": ["jpeg"]}'`.
 """
 
 import json
@@ -105,7 +105,7 @@ def measure(asked: Asked) -> Cost:
 def measure_apart(asked: Asked) -> Cost:
     """Measure in a process of its own; one that dies is a reason."""
     done = subprocess.run(
-        [sys.executable, "-m", "rewards.cost", json.dumps(asdict(asked))],
+        [sys.executable, "-m", "rewards.certify.cost", json.dumps(asdict(asked))],
         capture_output=True,
         text=True,
     )

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
-from rewards import ocr_engines
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
-from rewards.ocr_engines import Line, OcrEngine, OcrFailure
+from rewards.ocr.engines import Line, OcrEngine, OcrFailure
+from rewards.ocr.reward import engines as ocr_engines
 
 
 def quoted_text(prompt: str) -> str:

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rewards import clip_models, preprocess
+from rewards import preprocess
 from rewards.base import Prompt, Reward, RewardInfo, Scores, Weight, unseen
+from rewards.clip import models as clip_models
+from rewards.clip.towers import Tower
 from rewards.preprocess import Preprocess
-from rewards.towers import Tower
-from rewards.weights import weight_file
+from rewards.weights.pull import weight_file
 
 HEAD = Weight(
     name="improved-aesthetic-predictor/sac+logos+ava1-l14-linearMSE.pth",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.base import Weight
-from rewards.weights import packaged
+from rewards.weights.pull import packaged
 
 _DETECTOR = (
     "models/PP-OCRv6_det_small.onnx",

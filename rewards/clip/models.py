@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rewards.base import ConfigError, Weight
-from rewards.towers import Activation, ClipTower, refuse_misfits
-from rewards.weights import packaged, weight_file
+from rewards.clip.towers import Activation, ClipTower, refuse_misfits
+from rewards.weights.pull import packaged, weight_file
 
 VIT_L_14 = Weight(
     name="clip-vit-large-patch14/model.safetensors",
@@ -101,7 +101,7 @@ def openai_tower(
     Args:
         reward: key of the reward that asks, for the remedy where weights are missing.
         device: torch device.
-        dtype: one of `rewards.towers.DTYPES`.
+        dtype: one of `rewards.clip.towers.DTYPES`.
         activation: `quick_gelu` as it was trained, or `gelu` as open_clip >= 2.29 runs it.
 
     Raises:
@@ -125,7 +125,7 @@ def load_tower(path: Path, config: Any, device: str, dtype: str) -> ClipTower:
         path: of the file.
         config: makes the network's `CLIPConfig`.
         device: torch device.
-        dtype: one of `rewards.towers.DTYPES`.
+        dtype: one of `rewards.clip.towers.DTYPES`.
 
     Raises:
         ConfigError: the file lacks tensors of the network, or has others.

@@ -1,6 +1,6 @@
 """Places that may hold a file of weights: mirrors, the hub's own cache, the hub, any address.
 
-A mirror is a folder, or the address of one, laid out like the cache of `rewards.weights`: another machine's cache
+A mirror is a folder, or the address of one, laid out like the cache of `rewards.weights.pull`: another machine's cache
 is one. Nothing here touches the network before a source is asked for its digest or its bytes.
 """
 

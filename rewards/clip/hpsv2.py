@@ -10,10 +10,10 @@ import torch
 
 from rewards import preprocess
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, Weight
-from rewards.clip_models import fill, read_tensors
+from rewards.clip.models import fill, read_tensors
+from rewards.clip.towers import OpenClipTower, Tower, cosine_scores, precision_of
 from rewards.preprocess import Preprocess
-from rewards.towers import OpenClipTower, Tower, cosine_scores, precision_of
-from rewards.weights import weight_file
+from rewards.weights.pull import weight_file
 
 HPS_V2_1 = Weight(
     name="HPSv2/HPS_v2.1_compressed.pt",
@@ -81,7 +81,7 @@ def load_open_clip(
     Args:
         path: of the file.
         device: torch device.
-        dtype: one of `rewards.towers.DTYPES`.
+        dtype: one of `rewards.clip.towers.DTYPES`.
         config: makes open_clip's configuration.
 
     Raises:

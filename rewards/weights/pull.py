@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rewards.base import ConfigError, MissingWeights, Weight
-from rewards.sources import (
+from rewards.weights.sources import (
     CHUNK,
     BrokenError,
     Source,
