@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
+
 PURE = {
     "nftbench/training/algorithms/advantages.py": {"nftbench", "numpy"},
     "nftbench/training/algorithms/nft.py": {"numpy", "torch"},

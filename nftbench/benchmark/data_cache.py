@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from rewards.base import ConfigError, Weight
-from rewards.weights.pull import pull as weights
+from rewards.weights import pull as weights
 from rewards.weights.sources import known_digest
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.prompts import load_prompts
-from nftbench.benchmark.registry import data_cache as data
 from nftbench.benchmark.suites import Frozen, Suite
 from rewards.base import ConfigError, Prompt, Weight
 

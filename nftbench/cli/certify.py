@@ -59,7 +59,7 @@ def _golden() -> Path:
     Raises:
         ConfigError: it is no checkout.
     """
-    folder = Path(__file__).parents[1] / "tests" / "golden"
+    folder = Path(__file__).parents[2] / "tests" / "golden"
     if not folder.is_dir():
         raise ConfigError("this is no checkout with golden numbers; name a folder with --golden")
     return folder

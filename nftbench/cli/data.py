@@ -24,7 +24,7 @@ def list_data(context: typer.Context) -> None:
     """List every benchmark's prompt files; with a command: fetch them, or rank ready images."""
     if context.invoked_subcommand:
         return
-    from nftbench.benchmark.registry import data_cache as data
+    from nftbench.benchmark import data_cache as data
 
     _show(_listing(_everything()))
     _show(f"data cache: {data.cache()}")
@@ -44,7 +44,7 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch the prompt files of benchmarks into the data cache, each checked by digest and count."""
-    from nftbench.benchmark.registry import data_cache as data
+    from nftbench.benchmark import data_cache as data
     from nftbench.reporting import reward_tables as table_rewards
 
     chosen = _chosen(names)
@@ -142,7 +142,7 @@ def _asks(one: "Benchmark | Ranking") -> str:
 
 def _load(one: "Benchmark | Ranking") -> None:
     """Read the prompts; files that nobody pinned, and that are not what they should be, are set aside."""
-    from nftbench.benchmark.registry import data_cache as data
+    from nftbench.benchmark import data_cache as data
 
     try:
         one.load()
@@ -156,7 +156,7 @@ def _load(one: "Benchmark | Ranking") -> None:
 def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Table":
     from rich.table import Table
 
-    from nftbench.benchmark.registry import data_cache as data
+    from nftbench.benchmark import data_cache as data
     from nftbench.reporting.reward_tables import size
 
     table = Table("benchmark", "asks", "file", "state", "size", "sha256", "licence")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nftbench.cli.main import certify as cli_certify
-from nftbench.cli.main import data as cli_data
-from nftbench.cli.main import leaderboard as cli_leaderboard
-from nftbench.cli.main import report as cli_report
-from nftbench.cli.main import rewards as cli_rewards
-from nftbench.cli.main import stress as cli_stress
-from nftbench.cli.main import table as cli_table
+from nftbench.cli import certify as cli_certify
+from nftbench.cli import data as cli_data
+from nftbench.cli import leaderboard as cli_leaderboard
+from nftbench.cli import report as cli_report
+from nftbench.cli import rewards as cli_rewards
+from nftbench.cli import stress as cli_stress
+from nftbench.cli import table as cli_table
 from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 
@@ -93,7 +93,7 @@ def eval_(
     """Generate from a checkpoint, judge the images, print a table with error bars."""
     if publish and limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
-    from nftbench.cli.main import commands as session
+    from nftbench.cli import commands as session
     from nftbench.reporting import summary_tables as table
     from nftbench.reporting.leaderboard import board as leaderboard
 
@@ -134,7 +134,7 @@ def score(
     ] = None,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
-    from nftbench.cli.main import commands as session
+    from nftbench.cli import commands as session
     from nftbench.reporting import summary_tables as table
 
     with _progress() as report:
@@ -176,7 +176,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
-    from nftbench.cli.main import commands as session
+    from nftbench.cli import commands as session
     from nftbench.reporting import summary_tables as table
 
     flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
@@ -198,7 +198,7 @@ def train(
 @app.command()
 def benchmarks() -> None:
     """List benchmarks and suites."""
-    from nftbench.benchmark.registry import registry as benchmark
+    from nftbench.benchmark import registry as benchmark
     from nftbench.reporting import summary_tables as table
 
     _print(table.benchmarks([benchmark.load_benchmark(n) for n in benchmark.names()]))

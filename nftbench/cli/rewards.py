@@ -63,7 +63,7 @@ def pull(
 ) -> None:
     """Fetch the weights of rewards into the cache, each checked by its sha256."""
     from nftbench.reporting import reward_tables as table_rewards
-    from rewards.weights.pull import pull as weights
+    from rewards.weights import pull as weights
 
     files = _files(names)
     unknown = set(accept_digest or ()) - set(files)

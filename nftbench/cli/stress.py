@@ -36,9 +36,9 @@ def stress(
     from rich.progress import Progress
 
     from nftbench.reporting import text_tables as grid
-    from nftbench.stress.run import card as stress_card
-    from nftbench.stress.run import plan as stress_plan
-    from nftbench.stress.run import run as stressing
+    from nftbench.stress import card as stress_card
+    from nftbench.stress import plan as stress_plan
+    from nftbench.stress import run as stressing
 
     effort = stress_plan.FULL if full else stress_plan.Effort()
     console = Console(stderr=True)

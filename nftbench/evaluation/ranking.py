@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from nftbench.benchmark.registry import data_cache as data
+from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.registry import known, names, read
 from nftbench.benchmark.suites import Frozen
 from nftbench.evaluation.scoring import score_files

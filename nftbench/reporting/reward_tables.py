@@ -74,7 +74,7 @@ def _weights(info: RewardInfo) -> str:
 
 def _verdict(key: str) -> str:
     """What the certificate of a reward says, where it has one."""
-    certificate = packaged("rewards") / "certificates" / f"{key}.json"
+    certificate = packaged("rewards.certify") / "certificates" / f"{key}.json"
     if not certificate.is_file():
         return ""
     return str(json.loads(certificate.read_text(encoding="utf-8")).get("verdict", ""))

@@ -96,7 +96,7 @@ def render(form: str, grids: Sequence[Grid], records: Sequence[Mapping[str, Any]
     if form == "csv":
         return _csv(records)
     if form == "html":
-        loader = jinja2.PackageLoader("nftbench")
+        loader = jinja2.PackageLoader("nftbench.reporting")
         page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
         return page.get_template("table.html.j2").render(grids=grids)
     if form == "terminal":

@@ -24,6 +24,7 @@ from nftbench.evaluation.evaluate import Report, Work, evaluate
 from nftbench.generation.checkpoint import POLICY_FILE, Policy, load_policy, packaged
 from nftbench.runs.run_folder import Run, read_image
 from nftbench.stats.paired import PAIR
+from nftbench.stress import checks as stress_lines
 from nftbench.stress.card import Card, save
 from nftbench.stress.checks import Line, not_run
 from nftbench.stress.plan import (
@@ -39,7 +40,6 @@ from nftbench.stress.plan import (
     own_benchmark,
     whole,
 )
-from nftbench.stress.run import checks as stress_lines
 from nftbench.training.checkpoints import RECIPE, stored_recipe
 from nftbench.training.guards import picture_statistics
 from rewards import parse_rewards

@@ -1,6 +1,7 @@
 """What a reward costs: images a second and peak memory, each measured in a process of its own.
 
-Run as a module it measures once and writes what it found as JSON: `python -m rewards.certify.cost '{"keys": ["jpeg"]}'`.
+Run as a module it measures once and writes what it found as JSON:
+`python -m rewards.certify.cost '{"keys": ["jpeg"]}'`.
 """
 
 import json

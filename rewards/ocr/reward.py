@@ -11,8 +11,8 @@ from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
+from rewards.ocr import engines as ocr_engines
 from rewards.ocr.engines import Line, OcrEngine, OcrFailure
-from rewards.ocr.reward import engines as ocr_engines
 
 
 def quoted_text(prompt: str) -> str:

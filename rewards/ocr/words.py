@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
+from rewards.ocr import engines as ocr_engines
 from rewards.ocr.engines import Line, OcrEngine, OcrFailure
-from rewards.ocr.reward import engines as ocr_engines
 
 PARTS = ("precision", "recall", "f", "exact")
 

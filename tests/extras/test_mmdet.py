@@ -19,17 +19,14 @@ from rewards.geneval.colours import ClipColorHead
 from rewards.geneval.convert import to_v3
 from rewards.geneval.mask2former import Mask2FormerDetector, converted, network_input, swin_s_config
 from rewards.geneval.variants import assemble, detector_of
+from tests.helpers.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 FACTS = {kind: certify._facts(GOLDEN, kind) for kind in ("mmdet2", "mmdet3")}
 SCALE = (240, 160)
 
 
 def changes() -> dict:
     """The small network, as mmdet 3's config spells it."""
-    import sys
-
-    sys.path.insert(0, str(Path(__file__).parent))
     import golden_mmdet
 
     return golden_mmdet.changes3()

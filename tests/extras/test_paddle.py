@@ -15,10 +15,10 @@ if find_spec("paddleocr") is None:
 from nftbench.pocket.world import drawing, scenes
 from rewards import load_reward
 from rewards.base import MissingWeights, Prompt
+from rewards.ocr import reward as ocr
 from rewards.ocr.engines import PaddleOcr, PaddleOcr3
 from rewards.ocr.models import paddle_folders
 from rewards.ocr.reward import Ocr
-from rewards.ocr.reward import reward as ocr
 
 
 @cache

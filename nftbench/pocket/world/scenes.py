@@ -78,7 +78,7 @@ def held_out(caption: str) -> bool:
 @lru_cache(maxsize=1)
 def words() -> tuple[str, ...]:
     """Sign words of three to six letters, in capitals."""
-    text = (files("nftbench.pocket") / "words.txt").read_text(encoding="utf-8")
+    text = (files("nftbench.pocket.world") / "words.txt").read_text(encoding="utf-8")
     return tuple(w.upper() for w in text.split() if 3 <= len(w) <= 6)
 
 

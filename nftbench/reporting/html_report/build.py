@@ -142,7 +142,7 @@ def _write(
     )
     write_atomic(out / PAGE, page.encode())
     for name in ("report.css", "report.js"):
-        source = jinja2.PackageLoader("nftbench", "templates/report").get_source(
+        source = jinja2.PackageLoader("nftbench.reporting", "templates/report").get_source(
             _environment(), name
         )
         write_atomic(out / name, source[0].encode())
@@ -155,7 +155,7 @@ def _write(
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nftbench", "templates/report"),
+        loader=jinja2.PackageLoader("nftbench.reporting", "templates/report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -70,7 +70,7 @@ def folder() -> Path:
 
 def certificates() -> Path:
     """Where the rewards' certificates lie."""
-    return Path(str(files("rewards"))) / "certificates"
+    return Path(str(files("rewards.certify"))) / "certificates"
 
 
 # --- reading and writing --------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def build(site: Path, readme: Path | None = None, where: Path | None = None) -> 
 def page(boards: Sequence[Board]) -> str:
     """All leaderboards as one HTML page that asks nothing of the network."""
     environment = Environment(
-        loader=PackageLoader("nftbench"),
+        loader=PackageLoader("nftbench.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

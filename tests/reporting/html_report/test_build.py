@@ -1,0 +1,396 @@
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nftbench.cli import report as cli_report
+from nftbench.reporting.html_report import charts as report_charts
+from nftbench.reporting.html_report import data as report_data
+from nftbench.reporting.html_report.build import PAGE, script, write_report
+from nftbench.reporting.html_report.images import SMALL, WHOLE, inside, place
+from nftbench.stats.estimates import clustered_mean
+from rewards.base import ConfigError
+from tests.helpers import made_runs
+
+HOSTILE = '<script>window.owned = 1</script> & "quotes" </script><img src=x onerror=owned=1>'
+PROMPTS = ["a star", "two stars", HOSTILE, "a red star"]
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def quiet(*_):
+    """Told of progress, says nothing."""
+
+
+def data_of(out, number=0):
+    text = (out / "data" / f"{number}.js").read_text("ascii")
+    return json.loads(text.removeprefix("REPORT.add(").removesuffix(");\n"))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        made_runs.evaluation(tmp_path / "base", PROMPTS),
+        made_runs.evaluation(tmp_path / "guided", PROMPTS, shift=1.5, guidance=4.5),
+    ]
+
+
+# --- what leaves Python for the page --------------------------------------------------------------
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(TEXT, st.lists(TEXT | st.none() | st.integers())))
+def test_data_in_a_script_is_the_same_data_and_can_end_no_script(data):
+    written = script(data).decode("ascii")
+    assert json.loads(written.removeprefix("REPORT.add(").removesuffix(");\n")) == data
+    assert not set("<>&") & set(written)
+
+
+def test_prompts_stay_text_in_the_page_and_in_the_data(tmp_path, runs):
+    out = tmp_path / "out"
+    write_report(runs, out, quiet)
+    assert "<script>window.owned" not in (out / PAGE).read_text("utf-8")
+    assert "<script>" not in (out / "data" / "0.js").read_text("ascii")
+    assert data_of(out)["prompts"][2] == ["0002", HOSTILE, "single_object"]
+
+
+def test_words_of_a_run_are_escaped_in_the_page(tmp_path):
+    folder = made_runs.training(tmp_path / "<b>bold<b>")
+    write_report([folder], tmp_path / "out", quiet)
+    page = (tmp_path / "out" / PAGE).read_text("utf-8")
+    assert "&lt;b&gt;bold&lt;b&gt;" in page and "<b>bold" not in page
+    assert "&lt;b&gt;x_0_norm&lt;/b&gt; grew" in page
+
+
+def test_the_page_asks_nothing_of_a_network_and_names_no_place_of_this_machine(tmp_path, runs):
+    out = tmp_path / "out"
+    write_report(runs, out, quiet)
+    texts = [p.read_text("utf-8") for p in out.rglob("*") if p.suffix in (".html", ".js", ".css")]
+    assert len(texts) == 4
+    for text in texts:
+        assert str(tmp_path) not in text
+        assert "https://" not in text and "url(" not in text and "@import" not in text
+    assert "http://" not in "".join(texts).replace("http://www.w3.org/2000/svg", "")
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source", ["../secret.png", "a/../../secret.png", "link.png", "/etc/hostname"]
+)
+def test_no_picture_outside_the_run_is_read(tmp_path, source):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "secret.png").write_bytes(made_runs.png((1, 2, 3)))
+    (tmp_path / "run" / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(OSError, match="leaves the run folder"):
+        inside(tmp_path / "run", source)
+    assert place(tmp_path / "run", source, tmp_path, "0").fault == "the path leaves the run folder"
+
+
+def test_a_small_png_is_copied_to_the_byte(tmp_path):
+    (tmp_path / "a.png").write_bytes(made_runs.png((9, 8, 7)))
+    picture = place(tmp_path, "a.png", tmp_path, "copy")
+    assert (picture.file, picture.thumbnail, picture.width, picture.height) == (
+        "copy.png",
+        "copy.png",
+        16,
+        16,
+    )
+    assert (tmp_path / "copy.png").read_bytes() == made_runs.png((9, 8, 7))
+
+
+def test_a_large_picture_becomes_a_jpeg_with_a_thumbnail(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > WHOLE
+    picture = place(tmp_path, "a.png", tmp_path, "copy")
+    assert (picture.width, picture.height) == (500, 400)
+    with (
+        Image.open(tmp_path / picture.file) as whole,
+        Image.open(tmp_path / picture.thumbnail) as small,
+    ):
+        assert (whole.format, whole.size) == ("JPEG", (500, 400))
+        assert small.size == (SMALL, round(SMALL * 400 / 500))
+        error = np.abs(np.asarray(whole).astype(int) - noise).mean()
+    assert error < 12  # quality 92 of noise
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (None, "No such file or directory"),
+        (b"text", "a.png is no image"),
+        (made_runs.png((0, 0, 0))[:50], "broken|truncated"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_says_why(tmp_path, data, fault):
+    if data is not None:
+        (tmp_path / "a.png").write_bytes(data)
+    picture = place(tmp_path, "a.png", tmp_path, "copy")
+    assert re.search(fault, picture.fault)
+    assert picture.file == "" and not list(tmp_path.glob("copy*"))
+
+
+def test_deleted_images_are_counted_and_the_report_is_made(tmp_path, runs):
+    (runs[0] / made_runs.BENCHMARK / "images" / "0001-01.png").unlink()
+    written = write_report(runs, tmp_path / "out", quiet)
+    assert (written.images, written.missing) == (16, 1)
+    side = data_of(tmp_path / "out")["runs"][0]
+    assert [i for i, fault in enumerate(side["fault"]) if fault] == [3]
+    assert side["file"][3] == "" and side["file"][2] == "images/A-0/00002.png"
+    assert "1 of 16 images missing" in (tmp_path / "out" / PAGE).read_text("utf-8")
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def test_samples_of_two_runs_stand_side_by_side(tmp_path, runs):
+    write_report(runs, tmp_path / "out", quiet)
+    data = data_of(tmp_path / "out")
+    assert data["metrics"] == ["geneval@made", "geneval@made:strict", "pick@made", "ocr@made"]
+    assert data["passing"] == "geneval@made"
+    assert data["prompt"] == [0, 0, 1, 1, 2, 2, 3, 3] and data["index"] == [0, 1] * 4
+    assert (
+        data["seed"]
+        == pd.read_parquet(runs[0] / "made" / "samples.parquet")["seed"].astype(str).tolist()
+    )
+    a, b = data["runs"]
+    assert a["values"]["pick@made"] == [20, 21, 22, 23, 24, 20, 21, 22]
+    assert b["values"]["pick@made"] == [21.5, 22.5, 23.5, 24.5, 25.5, 21.5, 22.5, 23.5]
+    assert a["values"]["ocr@made"] == [None] + [0.75] * 7
+    assert a["said"]["ocr@made"][0]["reason"] == "the OCR engine failed"
+    assert a["said"]["geneval@made"][5]["evidence"]["boxes"] == {"star": [[2, 3, 9, 12, 0.9]]}
+    assert b["said"]["pick@made"][1] == {"evidence": {"reply": "Final Score: 4"}}
+
+
+def test_runs_of_other_noise_share_no_image(tmp_path):
+    one = made_runs.evaluation(tmp_path / "one", PROMPTS)
+    other = made_runs.evaluation(tmp_path / "other", PROMPTS, seed=1)
+    write_report([one, other], tmp_path / "out", quiet)
+    data = data_of(tmp_path / "out")
+    assert len(data["key"]) == 16
+    assert data["runs"][0]["fault"] == [""] * 8 + [None] * 8
+    assert data["runs"][1]["fault"] == [None] * 8 + [""] * 8
+    assert "no pairs" in (tmp_path / "out" / PAGE).read_text("utf-8")
+
+
+def test_the_difference_of_pairs_is_exact_and_names_the_protocol_field(tmp_path, runs):
+    (a, b), _ = report_data.read_runs(runs)
+    row = b.row("made", "pick@made", "image_mean")
+    found = report_data.difference(a, b, row)
+    assert (found.value, found.low, found.high, found.n) == (1.5, 1.5, 1.5, 8)
+    write_report(runs, tmp_path / "out", quiet)
+    page = (tmp_path / "out" / PAGE).read_text("utf-8")
+    assert "Protocols differ: guidance_scale (A 1.0, B 4.5)." in page
+    assert "+1.500" in page
+
+
+def test_the_difference_of_pairs_is_that_of_an_obvious_loop(tmp_path, runs):
+    path = runs[1] / "made" / "samples.parquet"
+    table = pd.read_parquet(path).sample(frac=1, random_state=0)  # another order changes nothing
+    table["pick@made"] = np.random.default_rng(1).normal(size=len(table)).astype(np.float32)
+    table.to_parquet(path)
+    (a, b), _ = report_data.read_runs(runs)
+    gained, prompts = [], []
+    for _, mine in a.tables["made"].iterrows():
+        for _, theirs in b.tables["made"].iterrows():
+            if all(mine[k] == theirs[k] for k in ("prompt_id", "image_index", "seed")):
+                gained.append(float(theirs["pick@made"]) - float(mine["pick@made"]))
+                prompts.append(mine["prompt_id"])
+    found = report_data.difference(a, b, b.row("made", "pick@made", "image_mean"))
+    wanted = clustered_mean(np.array(gained), np.array(prompts))
+    assert (
+        found.n == 8
+        and found.value == pytest.approx(wanted.value)
+        and found.stderr == pytest.approx(wanted.stderr)
+    )
+
+
+def test_passing_is_the_first_column_of_noughts_and_ones(tmp_path, runs):
+    evaluated, _ = report_data.read_runs(runs)
+    assert report_data.passing(evaluated, "made") == "geneval@made"
+    for one in evaluated:
+        one.tables["made"]["geneval@made"] = np.float32(0.5)
+    assert report_data.passing(evaluated, "made") == "geneval@made:strict"
+    for one in evaluated:
+        one.tables["made"]["geneval@made:strict"] = np.float32(np.nan)
+    assert report_data.passing(evaluated, "made") == ""
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+def test_a_curve_runs_from_corner_to_corner(tmp_path):
+    _, (one,) = report_data.read_runs([made_runs.training(tmp_path / "run", slope=2.0)])
+    plot = report_charts.curve([one], "held_out/made/pick@made", "minutes", "pick")
+    assert json.loads(plot.box) == [0, 2, 20, 28]
+    assert plot.lines[0].path == "M0.00 100.00L50.00 50.00L100.00 0.00"
+    assert json.loads(plot.lines[0].points) == [[0, 20], [1, 24], [2, 28]]
+    assert plot.lines[0].last == "28"
+    assert (0.0, "0") in plot.x_ticks and (100.0, "28") in plot.y_ticks
+    assert report_charts.curve([one], "held_out/none", "minutes", "") is None
+
+
+def test_a_flat_curve_has_room_above_and_below(tmp_path):
+    _, (one,) = report_data.read_runs([made_runs.training(tmp_path / "run", slope=0.0)])
+    plot = report_charts.curve([one], "reward/pick@made", "iteration", "pick")
+    assert json.loads(plot.box)[2:] == [19, 21]
+    assert plot.lines[0].path.startswith("M0.00 50.00L25.00 50.00")
+
+
+def test_a_histogram_is_shares_of_images_and_leaves_out_noughts_and_ones(tmp_path, runs):
+    evaluated, _ = report_data.read_runs(runs[:1])
+    columns = evaluated[0].metrics("made")
+    plots = report_charts.distributions(evaluated, "made", columns)
+    assert [plot.title for plot in plots] == ["pick@made", "ocr@made"]
+    shares = [share for _, share in json.loads(plots[0].lines[0].points)]
+    assert sum(shares) == pytest.approx(1, abs=1e-5) and len(shares) == report_charts.BINS
+    assert shares[0] == 2 / 8 and shares[-1] == 1 / 8  # 20 twice, 24 once
+    assert plots[0].lines[0].last == "mean 21.625"
+    assert plots[1].lines[0].last == "mean 0.750"
+
+
+def test_bars_stand_where_their_values_are_and_whiskers_stay_on_the_axis(runs):
+    evaluated, _ = report_data.read_runs(runs)
+    chart = report_charts.bars(evaluated, "made")[0]
+    assert chart.title == "geneval@made"
+    assert [label for label, _ in chart.groups] == [
+        "single object",
+        "two object",
+        "task mean",
+        "image mean",
+    ]
+    for _, bars in chart.groups:
+        assert [(bar.letter, bar.value, bar.name) for bar in bars] == [
+            ("A", 50, "0.500"),
+            ("B", 50, "0.500"),
+        ]
+        assert all(0 <= bar.low <= bar.value <= bar.high <= 100 for bar in bars)
+
+
+def test_a_number_that_is_none_is_said_so():
+    assert report_charts.number(math.nan) == "none" and report_charts.number(-0.12345) == "-0.123"
+
+
+# --- trainings ------------------------------------------------------------------------------------
+
+
+def test_what_a_training_gained(tmp_path):
+    _, (one,) = report_data.read_runs([made_runs.training(tmp_path / "run", slope=2.0)])
+    (gain,) = report_data.gains(one)
+    assert (gain.benchmark, gain.metric, gain.aggregate) == ("made", "pick@made", "image mean")
+    assert (gain.before, gain.after, gain.gain.value) == (23.5, 28.5, 5.0)
+    wanted = clustered_mean(np.array([2, 2, 4, 4, 6, 6, 8, 8.0]), np.repeat(np.arange(4), 2))
+    assert (gain.gain.low, gain.gain.high) == (wanted.low, wanted.high)
+    assert one.guards == [(3, "warn: <b>x_0_norm</b> grew")]
+
+
+def test_trainings_head_to_head_and_beside_an_evaluation(tmp_path, runs):
+    folders = [runs[0], *(made_runs.training(tmp_path / f"t{i}", slope=i) for i in (1, 2))]
+    written = write_report(folders, tmp_path / "out", quiet)
+    page = written.page.read_text("utf-8")
+    start = page.index("Held-out reward against wall-clock")
+    plot = page[start : page.index("</figure>", start)]
+    assert (
+        '<g class="run-B">' in plot
+        and '<g class="run-C">' in plot
+        and '<g class="run-A">' not in plot
+    )
+    assert page.count('data-iteration="2"') == 2
+    assert (tmp_path / "out" / "images" / "C-grids" / "00001.png").is_file()
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def test_a_report_replaces_a_report_and_nothing_else(tmp_path, runs):
+    first = write_report(runs[:1], None, quiet)
+    assert first.page == (runs[0] / "report" / PAGE).absolute()
+    (first.page.parent / "images" / "stale.png").write_bytes(b"")
+    write_report(runs[:1], None, quiet)
+    assert not (first.page.parent / "images" / "stale.png").exists()
+    assert sorted(p.name for p in runs[0].iterdir()) == [
+        "made",
+        "manifest.json",
+        "report",
+        "rows.csv",
+    ]
+    with pytest.raises(ConfigError, match="holds something that is no report"):
+        write_report(runs[:1], runs[1], quiet)
+    with pytest.raises(ConfigError, match="is no folder"):
+        write_report(runs[:1], runs[1] / "rows.csv", quiet)
+
+
+def test_a_report_that_is_stopped_leaves_the_old_one(tmp_path, runs):
+    out = tmp_path / "out"
+    write_report(runs[:1], out, quiet)
+    before = (out / PAGE).read_bytes()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_report(runs, out, stop)
+    assert (out / PAGE).read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "guided", "out"]
+
+
+def test_two_reports_of_one_run_are_the_same_bytes(tmp_path, runs):
+    for name in ("one", "two"):
+        write_report(runs, tmp_path / name, quiet)
+    files = sorted(
+        p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()
+    )
+    assert len(files) == 4 + 16
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def empty_rows(run):
+    header = (run / "rows.csv").read_text("utf-8").splitlines()[0]
+    (run / "rows.csv").write_text(f"{header}\n", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "manifest.json").unlink(), "is no run: it holds neither"),
+        (lambda run: (run / "rows.csv").unlink(), "has no rows yet; run: nftbench score"),
+        (empty_rows, "is not finished: made has no rows"),
+        (
+            lambda run: (run / "made" / "samples.parquet").unlink(),
+            "is not finished: made has no samples.parquet",
+        ),
+        (
+            lambda run: (run / "made" / "samples.parquet").write_bytes(b"PAR1"),
+            "samples.parquet is broken",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, runs, spoil, message):
+    spoil(runs[0])
+    with pytest.raises(ConfigError, match=message):
+        write_report(runs, tmp_path / "out", quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_named_twice_and_too_many_runs_are_refused(tmp_path, runs):
+    with pytest.raises(ConfigError, match="one of them twice"):
+        write_report([runs[0], runs[0]], None, quiet)
+    with pytest.raises(ConfigError, match="expected 1 to 8 run folders, got 9"):
+        write_report([tmp_path / str(i) for i in range(9)], None, quiet)
+
+
+def test_the_command_says_where_the_report_is_and_what_is_missing(tmp_path, runs, capsys):
+    (runs[0] / made_runs.BENCHMARK / "images" / "0000-00.png").unlink()
+    cli_report.report(runs, tmp_path / "out")
+    assert (
+        capsys.readouterr().out
+        == f"report: {tmp_path / 'out' / PAGE} (16 images, 1 of them missing)\n"
+    )

@@ -1,0 +1,359 @@
+"""Recipes as shipped, the numbers they promise, and what a TOML or a flag may not say."""
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from nftbench.training.config.recipe import (
+    ATTENTION,
+    OptimizerConfig,
+    Recipe,
+    Stage,
+    Threshold,
+    folder,
+    load_recipe,
+    names,
+)
+from rewards import parse_rewards
+from rewards.base import ConfigError
+from tests.helpers.paths import ROOT
+
+NFT = ("sd3.5-m-geneval", "sd3.5-m-ocr", "sd3.5-m-pickscore", "sd3.5-m-multireward")
+PUBLISHED = (*NFT, "sd3.5-m-geneval-flow-grpo")
+GENEVAL, OCR, PICK = (
+    "data/geneval/train_metadata.jsonl",
+    "data/ocr/train.txt",
+    "data/pickscore/train.txt",
+)
+THREE = "pickscore,hpsv2,clipscore"
+MINIMAL = """
+name = "mine"
+checkpoint = "pocket"
+[rollout]
+height = 64
+width = 64
+[[stages]]
+prompts = ["ocr-pocket"]
+rewards = "ocr"
+iterations = 3
+[[stages]]
+prompts = ["geneval-pocket"]
+rewards = "geneval"
+iterations = 4
+"""
+
+
+def refusal(*settings: str, name: str = "pocket") -> str:
+    """The message with which a recipe is refused: one line."""
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(name, settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def mine(tmp_path) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    return str(path)
+
+
+# --- what is shipped ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_recipe_loads(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.summary
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_the_published_recipes_are_shipped():
+    assert set(PUBLISHED) <= set(names()) and "pocket" in names()
+
+
+def test_recipes_are_in_the_wheel():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    assert "recipes/*.toml" in tools["package-data"]["nftbench"]
+    assert {"nftbench", "nftbench.training"} <= set(tools["packages"])
+    assert folder() == ROOT / "nftbench" / "recipes"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_that_was_not_run_says_so(name):
+    assert load_recipe(name).evidence.startswith("none: nothing was measured")
+
+
+# --- published numbers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_all_published_runs_share(name):
+    recipe = load_recipe(name)
+    assert recipe.checkpoint == "stabilityai/stable-diffusion-3.5-medium" and recipe.seed == 42
+    policy, optimizer, rollout = recipe.policy, recipe.optimizer, recipe.rollout
+    assert (policy.method, policy.rank, policy.alpha, policy.precision) == ("lora", 32, 64, "fp16")
+    assert policy.dtype == "float32" and policy.targets == ATTENTION
+    assert (optimizer.lr, optimizer.betas, optimizer.eps) == (3e-4, (0.9, 0.999), 1e-8)
+    assert (optimizer.weight_decay, optimizer.max_grad_norm, optimizer.ema) == (1e-4, 1.0, 0.9)
+    assert (rollout.height, rollout.width, rollout.max_sequence_length) == (512, 512, 128)
+    assert rollout.guidance_scale == 1.0
+    assert recipe.evaluation.num_inference_steps == 40 and recipe.evaluation.benchmarks == ()
+    for stage in recipe.stages:
+        assert (stage.groups, stage.group_size, stage.adv_clip) == (48, 24, 5.0)
+        assert stage.advantage_std == "batch" and stage.combine == "sum"
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("sd3.5-m-geneval", [(GENEVAL, "geneval", 10, 1.0, "linear_to_0.5", 1)]),
+        ("sd3.5-m-ocr", [(OCR, "ocr", 10, 0.1, "delayed_to_0.999", 2)]),
+        ("sd3.5-m-pickscore", [(PICK, "pickscore", 10, 1.0, "linear_to_0.5", 1)]),
+        (
+            "sd3.5-m-multireward",
+            [
+                (PICK, THREE, 25, 0.1, "linear_to_0.5", 1),
+                (GENEVAL, "geneval", 25, 0.1, "linear_to_0.5", 1),
+                (PICK, THREE, 25, 0.1, "linear_to_0.5", 1),
+                (GENEVAL, "geneval", 25, 0.1, "linear_to_0.5", 1),
+                (OCR, "ocr", 25, 0.1, "linear_to_0.5", 1),
+            ],
+        ),
+    ],
+)
+def test_diffusion_nft_as_published(name, stages):
+    """NVlabs/DiffusionNFT@24af555 config/nft.py and config/base.py."""
+    recipe = load_recipe(name)
+    assert recipe.algorithm == "nft"
+    found = [
+        (*s.prompts, s.rewards, s.num_inference_steps, s.beta, s.old_schedule, s.updates)
+        for s in recipe.stages
+    ]
+    assert found == stages
+    assert {(s.kl_weight, s.timesteps_per_image) for s in recipe.stages} == {(1e-4, 0.99)}
+    assert [s.times(s.num_inference_steps) for s in recipe.stages] == [
+        9 if s[2] == 10 else 24 for s in stages
+    ]
+    assert (recipe.evaluation.every, recipe.checkpoints.every) == (10, 30)
+
+
+def test_the_stages_of_the_multi_reward_run():
+    recipe = load_recipe("sd3.5-m-multireward")
+    assert [s.iterations for s in recipe.stages] == [800, 300, 200, 200, 100]
+    assert sum(s.iterations for s in recipe.stages) == 1600
+    text = (folder() / "sd3.5-m-multireward.toml").read_text("utf-8")
+    assert "1.7k" in text and "stages.num_inference_steps=40" in text and "not published" in text
+    papers = load_recipe("sd3.5-m-multireward", ["stages.num_inference_steps=40"])
+    assert [s.times(40) for s in papers.stages] == [39] * 5
+    assert {s.num_inference_steps for s in papers.stages} == {40}
+
+
+def test_the_baseline_without_guidance():
+    """yifan123/flow_grpo config/grpo.py `geneval_sd3_fast_nocfg`."""
+    recipe = load_recipe("sd3.5-m-geneval-flow-grpo")
+    flow, (stage,) = recipe.flow_grpo, recipe.stages
+    assert (recipe.algorithm, flow.variant) == ("flow-grpo", "cps")
+    assert (flow.noise_level, flow.clip_range) == (0.8, 1e-5)
+    assert flow.window is not None and flow.window[1] - flow.window[0] == 3 and flow.window[1] <= 5
+    assert (stage.prompts, stage.rewards) == ((GENEVAL,), "geneval")
+    assert (stage.kl_weight, stage.num_inference_steps, stage.updates) == (0.0, 10, 2)
+    assert (stage.times(3), stage.zero_spread, stage.old_schedule) == (3, "skip", "copy")
+
+
+def test_defaults_are_the_papers():
+    stage = Stage(prompts=("a",), rewards="ocr", iterations=1)
+    papers = load_recipe("sd3.5-m-geneval").stages[0]
+    own = {"prompts", "rewards", "iterations"}
+    assert stage.model_dump(exclude=own) == papers.model_dump(exclude=own)
+
+
+@pytest.mark.parametrize("name", names())
+def test_rewards_are_written_as_the_command_line_has_them(name):
+    """The names before the variants: `resolve` is for a run, and some judges come with later extras."""
+    recipe = load_recipe(name)
+    listed = {part.partition(":")[0] for s in recipe.stages for part in s.rewards.split(",")}
+    assert listed
+    if name.startswith("pocket"):  # its variants stand ready for --rewards
+        keys = [f"{n}@{recipe.variants[n]}" if n in recipe.variants else n for n in listed]
+        assert len(parse_rewards(",".join(keys))) == len(listed)
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def stage_of(timesteps: str | float) -> Stage:
+    return Stage(prompts=("a",), rewards="ocr", iterations=1, timesteps_per_image=timesteps)
+
+
+@given(st.integers(1, 1000), st.floats(0.001, 0.999))
+def test_a_share_of_the_times(available, share):
+    times = stage_of(share).times(available)
+    assert 1 <= times <= available and abs(times - available * share) < 1
+    assert times == max(1, int(available * share))
+
+
+@given(st.integers(1, 1000), st.integers(1, 2000))
+def test_a_number_of_times(available, wanted):
+    assert stage_of(wanted).times(available) == min(available, wanted)
+
+
+@given(st.integers(1, 1000))
+def test_all_times(available):
+    assert stage_of("all").times(available) == available
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.0, 1.0, 1.5, -0.5, "some", float("nan"), True, None])
+def test_times_that_are_none(value):
+    with pytest.raises(ValidationError):
+        stage_of(value)
+
+
+# --- typos ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("seeds=3", "unknown key 'seeds'; did you mean 'seed'?"),
+        ("policy.rnk=3", "unknown key 'policy.rnk'; did you mean 'rank'?"),
+        ("stages.iteration=3", "unknown key 'stages.0.iteration'; did you mean 'iterations'?"),
+        ("stages[0].bta=1", "unknown key 'stages.0.bta'; did you mean 'beta'?"),
+        ("guards.brightnes.warn=1", "unknown key 'guards.brightnes'; did you mean 'brightness'?"),
+        ("guards.kl.wrn=1", "unknown key 'guards.kl.wrn'; did you mean 'warn'?"),
+        ("zzz=3", "unknown key 'zzz'; expected one of algorithm, checkpoint"),
+        ("checkpoints.qqq=3", "unknown key 'checkpoints.qqq'; expected one of every, keep"),
+        ("stages.beta=0", "stages.0.beta: input should be greater than 0, got 0"),
+        ("optimizer.ema=1", "optimizer.ema: input should be less than 1, got 1"),
+        ("policy.method=lorra", "policy.method: input should be 'lora' or 'full', got 'lorra'"),
+        ("stages.group_size=1", "stages.0.group_size: input should be greater than or equal to 2"),
+        ("stages.timesteps_per_image=some", "expected 'all', a share between 0 and 1"),
+        ("stages.timesteps_per_image=1.5", "expected 'all', a share between 0 and 1, or a whole"),
+        ("stages.beta=nan", "stages.0.beta: input should be a finite number"),
+        ("guards.kl={warn=2, stop=1}", "guards.kl: value error, expected stop to be at least warn"),
+        ("guards.kl.warn=6", "guards.kl: value error, expected stop to be at least warn"),
+        ("guards.kl.warn=-1", "guards.kl.warn: input should be greater than or equal to 0"),
+        ("stages=[]", "stages: tuple should have at least 1 item"),
+        ("seed", "expected --set section.key=value, got 'seed'"),
+        ("=3", "expected --set section.key=value, got '=3'"),
+        ("stages[1].beta=1", "there is no stages[1]"),
+        ("stages[-1].beta=1", "there is no stages[-1]"),
+        ("policy[0].rank=1", "there is no policy[0]"),
+        ("name.x=1", "name is a value, not a section"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, wrong):
+    assert wrong in refusal(setting)
+
+
+@pytest.mark.parametrize(("name", "near"), [("pockt", "pocket"), ("sd3.5-m-ocrr", "sd3.5-m-ocr")])
+def test_an_unknown_recipe_suggests_the_near_one(name, near):
+    message = refusal(name=name)
+    assert f"unknown recipe {name!r}; did you mean {near!r}?" in message
+    assert "or pass a .toml file" in message
+
+
+def test_a_broken_file_is_named(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("name = ", encoding="utf-8")
+    assert f"{path} is no TOML" in refusal(name=str(path))
+    path.write_text('name = "a"\ncheckpont = "b"\n', encoding="utf-8")
+    assert str(path) in refusal(name=str(path))
+    assert "unknown recipe" in refusal(name=str(tmp_path / "none.toml"))
+
+
+# --- what the command line changes ----------------------------------------------------------------
+
+
+def test_settings_are_toml_or_bare_words():
+    recipe = load_recipe(
+        "pocket",
+        [
+            "seed=7",
+            "policy.method=full",
+            'policy.targets=["to_q", "to_k"]',
+            "optimizer.lr = 1e-4",
+            "stages.timesteps_per_image=all",
+            "flow_grpo.window=[0, 3]",
+            "variants.ocr=rapidocr-x4",
+            "guards.brightness.stop=0.5",
+            "stages.rewards=ocr,pickscore:0.5",
+        ],
+    )
+    assert (recipe.seed, recipe.policy.method, recipe.policy.targets) == (
+        7,
+        "full",
+        ("to_q", "to_k"),
+    )
+    assert (recipe.optimizer.lr, recipe.stages[0].timesteps_per_image) == (1e-4, "all")
+    assert recipe.flow_grpo.window == (0, 3) and recipe.variants["ocr"] == "rapidocr-x4"
+    assert recipe.guards.brightness == Threshold(warn=0.1, stop=0.5)
+    assert recipe.stages[0].rewards == "ocr,pickscore:0.5"
+
+
+def test_one_limit_of_a_guard_leaves_the_other(mine):
+    default = load_recipe(mine).guards.kl
+    assert load_recipe(mine, ["guards.kl.warn=0.25"]).guards.kl == Threshold(warn=0.25, stop=5.0)
+    assert load_recipe(mine, ["guards.kl.stop=off"]).guards.kl == Threshold(warn=default.warn)
+    assert load_recipe(mine, ["guards.kl={}"]).guards.kl == default
+    off = load_recipe(mine, ["guards.kl={warn='off', stop='off'}"])
+    assert off.guards.kl == Threshold()
+    assert Recipe.model_validate_json(off.model_dump_json()) == off
+
+
+def test_every_stage_or_one(mine):
+    both = load_recipe(mine, ["stages.groups=5"])
+    assert [s.groups for s in both.stages] == [5, 5]
+    second = load_recipe(mine, ["stages[1].groups=6", "stages[1].iterations=9"])
+    assert [(s.groups, s.iterations) for s in second.stages] == [(48, 3), (6, 9)]
+
+
+def test_the_last_setting_wins():
+    assert load_recipe("pocket", ["seed=1", "seed=2"]).seed == 2
+
+
+def test_top_level_values():
+    recipe = load_recipe("pocket", ["seed=1"], checkpoint="runs/a", algorithm=None)
+    assert (recipe.checkpoint, recipe.algorithm, recipe.seed) == ("runs/a", "nft", 1)
+
+
+def test_what_is_not_written_is_the_default(mine):
+    recipe = load_recipe(mine)
+    assert recipe.difference(load_recipe(mine, ["policy.rank=32", "seed=0"])) == []
+    assert (recipe.algorithm, recipe.rollout.max_sequence_length) == ("nft", None)
+
+
+# --- differences ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ([], []),
+        (["seed=9"], ["seed"]),
+        (["optimizer.lr=1e-5", "policy.rank=4"], ["optimizer.lr", "policy.rank"]),
+        (["stages.beta=0.5"], ["stages.0.beta", "stages.1.beta"]),
+        (['stages[1].prompts=["x.txt"]'], ["stages.1.prompts"]),
+        (["guards.kl.warn=0.25"], ["guards.kl.warn"]),
+        (["variants.ocr=tesseract"], ["variants.ocr"]),
+    ],
+)
+def test_difference_names_the_settings(mine, settings, named):
+    one, other = load_recipe(mine), load_recipe(mine, settings)
+    assert one.difference(other) == other.difference(one) == named
+
+
+def test_another_stage_is_a_difference():
+    five, one = load_recipe("sd3.5-m-multireward"), load_recipe("sd3.5-m-pickscore")
+    assert "stages.4.iterations" in five.difference(one)
+
+
+@pytest.mark.parametrize(
+    ("final", "share", "expected"),
+    [(None, 0.7, 1e-3), (1e-5, 0.0, 1e-3), (1e-5, 0.5, 1e-4), (1e-5, 1.0, 1e-5)],
+)
+def test_the_learning_rate_falls_by_equal_factors(final, share, expected):
+    assert OptimizerConfig(lr=1e-3, final_lr=final).lr_at(share) == pytest.approx(expected)

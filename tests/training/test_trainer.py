@@ -1,0 +1,228 @@
+"""The loop: the same update however it is cut into batches; failures are counted, said, or end the run."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_training_run import begin, journal, small
+
+from nftbench.generation.sampling import Sample
+from nftbench.training import TrainingFailed
+from nftbench.training.rollouts import Judge, batches, grouped, prompts_of, training_noise
+from nftbench.training.run import TrainingRun
+from rewards.base import Prompt, Scores
+
+ONE = ("stages.iterations=1", "stages.updates=1")
+"""One iteration, one step."""
+LINEAR = ("optimizer.eps=1", "optimizer.lr=1")
+"""AdamW's first step is then about the gradient itself; else it is the sign, and rounding turns that of a zero."""
+
+
+# --- prompts, groups, batches ----------------------------------------------------------------------------------------
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(id=f"p{i}", text=f"text {i}") for i in range(count)]
+
+
+@given(total=st.integers(1, 9), count=st.integers(1, 7), seed=st.integers(0, 9))
+def test_every_prompt_once_a_pass(total, count, seed):
+    asked = [p for i in range(2 * total) for p in prompts_of(prompts(total), count, i, seed)]
+    assert len(asked) == 2 * total * count
+    for start in range(0, len(asked), total):
+        assert {p.id for p in asked[start : start + total]} == {p.id for p in prompts(total)}
+
+
+def test_passes_and_seeds_have_orders_of_their_own():
+    orders = {
+        tuple(p.id for p in prompts_of(prompts(9), 9, i, seed)) for i in (0, 1) for seed in (0, 1)
+    }
+    assert len(orders) == 4
+
+
+def test_a_prompt_that_stands_twice_gets_one_group_of_twice_the_size():
+    a, b = prompts(2)
+    found = grouped([a, b, a], 3)
+    assert [[(s.prompt.id, s.index) for s in group] for group in found] == [
+        [("p0", i) for i in range(6)],
+        [("p1", i) for i in range(3)],
+    ]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    batch_size=st.integers(1, 40),
+)
+def test_batches_hold_every_image_once(sizes, batch_size):
+    groups = [[Sample(p, i) for i in range(n)] for p, n in zip(prompts(99), sizes, strict=False)]
+    found = batches(groups, batch_size)
+    assert all(1 <= len(batch) <= batch_size for batch in found)
+    assert [s for batch in found for s in batch] == [s for group in groups for s in group]
+
+
+@given(times=st.integers(1, 6), seed=st.integers(0, 99))
+def test_noise_of_training_belongs_to_the_image(times, seed):
+    one, other = Sample(prompts(2)[0], 0), Sample(prompts(2)[1], 0)
+    places, eps = training_noise(one, seed, (2, 3), times=times, available=6)
+    training_noise(other, seed, (2, 3), times=times, available=6)
+    again, same = training_noise(one, seed, (2, 3), times=times, available=6)
+    assert torch.equal(places, again) and torch.equal(eps, same)
+    assert len(set(places.tolist())) == times and set(places.tolist()) <= set(range(6))
+    assert not torch.equal(eps, training_noise(other, seed, (2, 3), times=times, available=6)[1])
+
+
+# --- the same update --------------------------------------------------------------------------------------------------
+
+
+def theta(run: TrainingRun) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in run.policy.weights["theta"]])
+
+
+def judged_by_place(run: TrainingRun) -> TrainingRun:
+    """Advantages by the image's place: a pixel that rounds the other way changes a JPEG by a byte."""
+    judge = run.trainer._judge
+
+    def fixed(draws):
+        found = judge(draws)
+        for draw in draws:
+            draw.advantages = torch.tensor([1.5 - s.index for s in draw.samples]).double()
+        return found
+
+    run.trainer._judge = fixed
+    return run
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """theta before and after one update on all twelve images at once, and what was measured."""
+    recipe = small(*ONE, *LINEAR, "rollout.batch_size=12")
+    run = judged_by_place(begin(recipe, tmp_path_factory.mktemp("run")))
+    before = theta(run)
+    run.go()
+    return before, theta(run), journal(run.folder)[1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_update_does_not_depend_on_the_batches(twelve, tmp_path, batch_size):
+    before, after, metrics = twelve
+    recipe = small(*ONE, *LINEAR, f"rollout.batch_size={batch_size}")
+    run = judged_by_place(begin(recipe, tmp_path))
+    run.go()
+    assert (after - before).abs().max() > 1e-2
+    assert (theta(run) - after).abs().max() < 1e-5
+    mine = journal(tmp_path)[1]
+    assert mine.keys() == metrics.keys()
+    for key in ("images", "reward/total", "loss", "grad_norm", "x_0_norm"):
+        assert mine[key] == pytest.approx(metrics[key], rel=1e-3), key
+
+
+def test_too_much_memory_halves_the_batch_and_is_said(tmp_path):
+    said = []
+    recipe = small("stages.iterations=2", "rollout.batch_size=12")
+    run = begin(recipe, tmp_path / "large", say=said.append)
+
+    def refuse(_, arguments, keywords):
+        images = next(v for v in (*arguments, *keywords.values()) if torch.is_tensor(v))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError
+
+    run.policy.denoiser.register_forward_pre_hook(refuse, with_kwargs=True)
+    run.go()
+    assert [t for t in said if "out of memory" in t] == [
+        f"out of memory: going on with {n} images at once" for n in (6, 3)
+    ]
+    other = begin(small("stages.iterations=2", "rollout.batch_size=3"), tmp_path / "small")
+    other.go()
+    assert torch.equal(theta(run), theta(other))
+    assert journal(tmp_path / "large") == journal(tmp_path / "small")
+
+
+def test_memory_that_does_not_do_for_one_image_ends_the_run(tmp_path):
+    run = begin(small(*ONE, "rollout.batch_size=2"), tmp_path)
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError
+
+    run.policy.denoiser.register_forward_pre_hook(refuse)
+    with pytest.raises(TrainingFailed, match=r"out of memory with 1 images .* rollout\.batch_size"):
+        run.go()
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+class Broken:
+    """A reward that cannot score the images of some prompts."""
+
+    def __init__(self, reward, fails) -> None:
+        self.reward, self.fails, self.info, self.check = reward, fails, reward.info, reward.check
+
+    def score(self, images, asked) -> Scores:
+        scores = self.reward.score(images, asked)
+        failed = np.array([self.fails(p) for p in asked])
+        return Scores(
+            values=np.where(failed, np.nan, scores.values).astype(np.float32),
+            reasons=tuple("the judge is asleep" if f else "" for f in failed),
+        )
+
+
+def breaks(run: TrainingRun, fails) -> None:
+    """Put a broken reward in the place of the only one."""
+    (judge,) = run.trainer.task.judges
+    run.trainer.task.judges[0] = Judge(judge.spec, Broken(judge.reward, fails))
+
+
+def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):
+    run = begin(small(*ONE, "rollout.batch_size=12"), tmp_path)
+    seen = []
+    breaks(run, lambda p: seen.append(p.id) or p.id == seen[0])
+    before = theta(run)
+    run.go()
+    line = journal(tmp_path)[1]
+    assert (line["groups_lost"], line["unscored"], line["images"]) == (1, 4, 12)
+    assert all(math.isfinite(line[k]) for k in ("loss", "reward/total", "reward/jpeg"))
+    assert (theta(run) - before).abs().max() > 0
+
+
+def test_nothing_scored_ends_the_run_with_the_reason(tmp_path):
+    run = begin(small(*ONE), tmp_path)
+    breaks(run, lambda _: True)
+    with pytest.raises(TrainingFailed, match=r"none of the 12 .* judge is asleep; no checkpoint"):
+        run.go()
+
+
+def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
+    run = begin(small("checkpoints.every=1"), tmp_path)
+    terms = run.trainer._terms
+
+    def infinite(pick):
+        found = terms(pick)
+        return found | {"loss": found["loss"] * math.inf} if run.trainer.position.done else found
+
+    run.trainer._terms = infinite
+    with pytest.raises(TrainingFailed, match=r"loss of iteration 1 is .*checkpoints/000001"):
+        run.go()
+    assert theta(run).isfinite().all()
+
+
+# --- the baseline -----------------------------------------------------------------------------------------------------
+
+
+def test_flow_grpo_begins_on_policy_and_then_moves(tmp_path):
+    recipe = small(
+        "stages.iterations=2",
+        "stages.updates=1",
+        "stages.kl_weight=0.01",
+        recipe="pocket-flow-grpo",
+    )
+    run = begin(recipe, tmp_path)
+    before = theta(run)
+    run.go()
+    first, second = journal(tmp_path)[1:]
+    assert first["ratio_deviation"] < 1e-5 and first["clipped"] == 0
+    assert abs(first["policy_loss"]) < 1.0 and first["kl"] < 1e-8
+    assert second["ratio_deviation"] < 1 and second["kl"] > 0
+    assert (theta(run) - before).abs().max() > 0
