@@ -8,52 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers import StableDiffusion3Pipeline
 
 from nftbench.benchmark.registry import Drawing
-from nftbench.cli.commands import quiet, train_checkpoint
+from nftbench.cli.commands import train_checkpoint
 from nftbench.generation.checkpoint import load_policy, local_folder
 from nftbench.generation.sampling import Sample, generate
 from nftbench.training import Interrupted
 from nftbench.training.checkpoints import checkpoints, load_state
-from nftbench.training.config.recipe import Recipe, load_recipe
+from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun, resumed_recipe
 from rewards.base import ConfigError, Prompt
-
-SMALL = (
-    "policy.rank=4",
-    "policy.precision=no",
-    "rollout.batch_size=4",
-    "evaluation.benchmarks=[]",
-    "loggers=[]",
-    'stages.prompts=["geneval-pocket"]',
-    "stages.rewards=jpeg",
-    "stages.iterations=3",
-    "stages.groups=3",
-    "stages.group_size=4",
-    "stages.num_inference_steps=3",
-    "stages.timesteps_per_image=1",
-    "stages.updates=2",
-)
-
-
-def quietly(*_: object) -> None:
-    """Words and reports nobody reads."""
-
-
-def small(*settings: str, recipe: str = "pocket") -> Recipe:
-    """Three iterations of twelve images, two optimiser steps each."""
-    return load_recipe(recipe, [*SMALL, *settings])
-
-
-def begin(recipe: Recipe, folder: Path, *, resume: bool = False, say=quietly) -> TrainingRun:
-    """A run that is open and has done nothing yet."""
-    quiet()
-    accelerator = Accelerator(log_with=list(recipe.loggers), project_dir=folder)
-    run = TrainingRun(recipe, folder, accelerator, quietly, say)
-    run.open(resume)
-    return run
+from tests.helpers.trainings import SMALL, begin, journal, quietly, small
 
 
 def sha256(folder: Path) -> dict[str, str]:
@@ -63,15 +29,6 @@ def sha256(folder: Path) -> dict[str, str]:
         "lora": folder / "lora" / "pytorch_lora_weights.safetensors",
     }
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-
-
-def journal(folder: Path) -> list[dict]:
-    """metrics.jsonl without its times."""
-    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if "minutes" not in k and "seconds" not in k}
-        for line in lines
-    ]
 
 
 def stop_at(run: TrainingRun, method: str, done: int, updates: int) -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_training_run import begin, journal, small
 
 from nftbench.generation.sampling import Sample
 from nftbench.training import TrainingFailed
 from nftbench.training.rollouts import Judge, batches, grouped, prompts_of, training_noise
 from nftbench.training.run import TrainingRun
 from rewards.base import Prompt, Scores
+from tests.helpers.trainings import begin, journal, small
 
 ONE = ("stages.iterations=1", "stages.updates=1")
 """One iteration, one step."""
