@@ -91,10 +91,10 @@ def start(forks, tmp_path):
 def policy():
     """The packaged checkpoint."""
     from nftbench.cli.commands import quiet
-    from nftbench.generation.checkpoint import load_policy
+    from nftbench.generation.checkpoint import load_model
 
     quiet()
-    return load_policy("pocket")
+    return load_model("pocket")
 
 
 @pytest.fixture

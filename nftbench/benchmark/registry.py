@@ -19,7 +19,7 @@ from nftbench.benchmark.suites import Frozen, Suite
 from rewards.base import ConfigError, Prompt, Weight
 
 
-class Drawing(Frozen):
+class SamplingParameters(Frozen):
     """How images are drawn, in evaluation and in training."""
 
     height: int = Field(ge=8)
@@ -37,7 +37,7 @@ class Drawing(Frozen):
         return "the recipe"
 
 
-class Protocol(Drawing):
+class Protocol(SamplingParameters):
     """Everything that moves a number, but for the reward: a row names that itself, with its variant.
 
     Two rows of one metric may be compared when their protocols have one hash.
@@ -139,7 +139,7 @@ class PromptSource(Frozen):
         return [replace(p, tag=self.tag) for p in prompts] if self.tag else prompts
 
 
-class Sampling(Frozen):
+class SamplingDefaults(Frozen):
     """The benchmark's own setting; flags of `nftbench eval` replace single fields."""
 
     images_per_prompt: int = Field(ge=1)
@@ -167,7 +167,7 @@ class Benchmark(Frozen):
     """Prompts of each task; empty where there is one task only."""
     training: PromptSource | None = None
     """What may be trained on: never asked by the benchmark."""
-    sampling: Sampling
+    sampling: SamplingDefaults
     rewards: tuple[str, ...] = Field(min_length=1)
     aggregation: Literal["mean", "task_mean"]
 

@@ -12,7 +12,7 @@ class Frozen(BaseModel):
 
 
 class Settings(Frozen):
-    """Drawing settings that a suite fixes; None leaves one as it is."""
+    """Sampling parameters that a suite fixes; None leaves one as it is."""
 
     height: int | None = None
     width: int | None = None

@@ -15,7 +15,7 @@ import rewards as registry
 from nftbench.benchmark.registry import Protocol, load_suite, names, protocols_of, suite_names
 from nftbench.evaluation.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
 from nftbench.evaluation.scoring import read_image_list, score_files
-from nftbench.generation.checkpoint import load_policy, own_suite
+from nftbench.generation.checkpoint import load_model, own_suite
 from nftbench.generation.sampling import Sample
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run, score_table, write_table
@@ -43,7 +43,7 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint on a suite.
 
     Args:
-        checkpoint: as `load_policy` takes it.
+        checkpoint: as `load_model` takes it.
         suite: a suite's or benchmark's name; None takes the checkpoint's own.
         settings: protocol fields the user changed; None leaves one as the benchmark has it.
         rewards: rewards instead of the benchmarks' own, comma-separated.
@@ -64,7 +64,7 @@ def evaluate_checkpoint(
         works = plan(protocols, load_rewards(rewards), batch_size)
     else:
         works = _own_works(protocols, list(wanted.values()), batch_size)
-    policy = load_policy(checkpoint, dtype=protocols[0].dtype)
+    policy = load_model(checkpoint, dtype=protocols[0].dtype)
     run = Run(out or RUNS / _run_name(checkpoint, chosen.name, protocols))
     return run, evaluate(run, works, policy, chosen.name, report)
 

@@ -17,7 +17,7 @@ import pandas as pd
 import nftbench
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.evaluation.scoring import score_files
-from nftbench.generation.checkpoint import Policy
+from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.rows import About, Row, summarise
@@ -118,7 +118,7 @@ def _refuse_misfits(works: Sequence[Work], rewards: Mapping[str, Reward]) -> Non
             raise ConfigError(f"reward {key!r} can judge none of these benchmarks: {why}")
 
 
-def begin(run: Run, works: Sequence[Work], policy: Policy, suite: str) -> None:
+def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> None:
     """Write the run's manifest, or check that an existing one asks for the same.
 
     Raises:
@@ -201,7 +201,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def make_images(run: Run, work: Work, policy: Policy, report: Report) -> None:
+def make_images(run: Run, work: Work, policy: LoadedModel, report: Report) -> None:
     """Generate every batch that is not whole on disk."""
     for number, batch in work.batches():
         if not run.has_images(work.name, batch):
@@ -286,7 +286,7 @@ def aggregate(run: Run, work: Work) -> list[Row]:
 
 
 def evaluate(
-    run: Run, works: Sequence[Work], policy: Policy, suite: str, report: Report
+    run: Run, works: Sequence[Work], policy: LoadedModel, suite: str, report: Report
 ) -> list[Row]:
     """The whole of it: manifest, images, scores, rows.
 

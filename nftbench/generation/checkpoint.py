@@ -24,7 +24,7 @@ LORA = "+lora="
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
+class LoadedModel:
     """A checkpoint made ready to sample."""
 
     name: str
@@ -75,7 +75,9 @@ def _folder(base: str) -> Path:
     return packaged().get(base, Path(base))
 
 
-def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None = None) -> Policy:
+def load_model(
+    checkpoint: str, *, dtype: str = "float32", device: str | None = None
+) -> LoadedModel:
     """Load a checkpoint for sampling.
 
     Args:
@@ -105,7 +107,7 @@ def load_policy(checkpoint: str, *, dtype: str = "float32", device: str | None =
         digest = f"{digest}+{_add_lora(pipeline, Path(lora))}"
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Policy(name=checkpoint, digest=digest, pipeline=pipeline)
+    return LoadedModel(name=checkpoint, digest=digest, pipeline=pipeline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +132,13 @@ def _trained(folder: Path) -> _Trained | None:
 
 def _load_trained(
     checkpoint: str, trained: _Trained, lora: str, *, dtype: str, device: str | None
-) -> Policy:
+) -> LoadedModel:
     if lora:
         raise ConfigError(f"{trained.folder} is a trained policy already; add no LoRA to it")
     if trained.method == "full":
-        whole = load_policy(str(trained.folder / "pipeline"), dtype=dtype, device=device)
-        return Policy(name=checkpoint, digest=whole.digest, pipeline=whole.pipeline)
-    policy = load_policy(
+        whole = load_model(str(trained.folder / "pipeline"), dtype=dtype, device=device)
+        return LoadedModel(name=checkpoint, digest=whole.digest, pipeline=whole.pipeline)
+    policy = load_model(
         f"{trained.base}{LORA}{trained.folder / 'lora'}", dtype=dtype, device=device
     )
     if policy.digest.rpartition("+")[0] != trained.base_digest:
@@ -144,7 +146,7 @@ def _load_trained(
             f"{trained.folder} was trained from {trained.base} with weights {trained.base_digest}, but "
             f"{trained.base} now holds {policy.digest.rpartition('+')[0]}; use the weights it was trained from"
         )
-    return Policy(name=checkpoint, digest=policy.digest, pipeline=policy.pipeline)
+    return LoadedModel(name=checkpoint, digest=policy.digest, pipeline=policy.pipeline)
 
 
 def folder_digest(folder: Path) -> str:

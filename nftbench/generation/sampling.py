@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from nftbench.benchmark.registry import Drawing
+from nftbench.benchmark.registry import SamplingParameters
 from rewards.base import ConfigError, Prompt
 
 
@@ -45,7 +45,9 @@ def image_seed(seed: int, prompt_id: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def sampling_arguments(pipeline: DiffusionPipeline, drawing: Drawing) -> dict[str, Any]:
+def sampling_arguments(
+    pipeline: DiffusionPipeline, parameters: SamplingParameters
+) -> dict[str, Any]:
     """How images are drawn, as this pipeline's keyword arguments.
 
     Raises:
@@ -53,7 +55,7 @@ def sampling_arguments(pipeline: DiffusionPipeline, drawing: Drawing) -> dict[st
     """
     accepted = inspect.signature(pipeline.__call__).parameters
     wanted = {
-        name: getattr(drawing, name)
+        name: getattr(parameters, name)
         for name in (
             "height",
             "width",
@@ -61,24 +63,26 @@ def sampling_arguments(pipeline: DiffusionPipeline, drawing: Drawing) -> dict[st
             "guidance_scale",
             "max_sequence_length",
         )
-        if getattr(drawing, name) is not None
+        if getattr(parameters, name) is not None
     }
     refused = [name for name in wanted if name not in accepted]
     if refused:
         raise ConfigError(
-            f"{type(pipeline).__name__} takes no {', '.join(refused)}, which {drawing.about} fixes; choose one "
+            f"{type(pipeline).__name__} takes no {', '.join(refused)}, which {parameters.about} fixes; choose one "
             "without it"
         )
     return wanted
 
 
-def generate(pipeline: DiffusionPipeline, batch: Sequence[Sample], drawing: Drawing) -> np.ndarray:
+def generate(
+    pipeline: DiffusionPipeline, batch: Sequence[Sample], parameters: SamplingParameters
+) -> np.ndarray:
     """Make one batch of images.
 
     Args:
         pipeline: any diffusers text-to-image pipeline.
         batch: the images wanted.
-        drawing: how.
+        parameters: how.
 
     Returns:
         uint8 RGB (len(batch), height, width, 3).
@@ -87,14 +91,14 @@ def generate(pipeline: DiffusionPipeline, batch: Sequence[Sample], drawing: Draw
         ConfigError: pixels that are no finite numbers: never scored as black.
     """
     generators = [
-        torch.Generator("cpu").manual_seed(image_seed(drawing.seed, s.prompt.id, s.index))
+        torch.Generator("cpu").manual_seed(image_seed(parameters.seed, s.prompt.id, s.index))
         for s in batch
     ]
     output = pipeline(
         prompt=[s.prompt.text for s in batch],
         generator=generators,
         output_type="np",
-        **sampling_arguments(pipeline, drawing),
+        **sampling_arguments(pipeline, parameters),
     )
     if not np.isfinite(output.images).all():
         raise ConfigError(

@@ -15,7 +15,7 @@ from nftbench.reporting.text_tables import Cell, Grid, Line
 from nftbench.runs.rows import PART
 from nftbench.runs.run_folder import Run
 from nftbench.stats import estimates as statistics
-from nftbench.stats.paired import PAIR, Change, Tally, chance, change, tally, twins
+from nftbench.stats.paired import PAIR, Change, Tally, chance, change, paired_samples, tally
 from rewards.base import ConfigError
 
 JUDGED_BY = ("weights", "files", "needs", "higher_is_better")
@@ -120,7 +120,7 @@ def _other_judges(a: Run, name: str, b: Run, other: str) -> list[str]:
 def _metrics(a: Run, b: Run, shared: Shared) -> list[Compared]:
     """Every metric of one benchmark, not yet corrected for there being several."""
     before, after = _samples(a, shared.name), _samples(b, shared.other)
-    pairs = twins(before, after, (*PAIR, "prompt"))
+    pairs = paired_samples(before, after, (*PAIR, "prompt"))
     if pairs.empty:
         return []
     by_task = a.protocols()[shared.name].aggregation == "task_mean"

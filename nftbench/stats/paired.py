@@ -8,7 +8,7 @@ import pandas as pd
 from nftbench.stats.estimates import Estimate, Significance, clustered_mean, significance, task_mean
 
 PAIR = ("prompt_id", "tag", "image_index")
-"""Two images that agree in these are twins."""
+"""Two images that agree in these are paired_samples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,9 @@ class Tally:
     same: int
 
 
-def twins(before: pd.DataFrame, after: pd.DataFrame, on: tuple[str, ...] = PAIR) -> pd.DataFrame:
+def paired_samples(
+    before: pd.DataFrame, after: pd.DataFrame, on: tuple[str, ...] = PAIR
+) -> pd.DataFrame:
     """One row a pair of images; every other column twice, as `NAME before` and `NAME after`."""
     suffixes = (" before", " after")
     return before.merge(after, on=list(on), suffixes=suffixes, validate="one_to_one")
@@ -43,7 +45,7 @@ def change(pairs: pd.DataFrame, benchmark: str, metric: str, *, by_task: bool) -
     """What became of one metric.
 
     Args:
-        pairs: as `twins` makes them.
+        pairs: as `paired_samples` makes them.
         benchmark: its name.
         metric: a column of both tables.
         by_task: whether tasks weigh alike, as GenEval's do.

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import chi2, f
 
 from nftbench.stats.estimates import Estimate, clustered_mean, holm
-from nftbench.stats.paired import PAIR, chance, change, difference, mean, twins
+from nftbench.stats.paired import PAIR, chance, change, difference, mean, paired_samples
 
 NO_BASE = "there is no checkpoint to compare with; name one by --base"
 
@@ -96,7 +96,7 @@ def said(what: str, found: Figure, down: str, up: str) -> tuple[str, str]:
 def _moved(
     before: pd.DataFrame, after: pd.DataFrame, metric: str, *, by_task: bool, name: str
 ) -> Figure:
-    pairs = twins(before, after)
+    pairs = paired_samples(before, after)
     return figure(name, change(pairs, "", metric, by_task=by_task).difference)
 
 
@@ -118,7 +118,7 @@ def wording(
         metric: column.
         base: the base checkpoint's table as asked, and in the words of the first round.
     """
-    pairs = pd.concat([twins(asked, table) for table in rounds], ignore_index=True)
+    pairs = pd.concat([paired_samples(asked, table) for table in rounds], ignore_index=True)
     moved = difference(pairs, metric)
     whole = figure("in other words, less as asked", mean(pairs, moved, by_task=True))
     figures = [whole]
@@ -148,7 +148,7 @@ def wording(
 
 
 def _drop(asked: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataFrame:
-    pairs = twins(asked, other)
+    pairs = paired_samples(asked, other)
     return pairs[list(PAIR)].assign(drop=difference(pairs, metric))
 
 
@@ -356,7 +356,7 @@ def held_out(
         trained: names of the rewards trained on, whatever their variant.
         by_task: the metrics whose tasks weigh alike.
     """
-    pairs = twins(base, own)
+    pairs = paired_samples(base, own)
     corrected = holm(np.array([chance(pairs, m, by_task=m in by_task).p for m in metrics]))
     figures, rose, fell = [], [], []
     for metric, p in zip(metrics, corrected, strict=True):

@@ -21,7 +21,7 @@ from torch import Tensor
 from nftbench.benchmark.registry import Protocol
 from nftbench.cli.commands import RUNS, quiet
 from nftbench.evaluation.evaluate import Report, Work, evaluate
-from nftbench.generation.checkpoint import POLICY_FILE, Policy, load_policy, packaged
+from nftbench.generation.checkpoint import POLICY_FILE, LoadedModel, load_model, packaged
 from nftbench.runs.run_folder import Run, read_image
 from nftbench.stats.paired import PAIR
 from nftbench.stress import checks as stress_lines
@@ -57,7 +57,7 @@ def stress(
     """Draw, judge, and write the card.
 
     Args:
-        checkpoint: as `load_policy` takes it.
+        checkpoint: as `load_model` takes it.
         effort: how much.
         base: what it is compared with; None takes the checkpoint that a trained policy says it came from.
         benchmark: whose prompts; None takes the checkpoint's own.
@@ -73,7 +73,7 @@ def stress(
     quiet()
     base = base or origin(checkpoint)
     benchmark = benchmark or own_benchmark(checkpoint)  # before weights are looked for
-    policy = load_policy(checkpoint)
+    policy = load_model(checkpoint)
     plan = make_plan(benchmark, effort, whole(policy.pipeline))
     works = arms(plan)
     folder = out or RUNS / _name(checkpoint, base, [w.protocol for w in works])
@@ -81,7 +81,7 @@ def stress(
     del policy  # never two large networks at once
     gc.collect()
     if base:
-        theirs = _draw(Run(folder / "base"), base_arms(plan), load_policy(base), report)
+        theirs = _draw(Run(folder / "base"), base_arms(plan), load_model(base), report)
     card = Card(
         checkpoint=checkpoint,
         base=base,
@@ -102,7 +102,7 @@ def _name(checkpoint: str, base: str | None, protocols: Sequence[Protocol]) -> s
 
 
 def _draw(
-    run: Run, works: Sequence[Work], policy: Policy, report: Report
+    run: Run, works: Sequence[Work], policy: LoadedModel, report: Report
 ) -> dict[str, pd.DataFrame]:
     """Every arm's table of scored images, with each image's file and its brightness and saturation."""
     evaluate(run, works, policy, "stress", report)

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from accelerate import Accelerator
 
-from nftbench.benchmark.registry import Drawing
-from nftbench.generation.checkpoint import load_policy
+from nftbench.benchmark.registry import SamplingParameters
+from nftbench.generation.checkpoint import load_model
 from nftbench.generation.replay import distilled, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.runs.run_folder import write_table
@@ -86,7 +86,7 @@ class TrainingRun:
         _check_groups(recipe, accelerator.num_processes)
         for number, task in enumerate(tasks, start=1):
             say(_asked_of(number, task))
-        self.base = load_policy(recipe.checkpoint, dtype=recipe.policy.dtype, device=device)
+        self.base = load_model(recipe.checkpoint, dtype=recipe.policy.dtype, device=device)
         warning = distilled(self.base.pipeline, min(s.num_inference_steps for s in recipe.stages))
         if warning:
             say(f"warning: {warning}")
@@ -107,9 +107,11 @@ class TrainingRun:
     def _probe(self, texts: list[str]) -> None:
         """Two short drawings that show how the pipeline calls its network."""
         rollout = self.recipe.rollout
-        drawing = Drawing(num_inference_steps=3, **rollout.model_dump(exclude={"batch_size"}))
+        parameters = SamplingParameters(
+            num_inference_steps=3, **rollout.model_dump(exclude={"batch_size"})
+        )
         batch = [Sample(Prompt(id=str(i), text=text), 0) for i, text in enumerate(texts)]
-        generate(self.base.pipeline, batch, drawing)
+        generate(self.base.pipeline, batch, parameters)
 
     # --- beginning ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from nftbench.benchmark.registry import Drawing
+from nftbench.benchmark.registry import SamplingParameters
 from nftbench.generation.replay import Layout, record, watch
 from nftbench.generation.sampling import Sample, generate, texts_remembered
 from nftbench.training import Interrupted, TrainingFailed
@@ -174,7 +174,7 @@ class Trainer:
         groups = grouped(chosen, stage.group_size)
         accelerator = self.accelerator
         mine = groups[accelerator.process_index :: accelerator.num_processes]
-        drawing = Drawing(
+        parameters = SamplingParameters(
             height=rollout.height,
             width=rollout.width,
             num_inference_steps=stage.num_inference_steps,
@@ -187,14 +187,14 @@ class Trainer:
             for batch in batches(mine, self.batch_size):
                 self._pause_if_asked()
                 with self.clock.part("rollout"):
-                    draws.append(self._draw(batch, drawing))
+                    draws.append(self._draw(batch, parameters))
         return draws
 
-    def _draw(self, batch: list[Sample], drawing: Drawing) -> Draw:
+    def _draw(self, batch: list[Sample], parameters: SamplingParameters) -> Draw:
         pipeline = self.policy.pipeline
         precision = mixed(self.accelerator.device, self.recipe.policy.precision)
         with self._sampler(batch) as scheduler, watch(pipeline) as trace, precision:
-            images = generate(pipeline, batch, drawing)
+            images = generate(pipeline, batch, parameters)
             steps = list(getattr(scheduler, "transitions", ()))
         ids = [s.prompt.id for s in batch]
         return Draw(

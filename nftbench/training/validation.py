@@ -12,7 +12,7 @@ from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.runs.rows import PART
 from nftbench.stats.estimates import Estimate
-from nftbench.stats.paired import PAIR, Change, change, mean, twins
+from nftbench.stats.paired import PAIR, Change, change, mean, paired_samples
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.rollouts import Judge, score_all
 from rewards.base import ConfigError
@@ -119,7 +119,7 @@ def estimates(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[tuple[str, st
 
 def changes(before: pd.DataFrame, after: pd.DataFrame, asked: Sequence[Asked]) -> list[Change]:
     """Every metric before and after, with the error of the paired difference, clustered by prompt."""
-    both = twins(before, after, COLUMNS)
+    both = paired_samples(before, after, COLUMNS)
     found = []
     for one in asked:
         name = one.protocol.benchmark

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.generation.checkpoint import folder_digest, load_policy, own_suite, packaged
+from nftbench.generation.checkpoint import folder_digest, load_model, own_suite, packaged
 from nftbench.generation.sampling import generate, samples
 from nftbench.pocket import networks as parts
 from rewards.base import ConfigError, Prompt
@@ -36,7 +36,7 @@ PLAIN = {"height": 64, "width": 64}
 
 def refusal(checkpoint: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_policy(checkpoint)
+        load_model(checkpoint)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -59,7 +59,7 @@ def test_pocket_is_packaged(policy):
 
 
 def test_a_copy_is_the_same_checkpoint_under_another_name(policy, copied):
-    other = load_policy(str(copied))
+    other = load_model(str(copied))
     assert (other.name, other.digest) == (str(copied), policy.digest)
     assert own_suite(str(copied)) == "pocket"
     made = [generate(p.pipeline, WANTED, PROTOCOL) for p in (policy, other)]
@@ -199,7 +199,7 @@ def test_a_pipeline_with_parts_left_out_loads_and_draws(tmp_path, build, absent,
     made.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text("utf-8"))
     assert {k for k, v in index.items() if v == [None, None]} >= absent
-    loaded = load_policy(str(tmp_path))
+    loaded = load_model(str(tmp_path))
     assert type(loaded.pipeline) is type(made) and own_suite(str(tmp_path)) is None
     protocol = PROTOCOL.model_copy(update={"max_sequence_length": length})
     made.set_progress_bar_config(disable=True)
@@ -225,7 +225,7 @@ def test_a_pipeline_that_takes_no_text_is_refused(tmp_path):
 
 def write_lora(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    transformer = load_policy("pocket").pipeline.transformer
+    transformer = load_model("pocket").pipeline.transformer
     config = LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"])
     transformer.add_adapter(config)
     StableDiffusion3Pipeline.save_lora_weights(
@@ -236,7 +236,7 @@ def write_lora(folder: Path, seed: int) -> Path:
 
 def test_a_lora_changes_image_and_digest(tmp_path, policy):
     files = [write_lora(tmp_path / name, seed) for seed, name in enumerate("ab")]
-    policies = [policy, *(load_policy(f"pocket+lora={f}") for f in (*files, files[0].parent))]
+    policies = [policy, *(load_model(f"pocket+lora={f}") for f in (*files, files[0].parent))]
     images = [generate(p.pipeline, WANTED, PROTOCOL).astype(int) for p in policies]
     plain, a, b, folder = (p.digest for p in policies)
     assert len({plain, a, b}) == 3 and a.startswith(f"{plain}+") and folder.startswith(f"{plain}+")
@@ -244,7 +244,7 @@ def test_a_lora_changes_image_and_digest(tmp_path, policy):
     np.testing.assert_array_equal(images[1], images[3])
     assert own_suite(f"pocket+lora={files[0]}") == "pocket"
     (files[0].parent / "notes.json").write_text("{}")  # a neighbour is no part of a LoRA file
-    assert load_policy(f"pocket+lora={files[0]}").digest == a
+    assert load_model(f"pocket+lora={files[0]}").digest == a
 
 
 def test_broken_loras_are_refused(tmp_path):
@@ -319,7 +319,7 @@ def test_a_cached_model_loads_without_the_hub(tmp_path, monkeypatch, policy):
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    loaded = load_policy("some/pocket")
+    loaded = load_model("some/pocket")
     assert (loaded.name, loaded.digest) == ("some/pocket", commit)
     made = [generate(p.pipeline, WANTED, PROTOCOL) for p in (policy, loaded)]
     np.testing.assert_array_equal(*made)

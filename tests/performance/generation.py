@@ -6,7 +6,7 @@ Run: python tests/performance/generation.py
 import time
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.generation.checkpoint import load_policy
+from nftbench.generation.checkpoint import load_model
 from nftbench.generation.sampling import generate, samples
 
 STEPS, IMAGES = 10, 64
@@ -27,7 +27,7 @@ def main() -> None:
     """Measure and print."""
     benchmark = load_benchmark("geneval-pocket")
     everything = samples(benchmark.load(), 1)[:IMAGES]
-    pipeline = load_policy("pocket").pipeline
+    pipeline = load_model("pocket").pipeline
     for guidance in (1.0, 4.5):
         protocol = benchmark.protocol(num_inference_steps=STEPS, guidance_scale=guidance)
         many, one = (images_per_second(pipeline, everything, protocol, n) for n in (16, 1))

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from nftbench.cli.commands import quiet
-from nftbench.generation.checkpoint import load_policy
+from nftbench.generation.checkpoint import load_model
 from nftbench.generation.sampling import to_uint8
 from nftbench.training.algorithms.nft import nft_loss, velocity_kl
 from nftbench.training.config.recipe import ATTENTION, load_recipe
@@ -52,7 +52,7 @@ def ours() -> dict[str, float]:
 
 def plain() -> dict[str, float]:
     """Best of three iterations of the plain loop, rewards left out; seconds by part."""
-    pipeline = load_policy("pocket").pipeline
+    pipeline = load_model("pocket").pipeline
     network = pipeline.transformer
     config = peft.LoraConfig(r=32, lora_alpha=64, target_modules=list(ATTENTION))
     for name in ("old", "default"):

@@ -18,7 +18,7 @@ from nftbench.reporting.compare import compare, grids, records
 from nftbench.reporting.text_tables import render
 from nftbench.runs.run_folder import Run, write_table
 from nftbench.stats.estimates import clustered_mean, task_mean
-from nftbench.stats.paired import PAIR, chance, change, tally, twins
+from nftbench.stats.paired import PAIR, chance, change, paired_samples, tally
 from rewards.base import ConfigError
 from tests.helpers import made_runs
 
@@ -171,7 +171,7 @@ def test_every_prompt_wins_loses_or_ties(rows):
         }
     )
     after = table.assign(m=[0.7 + g / 10 for g, _ in rows])
-    found = tally(twins(table, after), "m")
+    found = tally(paired_samples(table, after), "m")
     sums = {p: sum(g for g, q in rows if q == p) for _, p in rows}
     assert found.higher == sum(s > 0 for s in sums.values())
     assert found.lower == sum(s < 0 for s in sums.values())
@@ -180,7 +180,10 @@ def test_every_prompt_wins_loses_or_ties(rows):
 
 def test_pairs_do_not_depend_on_the_order_of_rows(two):
     tables = [pd.read_parquet(r.samples_path(made_runs.BENCHMARK)) for r in two]
-    pairs, shuffled = twins(*tables), twins(tables[0].sample(frac=1, random_state=0), tables[1])
+    pairs, shuffled = (
+        paired_samples(*tables),
+        paired_samples(tables[0].sample(frac=1, random_state=0), tables[1]),
+    )
     for by_task in (True, False):
         one, other = (change(p, "made", PICK, by_task=by_task) for p in (pairs, shuffled))
         assert other.difference.stderr == pytest.approx(one.difference.stderr, rel=1e-12)

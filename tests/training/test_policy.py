@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nftbench.generation.checkpoint import load_policy
+from nftbench.generation.checkpoint import load_model
 from nftbench.training.config.recipe import PolicyConfig
 from nftbench.training.policy import BLIND_STEPS, NoEffect, TrainedPolicy, Weights
 from rewards.base import ConfigError
@@ -99,7 +99,7 @@ def test_a_state_of_another_shape_is_refused(other):
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return load_policy("pocket").pipeline
+    return load_model("pocket").pipeline
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from nftbench.benchmark.registry import Drawing
+from nftbench.benchmark.registry import SamplingParameters
 from nftbench.cli.commands import train_checkpoint
-from nftbench.generation.checkpoint import load_policy, local_folder
+from nftbench.generation.checkpoint import load_model, local_folder
 from nftbench.generation.sampling import Sample, generate
 from nftbench.training import Interrupted
 from nftbench.training.checkpoints import checkpoints, load_state
@@ -128,7 +128,7 @@ def test_a_process_told_to_stop_saves_and_goes_on(whole, start, tmp_path):
 
 # --- what it leaves ---------------------------------------------------------------------------------------------------
 
-DRAWING = Drawing(
+DRAWING = SamplingParameters(
     height=64, width=64, num_inference_steps=3, guidance_scale=1.0, max_sequence_length=0
 )
 
@@ -147,7 +147,7 @@ def test_plain_diffusers_loads_the_lora(whole):
     pipeline.load_lora_weights(whole / "lora")
     trained = picture(pipeline)
     assert np.abs(trained - base).max() > 0
-    np.testing.assert_array_equal(picture(load_policy(str(whole)).pipeline), trained)
+    np.testing.assert_array_equal(picture(load_model(str(whole)).pipeline), trained)
 
 
 def test_the_lora_is_the_averaged_policy_of_the_trainer(tmp_path):
@@ -155,7 +155,7 @@ def test_the_lora_is_the_averaged_policy_of_the_trainer(tmp_path):
     run.go()
     with run.policy.weights.using("ema"):
         own = picture(run.policy.pipeline)
-    assert np.abs(picture(load_policy(str(tmp_path)).pipeline) - own).max() <= 1
+    assert np.abs(picture(load_model(str(tmp_path)).pipeline) - own).max() <= 1
 
 
 def test_full_training_leaves_a_pipeline(tmp_path):
@@ -163,7 +163,7 @@ def test_full_training_leaves_a_pipeline(tmp_path):
     run.go()
     with run.policy.weights.using("ema"):
         own = picture(run.policy.pipeline)
-    loaded = load_policy(str(tmp_path)).pipeline
+    loaded = load_model(str(tmp_path)).pipeline
     for key, tensor in zip(run.policy.weights.parameters, run.policy.weights["ema"], strict=True):
         assert torch.equal(loaded.transformer.get_parameter(key).cpu(), tensor.cpu()), key
     np.testing.assert_array_equal(picture(loaded), own)
@@ -174,7 +174,7 @@ def test_a_base_that_changed_is_refused(whole, tmp_path):
     (tmp_path / "policy.json").write_text(json.dumps(note), "utf-8")
     (tmp_path / "lora").symlink_to(whole / "lora")
     with pytest.raises(ConfigError, match="0000000000000000"):
-        load_policy(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 # --- runs that are refused --------------------------------------------------------------------------------------------

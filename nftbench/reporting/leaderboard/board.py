@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import rewards as registry
-from nftbench.benchmark.registry import Drawing, Protocol, load_benchmark
+from nftbench.benchmark.registry import Protocol, SamplingParameters, load_benchmark
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import Run, write_atomic
 from rewards.base import ConfigError
@@ -301,7 +301,7 @@ def settings(protocol: Protocol) -> str:
     """How a protocol draws, in the words of `Row.settings`: `height=64 width=64 ... images_per_prompt=4`."""
     fields = {
         name: getattr(protocol, name)
-        for name in (*Drawing.model_fields, "images_per_prompt", "dtype")
+        for name in (*SamplingParameters.model_fields, "images_per_prompt", "dtype")
     }
     return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.generation.checkpoint import load_policy, own_suite
+from nftbench.generation.checkpoint import load_model, own_suite
 from nftbench.generation.sampling import generate, samples
 from nftbench.pocket import networks as policy
 from nftbench.pocket.train import pretrain
@@ -53,7 +53,7 @@ def test_build_writes_a_checkpoint_that_generates(built):
         "clip",
         "pickscore",
     }
-    loaded = load_policy(str(out / "pocket"))
+    loaded = load_model(str(out / "pocket"))
     assert own_suite(str(out / "pocket")) == "pocket"
     assert type(loaded.pipeline).__name__ == "StableDiffusion3Pipeline"
     benchmark = load_benchmark("geneval-pocket")
