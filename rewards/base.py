@@ -7,7 +7,7 @@ Everything that judges an image keeps this contract, in evaluation and in traini
 - what could not be scored is NaN with the reason beside it: never 0, never left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,6 +18,8 @@ MAX_PIXELS = 89_478_485
 MAX_RATIO = 200
 """Pictures whose sides differ by more are not looked at: 224 pixels of one side would leave one of the other, or
 make 45 thousand of it."""
+Progress = Callable[[str, int, int], None]
+"""Told how far some work is: its stage, what is done of it, and out of how much (0: not known)."""
 
 
 class ConfigError(ValueError):

@@ -8,13 +8,13 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from rewards.base import ConfigError, MissingWeights, Weight
+from rewards.base import ConfigError, MissingWeights, Progress, Weight
 from rewards.weights.sources import (
     CHUNK,
     BrokenError,
@@ -29,9 +29,6 @@ ATTEMPTS = 5
 """Connections in a row that may bring nothing new before a source is given up."""
 PAUSE = 0.2
 """Seconds of waiting after the first of them; doubled with each."""
-
-Progress = Callable[[str, int, int], None]
-"""Told a file's name, how many of its bytes are here, and out of how many (0: not known)."""
 
 
 @functools.cache
@@ -103,9 +100,14 @@ def weight_file(weight: Weight, *, reward: str) -> Path:
     return verified(path, known_digest(weight, path), remedy=remedy)
 
 
-def state(weight: Weight) -> Literal["cached", "partial", "missing"]:
-    """Whether a file is in the cache, by its size alone: its digest is checked when it is used."""
-    path = cache() / weight.name
+def state(weight: Weight, *, folder: Path | None = None) -> Literal["cached", "partial", "missing"]:
+    """Whether a file is in the cache, by its size alone: its digest is checked when it is used.
+
+    Args:
+        weight: which.
+        folder: where fetched files lie; `cache()` when None.
+    """
+    path = (folder or cache()) / weight.name
     if path.is_file() and weight.size in (0, path.stat().st_size):
         return "cached"
     return "partial" if _beside(path, "part").is_file() else "missing"
@@ -136,6 +138,7 @@ def is_offline() -> bool:
 def pull(
     weight: Weight,
     *,
+    folder: Path | None = None,
     offline: bool = False,
     mirrors: Sequence[str] = (),
     accept: bool = False,
@@ -147,11 +150,12 @@ def pull(
 
     Args:
         weight: which.
+        folder: where fetched files lie; `cache()` when None.
         offline: stay off the network, as with `HF_HUB_OFFLINE`; folders of this machine still serve.
         mirrors: folders, `file://` or http(s) addresses that hold the file under its name, asked in this order,
             then `NFTBENCH_MIRROR`.
         accept: take the file even where no digest of it is known; the one that it has is recorded.
-        progress: told of every piece.
+        progress: told of every piece: the file's name, its bytes here, and out of how many (0: not known).
 
     Raises:
         MissingWeights: no source has it; says what each of them said.
@@ -161,7 +165,7 @@ def pull(
 
     offline = offline or is_offline()
     mirrors = [*mirrors, *filter(None, [os.environ.get("NFTBENCH_MIRROR")])]
-    path = cache() / weight.name
+    path = (folder or cache()) / weight.name
     path.parent.mkdir(parents=True, exist_ok=True)
     said = []
     with WeakFileLock(_beside(path, "lock")):

@@ -74,6 +74,14 @@ def test_a_file_comes_once_and_is_checked(server, cache):
     assert pull(weight).fetched == 0 and len(server.requests()) == 1
 
 
+def test_another_folder_may_be_named(server, cache, tmp_path):
+    weight, folder = pinned(f"{server.url}/plain/{NAME}"), tmp_path / "elsewhere"
+    assert state(weight, folder=folder) == "missing"
+    assert pull(weight, folder=folder).path == folder / NAME
+    assert state(weight, folder=folder) == "cached" and state(weight) == "missing"
+    assert not cache.exists()
+
+
 def test_a_connection_that_is_cut_goes_on_where_it_stopped(server):
     found = pull(pinned(f"{server.url}/cut-60000/{NAME}"))
     assert found.path.read_bytes() == DATA
