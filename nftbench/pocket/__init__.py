@@ -1,1 +1,1 @@
-"""The pocket world: scenes, a policy and judges small enough to live in the repository."""
+"""The pocket world: scenes, a policy and rewards small enough to live in the repository."""

@@ -161,9 +161,11 @@ class PocketDetector:
             pixels = interpolate(pixels, (SIZE, SIZE), mode="bilinear", antialias=True)
         stretch = torch.tensor([width, height, width, height]) / SIZE
         batches = [self._model.candidates(b.to(self._device)) for b in pixels.split(BATCH_SIZE)]
-        return [self._told(b.cpu() * stretch, *more) for batch in batches for b, *more in batch]
+        return [
+            self._detections(b.cpu() * stretch, *more) for batch in batches for b, *more in batch
+        ]
 
-    def _told(self, boxes: Tensor, logits: Tensor, labels: Tensor) -> Detections:
+    def _detections(self, boxes: Tensor, logits: Tensor, labels: Tensor) -> Detections:
         slope, offset = self._calibration
         scores = torch.sigmoid(slope * logits.cpu() + offset)
         rows = torch.cat([boxes, scores[:, None]], 1)

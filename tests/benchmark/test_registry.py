@@ -18,10 +18,11 @@ from nftbench.benchmark.registry import (
     load_suite,
     names,
 )
-from nftbench.pocket.world import asked
 from nftbench.pocket.world.scenes import held_out
 from rewards import resolve
 from rewards.base import ConfigError, Prompt
+from tests.helpers import pocket_prompts
+from tests.helpers.paths import ROOT
 
 BASE = Protocol(
     benchmark="geneval-pocket",
@@ -118,7 +119,8 @@ def test_a_benchmark_is_a_suite_of_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "lines"), [("geneval-pocket", asked.geneval_lines), ("ocr-pocket", asked.sign_lines)]
+    ("name", "lines"),
+    [("geneval-pocket", pocket_prompts.geneval_lines), ("ocr-pocket", pocket_prompts.sign_lines)],
 )
 def test_shipped_prompts_are_what_the_pocket_world_asks(name, lines):
     shipped = (folder() / "prompts" / load_benchmark(name).prompts.file).read_text("utf-8")
@@ -142,8 +144,8 @@ def test_the_pocket_benchmarks_are_as_large_as_promised():
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
-        ("geneval-pocket", asked.training_geneval_lines),
-        ("ocr-pocket", asked.training_sign_lines),
+        ("geneval-pocket", pocket_prompts.training_geneval_lines),
+        ("ocr-pocket", pocket_prompts.training_sign_lines),
     ],
 )
 def test_shipped_training_prompts_are_what_the_pocket_world_gives(name, lines):
@@ -176,7 +178,7 @@ def test_no_two_pocket_prompts_share_an_id():
 
 def test_an_even_draw_trains_every_task_as_often():
     trained = load_benchmark("geneval-pocket").load_training()
-    assert list(Counter(p.tag for p in trained).values()) == [asked.TRAINING_PER_TASK] * 6
+    assert list(Counter(p.tag for p in trained).values()) == [pocket_prompts.TRAINING_PER_TASK] * 6
     for tag in {p.tag for p in trained}:
         copies = Counter(p.text for p in trained if p.tag == tag).values()
         assert max(copies) - min(copies) <= 1
@@ -307,7 +309,7 @@ def test_a_typo_in_a_suite_is_named(shelf):
 def test_changed_prompts_are_refused(shelf, tmp_path):
     shelf("ocr-pocket.toml", "count = 72", "count = 71")
     (tmp_path / "prompts").mkdir()
-    shipped = (Path(asked.__file__).parents[3] / "benchmarks/prompts/ocr-pocket.txt").read_bytes()
+    shipped = (ROOT / "benchmarks/prompts/ocr-pocket.txt").read_bytes()
     (tmp_path / "prompts" / "ocr-pocket.txt").write_bytes(shipped)
     with pytest.raises(ConfigError, match="expected 71 prompts, got 72"):
         load_benchmark("ocr-pocket").load()

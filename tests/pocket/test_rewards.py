@@ -1,4 +1,4 @@
-"""The shipped judges of the pocket world: whole, registered, right about scenes they never saw."""
+"""The shipped rewards of the pocket world: whole, registered, right about scenes they never saw."""
 
 import json
 from hashlib import sha256
@@ -9,22 +9,22 @@ import torch
 from safetensors.torch import load_file
 
 from nftbench.pocket import rewards
-from nftbench.pocket.train import exam
-from nftbench.pocket.world import damage, lessons
+from nftbench.pocket.world import damage, training_data
 from nftbench.pocket.world.scenes import COLORS, SHAPES
 from rewards import load_reward
 from rewards.base import ConfigError, MissingWeights, Prompt, Reward
+from tests.helpers import pocket_evaluation
 
 KEYS = ("geneval@pocket", "geneval@pocket-nft", "clipscore@pocket", "pickscore@pocket")
-SEED = exam.SEED + 1000
+SEED = pocket_evaluation.SEED + 1000
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """One scene of each of GenEval's tasks, its picture and its prompt."""
     rng = np.random.default_rng(SEED)
-    scenes = [lessons.any_scene(rng, tag) for tag in exam.TASKS]
-    return np.stack([damage.picture(s).pixels for s in scenes]), exam.prompts(scenes)
+    scenes = [training_data.any_scene(rng, tag) for tag in pocket_evaluation.TASKS]
+    return np.stack([damage.picture(s).pixels for s in scenes]), pocket_evaluation.prompts(scenes)
 
 
 def test_every_shipped_file_is_in_the_manifest():
@@ -82,7 +82,7 @@ def test_a_changed_file_is_refused(tmp_path, monkeypatch):
 
 def test_boxes_are_pixels_of_the_image_given():
     rng = np.random.default_rng(SEED)
-    picture = damage.picture(lessons.any_scene(rng, "single_object"))
+    picture = damage.picture(training_data.any_scene(rng, "single_object"))
     detector, large = rewards.load_detector(), picture.pixels.repeat(2, 0).repeat(2, 1)
     for pixels, factor in ((picture.pixels, 1), (large, 2)):
         (found,) = detector.detect(pixels[None])
@@ -98,43 +98,43 @@ def test_an_empty_picture_holds_nothing():
 
 @pytest.mark.slow
 def test_the_detector_finds_what_is_there_and_nothing_else():
-    figures = exam.detector(60, SEED)
+    figures = pocket_evaluation.detector(60, SEED)
     assert min(v for k, v in figures.items() if k.startswith("clean")) >= 0.985, figures
     assert min(figures.values()) >= 0.96, figures
 
 
 @pytest.mark.slow
 def test_mush_is_no_object():
-    figures = exam.mush(100, SEED)
+    figures = pocket_evaluation.mush(100, SEED)
     assert figures["all"] <= 0.05, figures
     assert max(figures.values()) <= 0.25, figures
 
 
 @pytest.mark.slow
 def test_colours_of_crops_are_named_right():
-    figures = exam.colors(40, SEED)
+    figures = pocket_evaluation.colors(40, SEED)
     assert figures["all"] >= 0.98, figures
 
 
 @pytest.mark.slow
 def test_true_scenes_are_judged_correct():
-    figures = exam.ceiling(80, SEED)
+    figures = pocket_evaluation.ceiling(80, SEED)
     assert min(figures.values()) >= 0.97, figures
 
 
 @pytest.mark.slow
 def test_clipscore_prefers_the_caption_that_fits_and_the_clean_picture():
-    figures = exam.captions(60, SEED)
+    figures = pocket_evaluation.captions(60, SEED)
     assert figures["all"] >= 0.85, figures
     assert (
         min(figures[tag] for tag in ("single_object", "two_object", "counting", "colors")) >= 0.95
     )
-    assert exam.clip_damage(150, SEED)["clean above damaged"] >= 0.97
+    assert pocket_evaluation.clip_damage(150, SEED)["clean above damaged"] >= 0.97
 
 
 @pytest.mark.slow
 def test_pickscore_prefers_the_better_picture():
-    figures = exam.preferences(100, SEED)
+    figures = pocket_evaluation.preferences(100, SEED)
     assert figures["damaged"] >= 0.97 and figures["stronger"] >= 0.93, figures
     assert figures["mismatching"] >= 0.8, figures
 
@@ -149,7 +149,7 @@ def test_partial_reward_tells_near_from_far(drawn):
 
 
 def test_training_is_deterministic_per_step():
-    first, again, next_one = (lessons.clip_lesson(s, 8, 4, 6) for s in (3, 3, 4))
+    first, again, next_one = (training_data.clip_batch(s, 8, 4, 6) for s in (3, 3, 4))
     assert torch.equal(first.images, again.images) and torch.equal(first.damaged, again.damaged)
     assert first.captions == again.captions and first.captions != next_one.captions
 

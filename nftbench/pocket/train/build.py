@@ -1,6 +1,5 @@
 """`nftbench pocket build`: the whole pocket world trained from nothing, resumable, and written out as it is shipped."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from nftbench.pocket.train import judges, pretrain
+from nftbench.pocket.train import pretrain, reward_models
 from nftbench.pocket.train.loop import Job, train
+from rewards.base import Progress
 
-Report = Callable[[str, int, int], None]
 CARD = 'suite = "pocket"\n'
 """`nftbench.toml` of the checkpoint: the suite that `nftbench eval` runs when none is named."""
 
@@ -24,16 +23,16 @@ class Sizes:
     scenes: int = pretrain.LATENT_SCENES
     shard: int = pretrain.SHARD
     policy_steps: int = pretrain.POLICY_STEPS
-    detector_steps: int = judges.DETECTOR_STEPS
-    clip_steps: int = judges.CLIP_STEPS
-    pickscore_steps: int = judges.PICKSCORE_STEPS
+    detector_steps: int = reward_models.DETECTOR_STEPS
+    clip_steps: int = reward_models.CLIP_STEPS
+    pickscore_steps: int = reward_models.PICKSCORE_STEPS
 
 
 def build_all(
     work: Path,
     out: Path,
     threads: int,
-    report: Report,
+    report: Progress,
     *,
     sizes: Sizes | None = None,
     start: Path | None = None,
@@ -42,9 +41,9 @@ def build_all(
 
     Args:
         work: checkpoints and encoded scenes; a second call goes on from them.
-        out: receives `pocket/` (the pipeline) and, unless `start` is given, `rewards/` (the judges).
+        out: receives `pocket/` (the pipeline) and, unless `start` is given, `rewards/`.
         threads: CPU threads.
-        report: told (stage, done, total).
+        report: called with the stage, the steps done and their total.
         sizes: how long; as shipped when None.
         start: a pocket checkpoint whose VAE is kept and whose transformer and text encoders are trained on.
     """
@@ -57,10 +56,10 @@ def build_all(
     _train(pretrain.policy_job(work, sizes.policy_steps, start), work, report)
     export_policy(vae, work, out / "pocket")
     if start is None:
-        _build_judges(work, out / "rewards", report, sizes)
+        _build_rewards(work, out / "rewards", report, sizes)
 
 
-def _vae(work: Path, report: Report, sizes: Sizes, start: Path | None) -> AutoencoderKL:
+def _vae(work: Path, report: Progress, sizes: Sizes, start: Path | None) -> AutoencoderKL:
     if start:
         return AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(
             pretrain.device()
@@ -69,14 +68,14 @@ def _vae(work: Path, report: Report, sizes: Sizes, start: Path | None) -> Autoen
     return pretrain.finished_vae(work)
 
 
-def _build_judges(work: Path, out: Path, report: Report, sizes: Sizes) -> None:
-    _train(judges.detector_job(sizes.detector_steps), work, report)
-    _train(judges.clip_job(sizes.clip_steps), work, report)
-    _train(judges.pickscore_job(work, sizes.pickscore_steps), work, report)
-    judges.export_judges(work, out)
+def _build_rewards(work: Path, out: Path, report: Progress, sizes: Sizes) -> None:
+    _train(reward_models.detector_job(sizes.detector_steps), work, report)
+    _train(reward_models.clip_job(sizes.clip_steps), work, report)
+    _train(reward_models.pickscore_job(work, sizes.pickscore_steps), work, report)
+    reward_models.export_rewards(work, out)
 
 
-def _train(job: Job, work: Path, report: Report) -> None:
+def _train(job: Job, work: Path, report: Progress) -> None:
     for progress in train(job, work):
         report(job.name, progress["step"], job.steps)
 

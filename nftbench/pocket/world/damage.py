@@ -1,6 +1,6 @@
 """What a weak diffusion model draws instead of objects: soft, bent, ghostly and half-formed things.
 
-`soften` keeps every object tellable, and the judges must still find it; after `ruin` and `spoil`
+`soften` keeps every object tellable, and the detector must still find it; after `ruin` and `spoil`
 they must not. All chance comes from the generator that is handed over.
 """
 
@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Picture:
+class LabelledImage:
     """Pixels and the objects in them that are whole."""
 
     pixels: np.ndarray
@@ -40,11 +40,11 @@ def tight_box(alpha: np.ndarray) -> Box:
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
-def picture(scene: Scene) -> Picture:
+def picture(scene: Scene) -> LabelledImage:
     """A scene as it is drawn, with the boxes of its objects."""
     boxes = tuple(tight_box(drawing.thing_alpha(t)) for t in scene.things)
     shapes, colors = (tuple(getattr(t, name) for t in scene.things) for name in ("shape", "color"))
-    return Picture(drawing.render(scene), boxes, shapes, colors)
+    return LabelledImage(drawing.render(scene), boxes, shapes, colors)
 
 
 def _side(rng: np.random.Generator, thing: Thing, reach: float) -> np.ndarray:
@@ -119,7 +119,7 @@ def spoil(
     scene: Scene,
     share: float = 1.0,
     kinds: Sequence[Spoiler] = SPOILERS,
-) -> Picture:
+) -> LabelledImage:
     """A scene in which about `share` of the objects are no longer of any class.
 
     Args:
@@ -139,7 +139,7 @@ def spoil(
         color = np.array(COLORS[thing.color]) + rng.uniform(-9, 9, 3)
         pixels += (color - pixels) * alpha[..., None]
     facts = tuple(zip(*whole, strict=True)) if whole else ((), (), ())
-    return Picture(pixels.round().clip(0, 255).astype(np.uint8), *facts)
+    return LabelledImage(pixels.round().clip(0, 255).astype(np.uint8), *facts)
 
 
 def _polygon(outline: np.ndarray) -> np.ndarray:

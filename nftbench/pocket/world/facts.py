@@ -129,9 +129,9 @@ def _misspelt(rng: np.random.Generator, scene: Scene) -> Scene:
 
 def of_crop(thing: Thing) -> set[str]:
     """Every caption that fits the crop of one object."""
-    asked = {t.format(color=thing.color, shape=thing.shape) for t in CROP_TEMPLATES}
-    asked |= {f"a photo of a {thing.color}-colored {shape}" for shape in SHAPES}
-    return asked | all_true(Scene("colors", "", (thing,)))
+    fitting = {t.format(color=thing.color, shape=thing.shape) for t in CROP_TEMPLATES}
+    fitting |= {f"a photo of a {thing.color}-colored {shape}" for shape in SHAPES}
+    return fitting | all_true(Scene("colors", "", (thing,)))
 
 
 def crop_captions(rng: np.random.Generator, thing: Thing) -> tuple[str, str]:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from nftbench.pocket.world import damage, lessons
+from nftbench.pocket.world import damage, training_data
 from nftbench.pocket.world.drawing import thing_alpha
 from nftbench.pocket.world.scenes import SHAPES, Scene, Thing
 
 
 def scene(count=4):
     rng = np.random.default_rng(1)
-    return [lessons.any_scene(rng, "two_object") for _ in range(count)]
+    return [training_data.any_scene(rng, "two_object") for _ in range(count)]
 
 
 def images(count=14):
-    return lessons.to_tensor([damage.picture(s) for s in scene(count)])
+    return training_data.to_tensor([damage.picture(s) for s in scene(count)])
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nftbench.pocket.world import facts, lessons
+from nftbench.pocket.world import facts, training_data
 from nftbench.pocket.world.scenes import TASK_WEIGHTS, Scene, Thing
 
 
@@ -48,7 +48,7 @@ def test_captions_of_equal_things():
 def test_a_near_miss_is_of_the_same_task_and_wrong(tag):
     rng = np.random.default_rng(0)
     for _ in range(40):
-        scene = lessons.any_scene(rng, tag)
+        scene = training_data.any_scene(rng, tag)
         missed = facts.near_miss(rng, scene)
         assert scene.caption in facts.all_true(scene)
         assert missed.caption not in facts.all_true(scene)
@@ -65,12 +65,12 @@ def test_captions_of_crops():
 
 def test_targets_ask_for_what_was_drawn():
     pair = (thing("star", "red", 12, 32), thing("ring", "blue", 50, 34))
-    asked = lessons.target(Scene("position", "a photo of a star left of a ring", pair))
+    asked = training_data.target(Scene("position", "a photo of a star left of a ring", pair))
     assert asked == {
         "include": [
             {"class": "ring", "count": 1},
             {"class": "star", "count": 1, "position": ["left of", 0]},
         ]
     }
-    asked = lessons.target(Scene("counting", "", (pair[0], pair[0])))
+    asked = training_data.target(Scene("counting", "", (pair[0], pair[0])))
     assert asked["exclude"] == [{"class": "star", "count": 3}]

@@ -1,4 +1,4 @@
-"""What the pocket world's judges are trained and measured on. A seed names a lesson for ever."""
+"""What the pocket world's rewards are trained and evaluated on. A seed always names the same batch."""
 
 from dataclasses import dataclass, replace
 
@@ -8,17 +8,17 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from nftbench.pocket.world import damage, facts, scenes
-from nftbench.pocket.world.damage import Picture
+from nftbench.pocket.world.damage import LabelledImage
 from nftbench.pocket.world.scenes import COLORS, SHAPES, SIZE, Scene
 
 PATCH = 8
-NOT_TOLD = -100
+UNLABELLED = -100
 BOX_SLACK = 0.06
 """Deviation of a detected box's edges, as a share of its sides."""
 
 
 def any_scene(rng: np.random.Generator, tag: str | None = None) -> Scene:
-    """A scene of a random task, held-out captions included: judges may see all that there is."""
+    """A scene of a random task, held-out captions included: rewards may see all that there is."""
     tags, weights = list(scenes.TASK_WEIGHTS), list(scenes.TASK_WEIGHTS.values())
     return scenes.draw_scene(rng, tag or str(rng.choice(tags, p=weights)))
 
@@ -36,7 +36,7 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def to_tensor(pictures: list[Picture]) -> Tensor:
+def to_tensor(pictures: list[LabelledImage]) -> Tensor:
     """Pixels of pictures, float32 (N, 3, H, W) in [0, 1]."""
     pixels = torch.from_numpy(np.stack([p.pixels for p in pictures]))
     return pixels.permute(0, 3, 1, 2).float() / 255
@@ -45,7 +45,7 @@ def to_tensor(pictures: list[Picture]) -> Tensor:
 # --- detector -------------------------------------------------------------------------------------
 
 
-def detector_lesson(seed: int, count: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
+def detector_batch(seed: int, count: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Pictures and their boxes: 7/16 whole (3/16 softened), 4/16 spoilt and softened, 5/16 ruined.
 
     Args:
@@ -72,7 +72,7 @@ def _any(rng: np.random.Generator) -> Scene:
 
 
 def detector_target(boxes: tuple[damage.Box, ...], shapes: tuple[str, ...]) -> dict[str, Tensor]:
-    """What torchvision's detectors are told of a picture."""
+    """What torchvision's detectors expect as the target of a picture."""
     return {
         "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
         "labels": torch.tensor([SHAPES.index(s) for s in shapes], dtype=torch.int64),
@@ -83,7 +83,7 @@ def detector_target(boxes: tuple[damage.Box, ...], shapes: tuple[str, ...]) -> d
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ClipBatch:
     """B pictures, each with a caption that fits, one that almost fits, and all that fit."""
 
     images: Tensor
@@ -94,10 +94,10 @@ class Lesson:
     wrong: list[str]
     fitting: list[set[str]]
     patches: Tensor
-    """(B, 64, 2) int64: shape and colour at each patch's centre; 0 = ground, `NOT_TOLD` = crop."""
+    """(B, 64, 2) int64: shape and colour at each patch's centre; 0 = ground, `UNLABELLED` = crop."""
 
 
-def clip_lesson(seed: int, whole: int, crops: int, damaged: int) -> Lesson:
+def clip_batch(seed: int, whole: int, crops: int, damaged: int) -> ClipBatch:
     """Scenes and crops of objects, half of them softened.
 
     Args:
@@ -107,26 +107,28 @@ def clip_lesson(seed: int, whole: int, crops: int, damaged: int) -> Lesson:
         damaged: number of scenes that come damaged as well.
     """
     rng, generator = np.random.default_rng(seed), Generator().manual_seed(seed)
-    asked = [ask(rng, any_scene(rng)) for _ in range(whole)]
-    pictures = [damage.picture(s) for s in asked]
+    chosen_scenes = [captioned(rng, any_scene(rng)) for _ in range(whole)]
+    pictures = [damage.picture(s) for s in chosen_scenes]
     clean = to_tensor(pictures)
-    filled = [i for i, s in enumerate(asked) if s.things]
+    filled = [i for i, s in enumerate(chosen_scenes) if s.things]
     chosen = rng.choice(filled, crops)
-    cut, told, missed, fits = zip(*(crop(rng, asked[i], pictures[i]) for i in chosen), strict=True)
+    cut, fitting, wrong, fits = zip(
+        *(crop(rng, chosen_scenes[i], pictures[i]) for i in chosen), strict=True
+    )
     images = torch.cat([clean, torch.stack(cut)])
     soft = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    none = torch.full((crops, (SIZE // PATCH) ** 2, 2), NOT_TOLD)
-    return Lesson(
+    none = torch.full((crops, (SIZE // PATCH) ** 2, 2), UNLABELLED)
+    return ClipBatch(
         images=torch.where(soft, damage.soften(images, generator), images),
-        damaged=damage_all(rng, asked[:damaged], clean[:damaged], generator),
-        captions=[s.caption for s in asked] + list(told),
-        wrong=[facts.near_miss(rng, s).caption for s in asked] + list(missed),
-        fitting=[_fitting(s) for s in asked] + list(fits),
+        damaged=damage_all(rng, chosen_scenes[:damaged], clean[:damaged], generator),
+        captions=[s.caption for s in chosen_scenes] + list(fitting),
+        wrong=[facts.near_miss(rng, s).caption for s in chosen_scenes] + list(wrong),
+        fitting=[_fitting(s) for s in chosen_scenes] + list(fits),
         patches=torch.cat([torch.stack([_patches(p) for p in pictures]), none]),
     )
 
 
-def ask(rng: np.random.Generator, scene: Scene) -> Scene:
+def captioned(rng: np.random.Generator, scene: Scene) -> Scene:
     """The scene under one of the captions that fit it, with that caption's task."""
     captions = {tag: sorted(texts) for tag, texts in facts.true_captions(scene).items() if texts}
     tag = str(rng.choice(list(captions)))
@@ -139,27 +141,27 @@ def _fitting(scene: Scene) -> set[str]:
 
 
 def damage_all(
-    rng: np.random.Generator, asked: list[Scene], images: Tensor, generator: Generator
+    rng: np.random.Generator, chosen_scenes: list[Scene], images: Tensor, generator: Generator
 ) -> Tensor:
     """The same scenes damaged, (N, 3, 64, 64): every second one spoilt, all others ruined."""
     damaged = damage.ruin(images, generator)
-    for index, scene in enumerate(asked):
+    for index, scene in enumerate(chosen_scenes):
         if scene.things and index % 2:
             damaged[index] = to_tensor([damage.spoil(rng, scene)])[0]
     return damaged
 
 
 def crop(
-    rng: np.random.Generator, scene: Scene, drawn: Picture
+    rng: np.random.Generator, scene: Scene, drawn: LabelledImage
 ) -> tuple[Tensor, str, str, set[str]]:
     """One object as the colour check sees it; a caption that fits, a wrong one, all that fit."""
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
-    told, missed = facts.crop_captions(rng, thing)
-    return _cropped(rng, drawn, index), told, missed, facts.of_crop(thing)
+    fitting, wrong = facts.crop_captions(rng, thing)
+    return _cropped(rng, drawn, index), fitting, wrong, facts.of_crop(thing)
 
 
-def _cropped(rng: np.random.Generator, drawn: Picture, index: int) -> Tensor:
+def _cropped(rng: np.random.Generator, drawn: LabelledImage, index: int) -> Tensor:
     """What lies in a box slightly off, short side stretched to 64, centre crop: (3, 64, 64)."""
     box = np.array(drawn.boxes[index])
     box += rng.normal(0, BOX_SLACK * np.tile(box[2:] - box[:2], 2))
@@ -172,15 +174,15 @@ def _cropped(rng: np.random.Generator, drawn: Picture, index: int) -> Tensor:
     return large[:, top : top + SIZE, left : left + SIZE]
 
 
-def _patches(drawn: Picture) -> Tensor:
+def _patches(drawn: LabelledImage) -> Tensor:
     """(64, 2): shape and colour of the box that a patch's centre lies in, from 1 up; 0 = none."""
     centres = np.arange(SIZE // PATCH) * PATCH + PATCH / 2
-    told = torch.zeros(len(centres), len(centres), 2, dtype=torch.int64)
+    labels = torch.zeros(len(centres), len(centres), 2, dtype=torch.int64)
     for (x1, y1, x2, y2), shape, color in zip(drawn.boxes, drawn.shapes, drawn.colors, strict=True):
         rows, columns = ((a <= centres) & (centres < b) for a, b in ((y1, y2), (x1, x2)))
         inside = torch.from_numpy(np.outer(rows, columns))
-        told[inside] = torch.tensor([1 + SHAPES.index(shape), 1 + list(COLORS).index(color)])
-    return told.flatten(0, 1)
+        labels[inside] = torch.tensor([1 + SHAPES.index(shape), 1 + list(COLORS).index(color)])
+    return labels.flatten(0, 1)
 
 
 # --- preferences ----------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ PAIR_KINDS = ("damaged", "mismatching", "stronger")
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PreferencePairs:
     """Captions, each with a picture that is preferred and one that is not."""
 
     captions: list[str]
@@ -201,7 +203,7 @@ class Pairs:
     """Why: damaged objects, another scene's picture, or more of the same damage."""
 
 
-def pairs(seed: int, count: int) -> Pairs:
+def preference_pairs(seed: int, count: int) -> PreferencePairs:
     """Preferences of the three kinds, as many of each; half of the pictures are softened.
 
     Args:
@@ -209,16 +211,18 @@ def pairs(seed: int, count: int) -> Pairs:
         count: number of pairs, a multiple of 3.
     """
     rng, generator = np.random.default_rng(seed), Generator().manual_seed(seed)
-    asked = [ask(rng, any_scene(rng)) for _ in range(count)]
+    chosen_scenes = [captioned(rng, any_scene(rng)) for _ in range(count)]
     third = count // 3
-    clean = to_tensor([damage.picture(s) for s in asked])
-    missed = to_tensor([damage.picture(_mismatch(rng, s)) for s in asked[third : 2 * third]])
+    clean = to_tensor([damage.picture(s) for s in chosen_scenes])
+    missed = to_tensor(
+        [damage.picture(_mismatch(rng, s)) for s in chosen_scenes[third : 2 * third]]
+    )
     mild = torch.rand(third, generator=generator) * 0.7
     strong = mild + 0.12 + (0.88 - mild) * torch.rand(third, generator=generator)
     better = torch.cat([clean[: 2 * third], damage.degrade(clean[2 * third :], mild, generator)])
     worse = torch.cat(
         [
-            damage_all(rng, asked[:third], clean[:third], generator),
+            damage_all(rng, chosen_scenes[:third], clean[:third], generator),
             missed,
             damage.degrade(clean[2 * third :], strong, generator),
         ]
@@ -227,7 +231,7 @@ def pairs(seed: int, count: int) -> Pairs:
     soft[2 * third :] = False
     better, worse = (torch.where(soft, damage.soften(p, generator), p) for p in (better, worse))
     kinds = [kind for kind in PAIR_KINDS for _ in range(third)]
-    return Pairs([s.caption for s in asked], better, worse, kinds)
+    return PreferencePairs([s.caption for s in chosen_scenes], better, worse, kinds)
 
 
 def _mismatch(rng: np.random.Generator, scene: Scene) -> Scene:

@@ -1,6 +1,6 @@
-"""What the pocket world's shipped judges are worth, measured on fresh scenes.
+"""What the pocket world's shipped rewards are worth, measured on fresh scenes.
 
-Figures are shares in [0, 1]; the seed names the scenes, none of which any judge was trained on.
+Figures are shares in [0, 1]; the seed names the scenes, none of which any reward was trained on.
 """
 
 from dataclasses import replace
@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from nftbench.pocket import rewards
-from nftbench.pocket.train.judges import matches
-from nftbench.pocket.world import damage, facts, lessons
+from nftbench.pocket.train.reward_models import matches
+from nftbench.pocket.world import damage, facts, training_data
 from nftbench.pocket.world.scenes import COLORS, SHAPES, TASK_WEIGHTS, Scene
 from rewards.base import Prompt
 from rewards.geneval.colours import Crop, cut_out
@@ -23,7 +23,7 @@ Figures = dict[str, float]
 
 
 def measure(count: int = 200, seed: int = SEED) -> dict[str, Figures]:
-    """All figures of all judges.
+    """All figures of all rewards.
 
     Args:
         count: scenes a task, a kind of damage or a colour.
@@ -43,12 +43,12 @@ def measure(count: int = 200, seed: int = SEED) -> dict[str, Figures]:
 def detector(count: int, seed: int = SEED) -> Figures:
     """Precision and recall at GenEval's two thresholds, on clean and on softened scenes."""
     rng, generator = np.random.default_rng(seed), Generator().manual_seed(seed)
-    drawn = [damage.picture(lessons.any_scene(rng, t)) for t in TASKS for _ in range(count)]
-    clean = lessons.to_tensor(drawn)
-    told = [lessons.detector_target(p.boxes, p.shapes) for p in drawn]
+    drawn = [damage.picture(training_data.any_scene(rng, t)) for t in TASKS for _ in range(count)]
+    clean = training_data.to_tensor(drawn)
+    told = [training_data.detector_target(p.boxes, p.shapes) for p in drawn]
     figures = {}
     for name, images in (("clean", clean), ("soft", damage.soften(clean, generator))):
-        found = rewards.load_detector().detect(lessons.to_pixels(images))
+        found = rewards.load_detector().detect(training_data.to_pixels(images))
         for threshold in (0.3, 0.9):
             precision, recall = _precision_recall(found, told, threshold)
             figures[f"{name} precision > {threshold}"] = precision
@@ -75,18 +75,18 @@ def _kept(found: Detections, threshold: float) -> tuple[Tensor, Tensor]:
 def mush(count: int, seed: int = SEED) -> Figures:
     """Share of ruined and of spoilt pictures, kind by kind, in which anything scores above 0.3."""
     rng, generator = np.random.default_rng(seed + 1), Generator().manual_seed(seed + 1)
-    drawn = [lessons.any_scene(rng, TASKS[i % len(TASKS)]) for i in range(count)]
-    clean = lessons.to_tensor([damage.picture(s) for s in drawn])
+    drawn = [training_data.any_scene(rng, TASKS[i % len(TASKS)]) for i in range(count)]
+    clean = training_data.to_tensor([damage.picture(s) for s in drawn])
     kinds = {k.__name__.strip("_"): damage.ruin(clean, generator, (k,)) for k in damage.RUINS}
     for kind in damage.SPOILERS:
         spoilt = [damage.spoil(rng, s, kinds=(kind,)) for s in drawn]
-        kinds[kind.__name__] = lessons.to_tensor(spoilt)
+        kinds[kind.__name__] = training_data.to_tensor(spoilt)
     figures = {name: _share_found(images) for name, images in kinds.items()}
     return figures | {"all": float(np.mean(list(figures.values())))}
 
 
 def _share_found(images: Tensor) -> float:
-    found = rewards.load_detector().detect(lessons.to_pixels(images))
+    found = rewards.load_detector().detect(training_data.to_pixels(images))
     return float(np.mean([len(_kept(f, 0.3)[0]) > 0 for f in found]))
 
 
@@ -96,7 +96,7 @@ def colors(count: int, seed: int = SEED) -> Figures:
     head = rewards.load_color_head()
     figures = {}
     for color in COLORS:
-        scenes = [lessons.crowd(rng) for _ in range(count)]
+        scenes = [training_data.crowd(rng) for _ in range(count)]
         scenes = [replace(s, things=(replace(s.things[0], color=color),)) for s in scenes]
         drawn = [damage.picture(s) for s in scenes]
         cuts = [cut_out(p.pixels, np.array(p.boxes[0])) for p in drawn]
@@ -110,7 +110,7 @@ def captions(count: int, seed: int = SEED) -> Figures:
     rng = np.random.default_rng(seed + 3)
     figures = {}
     for tag in TASK_WEIGHTS:
-        drawn = [lessons.any_scene(rng, tag) for _ in range(count)]
+        drawn = [training_data.any_scene(rng, tag) for _ in range(count)]
         images = np.stack([damage.picture(s).pixels for s in drawn])
         missed = [facts.near_miss(rng, s) for s in drawn]
         figures[tag] = float(np.mean(_clipscore(images, drawn) > _clipscore(images, missed)))
@@ -124,7 +124,9 @@ def _clipscore(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
 def prompts(scenes: list[Scene]) -> list[Prompt]:
     """What is asked of scenes: their captions, with GenEval's metadata where there are things."""
     return [
-        Prompt(id=str(i), text=s.caption, tag=s.tag, target=lessons.target(s) if s.things else {})
+        Prompt(
+            id=str(i), text=s.caption, tag=s.tag, target=training_data.target(s) if s.things else {}
+        )
         for i, s in enumerate(scenes)
     ]
 
@@ -132,10 +134,10 @@ def prompts(scenes: list[Scene]) -> list[Prompt]:
 def clip_damage(count: int, seed: int = SEED) -> Figures:
     """How often CLIPScore puts a clean picture above the same one damaged, and both mean values."""
     rng, generator = np.random.default_rng(seed + 4), Generator().manual_seed(seed + 4)
-    drawn = [lessons.any_scene(rng) for _ in range(count)]
-    images = lessons.to_tensor([damage.picture(s) for s in drawn])
-    worse = lessons.to_pixels(lessons.damage_all(rng, drawn, images, generator))
-    clean, damaged = _clipscore(lessons.to_pixels(images), drawn), _clipscore(worse, drawn)
+    drawn = [training_data.any_scene(rng) for _ in range(count)]
+    images = training_data.to_tensor([damage.picture(s) for s in drawn])
+    worse = training_data.to_pixels(training_data.damage_all(rng, drawn, images, generator))
+    clean, damaged = _clipscore(training_data.to_pixels(images), drawn), _clipscore(worse, drawn)
     return {
         "clean above damaged": float(np.mean(clean > damaged)),
         "mean cosine, clean": float(clean.mean()),
@@ -145,15 +147,16 @@ def clip_damage(count: int, seed: int = SEED) -> Figures:
 
 def preferences(count: int, seed: int = SEED) -> Figures:
     """How often PickScore prefers the better picture, by kind of pair; its values of good ones."""
-    shown = lessons.pairs(seed + 5, 3 * count)
+    shown = training_data.preference_pairs(seed + 5, 3 * count)
     prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(shown.captions)]
-    judge = rewards.clip.pickscore()
+    reward = rewards.clip.pickscore()
     better, worse = (
-        judge.score(lessons.to_pixels(p), prompts).values for p in (shown.better, shown.worse)
+        reward.score(training_data.to_pixels(p), prompts).values
+        for p in (shown.better, shown.worse)
     )
     right = better > worse
     kinds = np.array(shown.kinds)
-    figures = {kind: float(right[kinds == kind].mean()) for kind in lessons.PAIR_KINDS}
+    figures = {kind: float(right[kinds == kind].mean()) for kind in training_data.PAIR_KINDS}
     good = better[kinds != "stronger"]
     return figures | {
         "all": float(right.mean()),
@@ -167,7 +170,7 @@ def ceiling(count: int, seed: int = SEED) -> Figures:
     rng = np.random.default_rng(seed + 6)
     figures = {}
     for tag in TASKS:
-        drawn = [lessons.any_scene(rng, tag) for _ in range(count)]
+        drawn = [training_data.any_scene(rng, tag) for _ in range(count)]
         images = np.stack([damage.picture(s).pixels for s in drawn])
         scores = rewards.geneval().score(images, prompts(drawn))
         figures[tag] = float(scores.values.mean())

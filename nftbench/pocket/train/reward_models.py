@@ -1,4 +1,4 @@
-"""Training of the pocket world's judges: a detector, a CLIP and a preference model."""
+"""Training of the pocket world's rewards: a detector, a CLIP and a preference model."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from torchvision.ops import box_iou
 from nftbench.pocket.networks import make_tokenizer
 from nftbench.pocket.rewards import ShapeDetector, make_clip, make_detector
 from nftbench.pocket.train.loop import Job, averaged, muon_and_adamw
-from nftbench.pocket.world import lessons
-from nftbench.pocket.world.lessons import Lesson, Pairs
+from nftbench.pocket.world import training_data
 from nftbench.pocket.world.scenes import COLORS, SHAPES
+from nftbench.pocket.world.training_data import ClipBatch, PreferencePairs
 from rewards.preprocess import CLIP_MEAN, CLIP_STD
 
 DETECTOR_STEPS, DETECTOR_BATCH = 4500, 64
@@ -32,7 +32,7 @@ LARGEST_SCALE = 100.0
 
 
 def half() -> torch.autocast:
-    """bfloat16 autocast: the judges are trained on the CPU."""
+    """bfloat16 autocast: the rewards are trained on the CPU."""
     return torch.autocast("cpu", torch.bfloat16)
 
 
@@ -42,7 +42,7 @@ def detector_job(steps: int = DETECTOR_STEPS) -> Job:
     model = make_detector()
 
     def loss(step: int) -> Tensor:
-        images, targets = lessons.detector_lesson(DETECTOR_SEED + step, DETECTOR_BATCH)
+        images, targets = training_data.detector_batch(DETECTOR_SEED + step, DETECTOR_BATCH)
         with half():
             outputs, anchors = model.raw(images)
         outputs = {k: v.float() for k, v in outputs.items()}
@@ -92,7 +92,7 @@ def normalised(images: Tensor) -> Tensor:
     return (images - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
 
 
-def clip_loss(learner: ClipLearner, lesson: Lesson) -> Tensor:
+def clip_loss(learner: ClipLearner, batch: ClipBatch) -> Tensor:
     """Symmetric contrast with hard negatives on both sides, and what stands where; scalar.
 
     An image picks its caption among all captions and all near misses; a caption picks its image
@@ -100,10 +100,10 @@ def clip_loss(learner: ClipLearner, lesson: Lesson) -> Tensor:
 
     Source: arXiv:2103.00020 Sec. 2.3; hard negatives as in arXiv:2210.01936 Sec. 4.
     """
-    count = len(lesson.images)
-    seen, features = learner.see(torch.cat([lesson.images, lesson.damaged]))
-    texts = lesson.captions + lesson.wrong
-    also = torch.tensor([[t in fits for t in texts] for fits in lesson.fitting])
+    count = len(batch.images)
+    seen, features = learner.see(torch.cat([batch.images, batch.damaged]))
+    texts = batch.captions + batch.wrong
+    also = torch.tensor([[t in fits for t in texts] for fits in batch.fitting])
     also[range(count), range(count)] = False
     logits = learner.scale * seen @ learner.read(texts).T
     of_image = logits[:count].masked_fill(also, -torch.inf)
@@ -113,8 +113,10 @@ def clip_loss(learner: ClipLearner, lesson: Lesson) -> Tensor:
     contrast = F.cross_entropy(of_image, own) + F.cross_entropy(of_text, own)
     with half():
         what, tint = (h(features[:count]).flatten(0, 1) for h in (learner.shape, learner.color))
-    told = lesson.patches.flatten(0, 1)
-    places = F.cross_entropy(what.float(), told[:, 0]) + F.cross_entropy(tint.float(), told[:, 1])
+    target = batch.patches.flatten(0, 1)
+    places = F.cross_entropy(what.float(), target[:, 0]) + F.cross_entropy(
+        tint.float(), target[:, 1]
+    )
     return contrast / 2 + places / 2
 
 
@@ -124,8 +126,8 @@ def clip_job(steps: int = CLIP_STEPS) -> Job:
     learner = ClipLearner()
 
     def loss(step: int) -> Tensor:
-        lesson = lessons.clip_lesson(CLIP_SEED + step, CLIP_SCENES, CLIP_CROPS, CLIP_DAMAGED)
-        return clip_loss(learner, lesson)
+        batch = training_data.clip_batch(CLIP_SEED + step, CLIP_SCENES, CLIP_CROPS, CLIP_DAMAGED)
+        return clip_loss(learner, batch)
 
     optimizers = _optimizers(learner)
     return Job(name="clip", model=learner, loss=loss, optimizers=optimizers, steps=steps, ema=0.995)
@@ -139,7 +141,7 @@ def pickscore_job(folder: Path, steps: int = PICKSCORE_STEPS) -> Job:
     learner = averaged(clip_job(), folder).train()
 
     def loss(step: int) -> Tensor:
-        shown = lessons.pairs(PICKSCORE_SEED + step, PICKSCORE_PAIRS)
+        shown = training_data.preference_pairs(PICKSCORE_SEED + step, PICKSCORE_PAIRS)
         margin = preference(learner, shown)
         return -F.logsigmoid(margin).mean()
 
@@ -154,7 +156,7 @@ def pickscore_job(folder: Path, steps: int = PICKSCORE_STEPS) -> Job:
     )
 
 
-def preference(learner: ClipLearner, shown: Pairs) -> Tensor:
+def preference(learner: ClipLearner, shown: PreferencePairs) -> Tensor:
     """By how much the better picture scores higher, (B,); its sigmoid is the softmax of the two."""
     seen, _ = learner.see(torch.cat([shown.better, shown.worse]))
     better, worse = (seen * learner.read(shown.captions).repeat(2, 1)).sum(-1).chunk(2)
@@ -171,8 +173,8 @@ def _optimizers(learner: nn.Module, factor: float = 1.0) -> list[torch.optim.Opt
 # --- export ---------------------------------------------------------------------------------------
 
 
-def export_judges(folder: Path, out: Path) -> None:
-    """Write the trained judges of `folder` as the rewards load them, in float16, and a manifest.
+def export_rewards(folder: Path, out: Path) -> None:
+    """Write the trained rewards of `folder` as the rewards load them, in float16, and a manifest.
 
     Raises:
         FileNotFoundError: one of the three was never trained.
@@ -184,7 +186,7 @@ def export_judges(folder: Path, out: Path) -> None:
 
 
 def export_detector(folder: Path, out: Path) -> None:
-    """The detector's weights and its calibration, fitted on fresh lessons."""
+    """The detector's weights and its calibration, fitted on fresh scenes."""
     out.mkdir(parents=True, exist_ok=True)
     model = averaged(detector_job(), folder)
     slope, offset = calibrate(model)
@@ -215,16 +217,16 @@ def calibrate(model: ShapeDetector, count: int = 30) -> tuple[float, float]:
 
     Args:
         model: the trained detector.
-        count: number of lessons of 64 pictures, whole, spoilt and ruined ones.
+        count: number of batches of 64 pictures, whole, spoilt and ruined ones.
 
     Source: Platt 1999, logistic regression on the logit.
     """
     logits, right = [], []
     for index in range(count):
-        images, targets = lessons.detector_lesson(CALIBRATION_SEED + index, 64)
-        for (boxes, found, labels), told in zip(model.candidates(images), targets, strict=True):
+        images, targets = training_data.detector_batch(CALIBRATION_SEED + index, 64)
+        for (boxes, found, labels), target in zip(model.candidates(images), targets, strict=True):
             logits.append(found)
-            right.append(matches(boxes, labels, told))
+            right.append(matches(boxes, labels, target))
     x, y = (torch.cat(v).double().numpy() for v in (logits, right))
 
     def cost(fit: np.ndarray) -> float:
@@ -235,16 +237,16 @@ def calibrate(model: ShapeDetector, count: int = 30) -> tuple[float, float]:
     return float(slope), float(offset)
 
 
-def matches(boxes: Tensor, labels: Tensor, told: dict[str, Tensor]) -> Tensor:
+def matches(boxes: Tensor, labels: Tensor, target: dict[str, Tensor]) -> Tensor:
     """Which detections are right, bool (n,): same class, IoU >= 0.5, each object found once.
 
     Args:
         boxes: (n, 4), best first.
         labels: (n,) class indices.
-        told: torchvision's target.
+        target: torchvision's target.
     """
     right = torch.zeros(len(boxes), dtype=torch.bool)
-    fits = box_iou(boxes, told["boxes"]) * (labels[:, None] == told["labels"])
+    fits = box_iou(boxes, target["boxes"]) * (labels[:, None] == target["labels"])
     for index in range(len(boxes)):
         best, where = fits[index].max(0) if fits.shape[1] else (torch.tensor(0.0), None)
         if best >= 0.5:
