@@ -19,10 +19,10 @@ from nftbench.generation.checkpoint import load_model, own_suite
 from nftbench.generation.sampling import Sample
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run, score_table, write_table
+from nftbench.stats.paired import Change
 from nftbench.training.config.recipe import load_recipe
 from nftbench.training.run import resumed_recipe
 from nftbench.training.run import train as training
-from nftbench.training.validation import Change
 from rewards.base import ConfigError, Reward
 
 RUNS = Path("runs")

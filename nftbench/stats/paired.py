@@ -1,5 +1,6 @@
 """Two tables of scored images, image by image: what changed, with the error of pairs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from nftbench.stats.estimates import Estimate, Significance, clustered_mean, significance, task_mean
 
 PAIR = ("prompt_id", "tag", "image_index")
-"""Two images that agree in these are paired_samples."""
+"""Two images that agree in these are paired."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,7 @@ class Change:
     before: Estimate
     after: Estimate
     difference: Estimate
-    """Of pairs: each image with its twin."""
+    """Of pairs; `n_failed` counts the pairs of which either image was not scored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +60,27 @@ def change(pairs: pd.DataFrame, benchmark: str, metric: str, *, by_task: bool) -
         after=mean(pairs, after, by_task=by_task),
         difference=mean(pairs, difference(pairs, metric), by_task=by_task),
     )
+
+
+def changes(
+    before: pd.DataFrame, after: pd.DataFrame, by_task: Mapping[str, Mapping[str, bool]]
+) -> list[Change]:
+    """Every metric of every benchmark before and after: the one comparison that training and reports show.
+
+    Args:
+        before: `benchmark`, `PAIR` and a column a metric, NaN where an image was not scored; one row an image.
+        after: the same of the same images.
+        by_task: benchmark -> metric -> whether tasks weigh alike; what is compared, in this order.
+
+    Returns:
+        One a metric, failed images counted in each of its estimates.
+    """
+    pairs = paired_samples(before, after, ("benchmark", *PAIR))
+    found = []
+    for benchmark, metrics in by_task.items():
+        mine = pairs[pairs["benchmark"] == benchmark]
+        found += [change(mine, benchmark, m, by_task=tasks) for m, tasks in metrics.items()]
+    return found
 
 
 def difference(pairs: pd.DataFrame, metric: str) -> pd.Series:

@@ -14,8 +14,13 @@ from accelerate import Accelerator
 
 from nftbench.runs.contact_sheet import sheet
 from nftbench.runs.run_folder import write_atomic
+from nftbench.stats.paired import PAIR, Change, changes
 
 METRICS = "metrics.jsonl"
+HELD_OUT = "held_out"
+"""Folder of the scored held-out images: `before.parquet`, `after.parquet`, `first.parquet`."""
+BY_TASK = "by_task.json"
+"""In that folder: benchmark -> metric -> whether its tasks weigh alike."""
 GRID_ROWS, GRID_COLUMNS = 8, 8
 
 
@@ -85,6 +90,33 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     """A run's metrics, one row a line."""
     lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
     return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def write_by_task(folder: Path, by_task: Mapping[str, Mapping[str, bool]]) -> None:
+    """Note which metrics a run compares before and after, and how each is averaged."""
+    text = f"{json.dumps(by_task, indent=2)}\n"
+    write_atomic(folder / HELD_OUT / BY_TASK, text.encode())
+
+
+def read_changes(folder: Path) -> list[Change]:
+    """Held-out metrics before and after a finished training; empty before its end."""
+    paths = [folder / HELD_OUT / f"{when}.parquet" for when in ("before", "after")]
+    if not all(path.is_file() for path in paths):
+        return []
+    before, after = map(pd.read_parquet, paths)
+    return changes(before, after, _read_by_task(folder, before))
+
+
+def _read_by_task(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, bool]]:
+    path = folder / HELD_OUT / BY_TASK
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, dict[str, bool]] = {}  # a run from before this file: what its table shows
+    for benchmark, table in before.groupby("benchmark", sort=False):
+        scored = table.drop(columns=["benchmark", *PAIR]).dropna(axis=1, how="all").columns
+        tasks = table["tag"].nunique() > 1
+        found[str(benchmark)] = {m: tasks and m.startswith("geneval") for m in scored}
+    return found
 
 
 def curve(folder: Path) -> None:

@@ -15,6 +15,7 @@ from nftbench.generation.checkpoint import load_model
 from nftbench.generation.replay import distilled, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.runs.run_folder import write_table
+from nftbench.stats.paired import Change, changes
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.checkpoints import (
     State,
@@ -26,11 +27,11 @@ from nftbench.training.checkpoints import (
 )
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.guards import Guards
-from nftbench.training.metrics_log import Journal, curve
+from nftbench.training.metrics_log import Journal, curve, write_by_task
 from nftbench.training.policy import NoEffect, TrainedPolicy
 from nftbench.training.stages import Judges, Task, task_of
 from nftbench.training.trainer import Trainer
-from nftbench.training.validation import COLUMNS, Change, changes, estimates, held_out, look, total
+from nftbench.training.validation import COLUMNS, by_task, estimates, held_out, look, total
 from rewards.base import ConfigError, MissingExtra, Prompt
 
 Report = Callable[[str, int, int], None]
@@ -179,7 +180,7 @@ class TrainingRun:
         self._export()
         after = self._whole_look("after")
         self.accelerator.end_training()
-        return changes(before, after, self.asked_whole) if self.asked_whole else []
+        return changes(before, after, by_task(before, self.asked_whole)) if self.asked_whole else []
 
     def _iterations(self) -> None:
         trainer = self.trainer
@@ -240,7 +241,7 @@ class TrainingRun:
             if self.accelerator.is_main_process:
                 write_table(path, table)
             return []
-        gains = changes(pd.read_parquet(path), table, self.asked)
+        gains = changes(pd.read_parquet(path), table, by_task(table, self.asked))
         watched = {j.spec.key for j in self.watched}
         trained = [c.difference for c in gains if c.metric in self.trained]
         fallen = {f"{c.benchmark}/{c.metric}": c.difference for c in gains if c.metric in watched}
@@ -279,6 +280,7 @@ class TrainingRun:
         table, _ = self._draw(self.asked_whole)
         if self.accelerator.is_main_process:
             write_table(path, table)
+            write_by_task(self.folder, by_task(table, self.asked_whole))
         return table
 
     # --- saving ---------------------------------------------------------------------------------------------------

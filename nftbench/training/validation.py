@@ -12,7 +12,7 @@ from nftbench.benchmark.registry import Protocol, choose, load_benchmark
 from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.runs.rows import PART
 from nftbench.stats.estimates import Estimate
-from nftbench.stats.paired import PAIR, Change, change, mean, paired_samples
+from nftbench.stats.paired import PAIR, mean
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.rollouts import Judge, score_all
 from rewards.base import ConfigError
@@ -117,17 +117,13 @@ def estimates(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[tuple[str, st
     return found
 
 
-def changes(before: pd.DataFrame, after: pd.DataFrame, asked: Sequence[Asked]) -> list[Change]:
-    """Every metric before and after, with the error of the paired difference, clustered by prompt."""
-    both = paired_samples(before, after, COLUMNS)
-    found = []
+def by_task(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[str, dict[str, bool]]:
+    """Benchmark -> metric -> whether its tasks weigh alike: what `stats.paired.changes` compares."""
+    found = {}
     for one in asked:
         name = one.protocol.benchmark
-        mine = both[both["benchmark"] == name]
-        found += [
-            change(mine, name, metric, by_task=one.by_task(metric))
-            for metric in _metrics(before[before["benchmark"] == name], one)
-        ]
+        metrics = _metrics(table[table["benchmark"] == name], one)
+        found[name] = {metric: one.by_task(metric) for metric in metrics}
     return found
 
 
