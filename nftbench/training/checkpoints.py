@@ -30,7 +30,7 @@ RECIPE = "recipe.json"
 
 
 @dataclass(kw_only=True)
-class Position:
+class TrainState:
     """Where a run stands."""
 
     stage: int = 0
@@ -51,10 +51,10 @@ class Position:
 
 
 @dataclass(kw_only=True)
-class State:
+class CheckpointState:
     """Everything that a run goes on from."""
 
-    position: Position
+    position: TrainState
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
@@ -65,7 +65,7 @@ class State:
     base_digest: str
 
 
-def save_state(folder: Path, state: State, *, keep: int) -> Path:
+def save_state(folder: Path, state: CheckpointState, *, keep: int) -> Path:
     """Write a checkpoint whole or not at all, then remove all but the newest `keep` and the best."""
     path = folder / f"{state.position.done:06d}"
     temporary = folder / f".{path.name}.tmp"
@@ -97,7 +97,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("[0-9]*") if (p / "state.json").is_file())
 
 
-def load_state(path: Path) -> State:
+def load_state(path: Path) -> CheckpointState:
     """Read a checkpoint.
 
     Raises:
@@ -106,8 +106,8 @@ def load_state(path: Path) -> State:
     try:
         said = json.loads((path / "state.json").read_text(encoding="utf-8"))
         kept = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-        position = Position(**said.pop("position"))
-        return State(
+        position = TrainState(**said.pop("position"))
+        return CheckpointState(
             position=position,
             weights=load_file(path / "weights.safetensors"),
             **kept,

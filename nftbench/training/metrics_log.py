@@ -45,7 +45,7 @@ class Clock:
         return seconds
 
 
-class Journal:
+class MetricsLog:
     """Writes on the main process alone."""
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:

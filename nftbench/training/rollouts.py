@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nftbench.generation.replay import Record
 from nftbench.generation.sampling import Sample, image_seed
-from nftbench.training.algorithms.advantages import Weighed
+from nftbench.training.algorithms.advantages import RewardValues
 from nftbench.training.algorithms.flow_grpo import SdeScheduler, Step
 from nftbench.training.config.recipe import FlowGrpoConfig
 from rewards import RewardSpec
@@ -65,7 +65,7 @@ def batches(groups: Sequence[Sequence[Sample]], batch_size: int) -> list[list[Sa
 
 
 @dataclass(kw_only=True)
-class Draw:
+class RolloutBatch:
     """One call of the pipeline: its images and what is needed to train on them."""
 
     samples: list[Sample]
@@ -81,7 +81,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class WeightedReward:
     """A reward with its weight in the recipe."""
 
     spec: RewardSpec
@@ -100,13 +100,13 @@ class Judge:
 
 
 def score_all(
-    judges: Sequence[Judge], images: np.ndarray, prompts: Sequence[Prompt]
+    judges: Sequence[WeightedReward], images: np.ndarray, prompts: Sequence[Prompt]
 ) -> dict[str, Scores]:
     """Every reward's scores of one batch; an image whose prompt it does not judge is NaN with that reason."""
     return {j.spec.key: _score(j, images, prompts) for j in judges}
 
 
-def _score(judge: Judge, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+def _score(judge: WeightedReward, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
     mine = [i for i, p in enumerate(prompts) if judge.applies(p)]
     values = np.full(len(prompts), np.nan, dtype=np.float32)
     reasons = [NOT_ASKED] * len(prompts)
@@ -129,13 +129,13 @@ def why(scores: Mapping[str, Scores], place: int) -> str:
     )
 
 
-def weighed(
-    judges: Sequence[Judge], values: Mapping[str, np.ndarray], prompts: Sequence[Prompt]
-) -> dict[str, Weighed]:
+def reward_values(
+    judges: Sequence[WeightedReward], values: Mapping[str, np.ndarray], prompts: Sequence[Prompt]
+) -> dict[str, RewardValues]:
     """Values by reward as the advantages need them."""
     known = {j.spec.key: {p.id: j.applies(p) for p in prompts} for j in judges}
     return {
-        j.spec.key: Weighed(
+        j.spec.key: RewardValues(
             values=values[j.spec.key].astype(np.float64),
             applies=np.array([known[j.spec.key][p.id] for p in prompts], dtype=bool),
             weight=j.spec.weight,

@@ -18,7 +18,7 @@ from nftbench.runs.run_folder import write_table
 from nftbench.stats.paired import Change, changes
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.checkpoints import (
-    State,
+    CheckpointState,
     checkpoints,
     load_state,
     save_recipe,
@@ -27,11 +27,11 @@ from nftbench.training.checkpoints import (
 )
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.guards import Guards
-from nftbench.training.metrics_log import Journal, curve, write_by_task
+from nftbench.training.metrics_log import MetricsLog, curve, write_by_task
 from nftbench.training.policy import NoEffect, TrainedPolicy
-from nftbench.training.stages import Judges, Task, task_of
+from nftbench.training.stages import RewardSet, Task, task_of
 from nftbench.training.trainer import Trainer
-from nftbench.training.validation import COLUMNS, by_task, estimates, held_out, look, total
+from nftbench.training.validation import COLUMNS, by_task, estimates, held_out, total, validate
 from rewards.base import ConfigError, MissingExtra, Prompt
 
 Report = Callable[[str, int, int], None]
@@ -82,7 +82,7 @@ class TrainingRun:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.report, self.say = report, say
         device = str(accelerator.device)
-        judges = Judges(recipe, device)
+        judges = RewardSet(recipe, device)
         tasks = [task_of(stage, judges) for stage in recipe.stages]
         _check_groups(recipe, accelerator.num_processes)
         for number, task in enumerate(tasks, start=1):
@@ -94,7 +94,7 @@ class TrainingRun:
         self.policy = TrainedPolicy(self.base.pipeline, recipe.policy, seed=recipe.seed)
         layout = learn(self.base.pipeline, self._probe)
         self.trainer = Trainer(recipe, self.policy, layout, tasks, accelerator, say)
-        self.journal = Journal(folder, accelerator)
+        self.journal = MetricsLog(folder, accelerator)
         self.guards = Guards(recipe.guards)
         self.trained = {j.spec.key: j for task in tasks for j in task.judges}
         watched = judges.listed(recipe.evaluation.held_out_rewards)
@@ -263,7 +263,7 @@ class TrainingRun:
     def _draw(self, asked: Sequence[Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
         share = (self.accelerator.process_index, self.accelerator.num_processes)
         with self.policy.drawing("ema"):
-            return look(
+            return validate(
                 self.base.pipeline,
                 asked,
                 batch_size=self.trainer.batch_size,
@@ -287,7 +287,7 @@ class TrainingRun:
 
     def _save(self) -> Path:
         trainer, folder = self.trainer, self.folder / "checkpoints"
-        state = State(
+        state = CheckpointState(
             position=trainer.position,
             weights=self.policy.weights.state(),
             optimizer=trainer.optimizer.state_dict(),

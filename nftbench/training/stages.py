@@ -9,7 +9,7 @@ import rewards as registry
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import load_benchmark, names
 from nftbench.training.config.recipe import Recipe, Stage
-from nftbench.training.rollouts import Judge
+from nftbench.training.rollouts import WeightedReward
 from rewards.base import ConfigError, Prompt
 
 
@@ -19,24 +19,24 @@ class Task:
 
     stage: Stage
     prompts: Sequence[Prompt]
-    judges: Sequence[Judge]
+    judges: Sequence[WeightedReward]
     left_out: int = 0
     """Prompts that were named and that not all judges can judge."""
 
 
-class Judges:
+class RewardSet:
     """Rewards by their names in a recipe, each loaded once."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         self._variants, self._device = recipe.variants, device
         self._loaded: dict[str, Any] = {}
 
-    def listed(self, text: str) -> list[Judge]:
+    def listed(self, text: str) -> list[WeightedReward]:
         """The judges of `ocr,pickscore:0.5`."""
         if not text:
             return []
         specs = registry.parse_rewards(",".join(map(self._full, text.split(","))))
-        return [Judge(spec, self._load(spec.key)) for spec in specs]
+        return [WeightedReward(spec, self._load(spec.key)) for spec in specs]
 
     def _full(self, item: str) -> str:
         name, colon, weight = (part.strip() for part in item.partition(":"))
@@ -49,7 +49,7 @@ class Judges:
         return self._loaded[key]
 
 
-def task_of(stage: Stage, judges: Judges) -> Task:
+def task_of(stage: Stage, judges: RewardSet) -> Task:
     """A stage's prompts and judges: the prompts that all judges can judge, or, where there are none, that any can."""
     mine = judges.listed(stage.rewards)
     everything = [p for place, name in enumerate(stage.prompts) for p in _prompts(name, place)]

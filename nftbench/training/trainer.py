@@ -21,24 +21,24 @@ from nftbench.generation.replay import Layout, record, watch
 from nftbench.generation.sampling import Sample, generate, texts_remembered
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.algorithms import losses as objective
-from nftbench.training.algorithms.advantages import Judged, judge
+from nftbench.training.algorithms.advantages import GroupAdvantages, combine_advantages
 from nftbench.training.algorithms.nft import ema_decay, old_decay
-from nftbench.training.checkpoints import Position, seed_everything
+from nftbench.training.checkpoints import TrainState, seed_everything
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.guards import picture_statistics
 from nftbench.training.metrics_log import Clock
 from nftbench.training.policy import TrainedPolicy
 from nftbench.training.precision import mixed
 from nftbench.training.rollouts import (
-    Draw,
+    RolloutBatch,
     batches,
     grouped,
     noisy,
     prompts_of,
+    reward_values,
     score_all,
     seed_of,
     training_noise,
-    weighed,
     why,
 )
 from nftbench.training.stages import Task
@@ -59,7 +59,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.policy, self.layout, self.tasks = recipe, policy, layout, tasks
         self.accelerator, self.say = accelerator, say
-        self.position = Position()
+        self.position = TrainState()
         self.batch_size = recipe.rollout.batch_size
         self.stop_asked = False
         self.clock = Clock()
@@ -163,7 +163,7 @@ class Trainer:
 
     # --- rollout --------------------------------------------------------------------------------------------------
 
-    def _rollout(self) -> list[Draw]:
+    def _rollout(self) -> list[RolloutBatch]:
         stage, rollout = self.task.stage, self.recipe.rollout
         chosen = prompts_of(
             self.task.prompts,
@@ -190,14 +190,14 @@ class Trainer:
                     draws.append(self._draw(batch, parameters))
         return draws
 
-    def _draw(self, batch: list[Sample], parameters: SamplingParameters) -> Draw:
+    def _draw(self, batch: list[Sample], parameters: SamplingParameters) -> RolloutBatch:
         pipeline = self.policy.pipeline
         precision = mixed(self.accelerator.device, self.recipe.policy.precision)
         with self._sampler(batch) as scheduler, watch(pipeline) as trace, precision:
             images = generate(pipeline, batch, parameters)
             steps = list(getattr(scheduler, "transitions", ()))
         ids = [s.prompt.id for s in batch]
-        return Draw(
+        return RolloutBatch(
             samples=batch,
             images=images,
             record=record(trace, self.layout, [ids.index(i) for i in ids]),
@@ -217,7 +217,7 @@ class Trainer:
 
     # --- advantages -----------------------------------------------------------------------------------------------
 
-    def _judge(self, draws: list[Draw]) -> tuple[Judged, dict[str, float]]:
+    def _judge(self, draws: list[RolloutBatch]) -> tuple[GroupAdvantages, dict[str, float]]:
         """Advantages of all processes' images; each draw is given its own."""
         with self.clock.part("waiting for rewards"):
             scores = [d.scores.result() for d in draws]
@@ -231,9 +231,9 @@ class Trainer:
         prompts = [s.prompt for s, _, _ in everything]
         keys = [j.spec.key for j in self.task.judges]
         values = {k: np.array([v[k] for _, v, _ in everything]) for k in keys}
-        rewards = weighed(self.task.judges, values, prompts)
+        rewards = reward_values(self.task.judges, values, prompts)
         stage = self.task.stage
-        judged = judge(
+        judged = combine_advantages(
             rewards, [p.id for p in prompts], combine=stage.combine, std=stage.advantage_std
         )
         if not judged.usable.any():
@@ -247,7 +247,7 @@ class Trainer:
             draw.advantages = torch.from_numpy(judged.advantages[places])
         return judged, self._told(draws, rewards, judged, len(everything))
 
-    def _told(self, draws, rewards, judged: Judged, count: int) -> dict[str, float]:
+    def _told(self, draws, rewards, judged: GroupAdvantages, count: int) -> dict[str, float]:
         told = {
             "images": self.position.images + count,
             "reward/total": float(np.nanmean(judged.total)),
@@ -268,7 +268,7 @@ class Trainer:
 
     # --- update ---------------------------------------------------------------------------------------------------
 
-    def _update(self, draws: list[Draw], judged: Judged) -> dict[str, float]:
+    def _update(self, draws: list[RolloutBatch], judged: GroupAdvantages) -> dict[str, float]:
         stage, chosen = self.task.stage, judged.usable
         if stage.zero_spread == "skip":
             chosen = judged.spread
@@ -284,7 +284,7 @@ class Trainer:
             self.position.updates = part + 1
         return sums
 
-    def _optimizer_step(self, draws: list[Draw], chosen: np.ndarray) -> dict[str, float]:
+    def _optimizer_step(self, draws: list[RolloutBatch], chosen: np.ndarray) -> dict[str, float]:
         """One step of the optimiser on the chosen images of all processes."""
         stage = self.task.stage
         available = len(draws[0].steps) or len(draws[0].record.t)
@@ -308,8 +308,8 @@ class Trainer:
         return means
 
     def _picks(
-        self, draws: list[Draw], chosen: np.ndarray, times: int, available: int
-    ) -> Iterator[objective.Pick]:
+        self, draws: list[RolloutBatch], chosen: np.ndarray, times: int, available: int
+    ) -> Iterator[objective.TrainingBatch]:
         """The chosen images of this process, each at its own times, in batches that never cross a draw."""
         seed = self._seed("training")
         for draw in draws:
@@ -322,14 +322,14 @@ class Trainer:
                     pairs += [(i, place, e) for place, e in zip(places.tolist(), eps, strict=True)]
             for start in range(0, len(pairs), self.batch_size):
                 images, places, eps = zip(*pairs[start : start + self.batch_size], strict=True)
-                yield objective.Pick(
+                yield objective.TrainingBatch(
                     draw=draw,
                     images=torch.tensor(images),
                     times=torch.tensor(places),
                     eps=torch.stack(eps).to(draw.record.x_0.device),
                 )
 
-    def _terms(self, pick: objective.Pick) -> objective.Terms:
+    def _terms(self, pick: objective.TrainingBatch) -> objective.Terms:
         def velocity(which: str, x_t: Tensor, places: Tensor) -> Tensor:
             weights = self.policy.weights.using(which) if which != "theta" else nullcontext()
             places = places.to(x_t.device)

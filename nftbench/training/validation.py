@@ -14,18 +14,18 @@ from nftbench.runs.rows import PART
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, mean
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.rollouts import Judge, score_all
+from nftbench.training.rollouts import WeightedReward, score_all
 from rewards.base import ConfigError
 
 COLUMNS = ("benchmark", *PAIR)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class ValidationSet:
     """One benchmark with those of the judges that can judge it."""
 
     protocol: Protocol
-    judges: Sequence[Judge]
+    judges: Sequence[WeightedReward]
 
     def by_task(self, column: str) -> bool:
         """Whether a column is GenEval's, whose tasks weigh alike."""
@@ -35,7 +35,9 @@ class Asked:
         )
 
 
-def held_out(recipe: Recipe, judges: Sequence[Judge], *, whole: bool) -> list[Asked]:
+def held_out(
+    recipe: Recipe, judges: Sequence[WeightedReward], *, whole: bool
+) -> list[ValidationSet]:
     """What is asked of a policy, for a look or (`whole`) before and after training."""
     config = recipe.evaluation
     asked = []
@@ -49,19 +51,19 @@ def held_out(recipe: Recipe, judges: Sequence[Judge], *, whole: bool) -> list[As
         prompts = load_benchmark(name).load()
         mine = [j for j in judges if all(j.applies(p) for p in prompts)]
         if mine:
-            asked.append(Asked(protocol=protocol, judges=mine))
+            asked.append(ValidationSet(protocol=protocol, judges=mine))
     return asked
 
 
-def look(
+def validate(
     pipeline: DiffusionPipeline,
-    asked: Sequence[Asked],
+    asked: Sequence[ValidationSet],
     *,
     batch_size: int,
     share: tuple[int, int] = (0, 1),
     report: Callable[[str, int, int], None],
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Draw and judge.
+    """Draw and score.
 
     Args:
         pipeline: with the weights that are to be looked at.
@@ -92,7 +94,7 @@ def look(
     return table.sort_values(list(COLUMNS), ignore_index=True), images
 
 
-def _table(asked: Asked, batch: Sequence[Sample], pixels: np.ndarray) -> pd.DataFrame:
+def _table(asked: ValidationSet, batch: Sequence[Sample], pixels: np.ndarray) -> pd.DataFrame:
     columns = {
         "benchmark": asked.protocol.benchmark,
         "prompt_id": [s.prompt.id for s in batch],
@@ -105,7 +107,9 @@ def _table(asked: Asked, batch: Sequence[Sample], pixels: np.ndarray) -> pd.Data
     return pd.DataFrame(columns)
 
 
-def estimates(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[tuple[str, str], Estimate]:
+def estimates(
+    table: pd.DataFrame, asked: Sequence[ValidationSet]
+) -> dict[tuple[str, str], Estimate]:
     """(benchmark, metric) -> mean: the task mean where the metric is GenEval's, else the mean over images."""
     found = {}
     for one in asked:
@@ -117,7 +121,7 @@ def estimates(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[tuple[str, st
     return found
 
 
-def by_task(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[str, dict[str, bool]]:
+def by_task(table: pd.DataFrame, asked: Sequence[ValidationSet]) -> dict[str, dict[str, bool]]:
     """Benchmark -> metric -> whether its tasks weigh alike: what `stats.paired.changes` compares."""
     found = {}
     for one in asked:
@@ -127,12 +131,14 @@ def by_task(table: pd.DataFrame, asked: Sequence[Asked]) -> dict[str, dict[str, 
     return found
 
 
-def _metrics(table: pd.DataFrame, asked: Asked) -> list[str]:
+def _metrics(table: pd.DataFrame, asked: ValidationSet) -> list[str]:
     keys = {j.spec.key for j in asked.judges}
     return [c for c in table.columns if c.partition(PART)[0] in keys]
 
 
-def total(table: pd.DataFrame, asked: Sequence[Asked], trained: Mapping[str, float]) -> float:
+def total(
+    table: pd.DataFrame, asked: Sequence[ValidationSet], trained: Mapping[str, float]
+) -> float:
     """One number to choose the best checkpoint by: the weighted sum of held-out rewards, averaged over benchmarks.
 
     Args:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nftbench.generation.sampling import Sample
 from nftbench.training import TrainingFailed
-from nftbench.training.rollouts import Judge, batches, grouped, prompts_of, training_noise
+from nftbench.training.rollouts import WeightedReward, batches, grouped, prompts_of, training_noise
 from nftbench.training.run import TrainingRun
 from rewards.base import Prompt, Scores
 from tests.helpers.trainings import begin, journal, small
@@ -172,7 +172,7 @@ class Broken:
 def breaks(run: TrainingRun, fails) -> None:
     """Put a broken reward in the place of the only one."""
     (judge,) = run.trainer.task.judges
-    run.trainer.task.judges[0] = Judge(judge.spec, Broken(judge.reward, fails))
+    run.trainer.task.judges[0] = WeightedReward(judge.spec, Broken(judge.reward, fails))
 
 
 def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):

@@ -10,7 +10,7 @@ from nftbench.training.algorithms.nft import group_advantages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Weighed:
+class RewardValues:
     """One reward's verdict on all images of an iteration."""
 
     values: np.ndarray
@@ -24,7 +24,7 @@ class Weighed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class GroupAdvantages:
     """What the images of an iteration are worth to the trainer."""
 
     advantages: np.ndarray
@@ -39,13 +39,13 @@ class Judged:
     """Groups without two usable images."""
 
 
-def judge(
-    rewards: Mapping[str, Weighed],
+def combine_advantages(
+    rewards: Mapping[str, RewardValues],
     groups: Sequence[str],
     *,
     combine: Literal["sum", "advantages"],
     std: Literal["batch", "group"],
-) -> Judged:
+) -> GroupAdvantages:
     """Advantages of one iteration's images.
 
     Args:
@@ -73,7 +73,7 @@ def judge(
             mine = usable & reward.applies & (weights > 0)
             own = group_advantages(reward.values[mine] / reward.scale, keys[mine], std=std)
             advantages[mine] += reward.weight / weights[mine] * own
-    return Judged(
+    return GroupAdvantages(
         advantages=advantages,
         total=total,
         usable=usable,

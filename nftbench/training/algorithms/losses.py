@@ -13,16 +13,16 @@ from torch import Tensor
 from nftbench.training.algorithms import flow_grpo
 from nftbench.training.algorithms.nft import nft_loss, optimality, velocity_kl
 from nftbench.training.config.recipe import FlowGrpoConfig, Stage
-from nftbench.training.rollouts import Draw
+from nftbench.training.rollouts import RolloutBatch
 
 Velocity = Callable[[str, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pick:
+class TrainingBatch:
     """Images of one draw, each at one time: the content of a forward pass."""
 
-    draw: Draw
+    draw: RolloutBatch
     images: Tensor
     """int64 (B,) into the draw."""
     times: Tensor
@@ -35,7 +35,7 @@ Terms = dict[str, Tensor]
 """`loss` with its gradient and, without, what is reported beside it: (B,) each."""
 
 
-def nft_terms(pick: Pick, velocity: Velocity, stage: Stage) -> Terms:
+def nft_terms(pick: TrainingBatch, velocity: Velocity, stage: Stage) -> Terms:
     """DiffusionNFT: see `nft.py`."""
     record = pick.draw.record
     x_0 = record.x_0[pick.images].float()
@@ -59,7 +59,9 @@ def nft_terms(pick: Pick, velocity: Velocity, stage: Stage) -> Terms:
     return {"loss": policy + stage.kl_weight * kl, "kl": kl.detach()} | terms
 
 
-def flow_grpo_terms(pick: Pick, velocity: Velocity, stage: Stage, config: FlowGrpoConfig) -> Terms:
+def flow_grpo_terms(
+    pick: TrainingBatch, velocity: Velocity, stage: Stage, config: FlowGrpoConfig
+) -> Terms:
     """FlowGRPO: see `flow_grpo.py`."""
     steps = [pick.draw.steps[place] for place in pick.times.tolist()]
     x, x_next, old = (

@@ -109,7 +109,7 @@ class EvaluationConfig(_Frozen):
     num_inference_steps: int | None = Field(default=None, ge=1)
     """None leaves the benchmark's own."""
     held_out_rewards: str = ""
-    """Judges that are watched and never trained on, besides the trained ones."""
+    """Rewards that are watched and never trained on, besides the trained ones."""
 
 
 class CheckpointConfig(_Frozen):

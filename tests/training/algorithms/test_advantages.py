@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nftbench.training.algorithms.advantages import Weighed, judge
+from nftbench.training.algorithms.advantages import RewardValues, combine_advantages
 from nftbench.training.algorithms.nft import group_advantages
 
 AABB = ["a", "a", "b", "b"]
@@ -15,15 +15,17 @@ TINY = 1e-4
 """What the spread is raised by before anything is divided by it."""
 
 
-def weighed(values, applies=None, weight: float = 1.0, scale: float = 1.0) -> Weighed:
+def reward_values(values, applies=None, weight: float = 1.0, scale: float = 1.0) -> RewardValues:
     values = np.asarray(values, dtype=np.float64)
     applies = np.ones(len(values), bool) if applies is None else np.asarray(applies, bool)
-    return Weighed(values=values, applies=applies, weight=weight, scale=scale)
+    return RewardValues(values=values, applies=applies, weight=weight, scale=scale)
 
 
 def test_one_reward_in_closed_form():
     for combine in ("sum", "advantages"):
-        one = judge({"r": weighed([0, 2, 5, 5])}, AABB, combine=combine, std="batch")
+        one = combine_advantages(
+            {"r": reward_values([0, 2, 5, 5])}, AABB, combine=combine, std="batch"
+        )
         spread = np.std([0, 2, 5, 5])
         np.testing.assert_allclose(one.advantages, np.array([-1, 1, 0, 0]) / (spread + TINY))
         assert one.total.tolist() == [0, 2, 5, 5]
@@ -33,44 +35,57 @@ def test_one_reward_in_closed_form():
 
 
 def test_sum_adds_weighted_rewards_in_their_training_scale():
-    rewards = {"r": weighed([0, 1, 0, 1]), "s": weighed([26, 0, 0, 26], weight=0.5, scale=26)}
-    found = judge(rewards, AABB, combine="sum", std="group")
+    rewards = {
+        "r": reward_values([0, 1, 0, 1]),
+        "s": reward_values([26, 0, 0, 26], weight=0.5, scale=26),
+    }
+    found = combine_advantages(rewards, AABB, combine="sum", std="group")
     assert found.total.tolist() == [0.5, 1, 0, 1.5]
     expected = [-0.25 / (0.25 + TINY), 0.25 / (0.25 + TINY), -0.75 / (0.75 + TINY)]
     np.testing.assert_allclose(found.advantages[:3], expected)
 
 
 def test_advantages_are_normalised_each_and_then_averaged():
-    rewards = {"r": weighed([0, 1, 0, 1]), "s": weighed([100, 0, 0, 100], weight=3)}
-    found = judge(rewards, AABB, combine="advantages", std="group")
+    rewards = {"r": reward_values([0, 1, 0, 1]), "s": reward_values([100, 0, 0, 100], weight=3)}
+    found = combine_advantages(rewards, AABB, combine="advantages", std="group")
     r, s = 0.5 / (0.5 + TINY), 50 / (50 + TINY)
     expected = np.array([-r + 3 * s, r - 3 * s, -r - 3 * s, r + 3 * s]) / 4
     np.testing.assert_allclose(found.advantages, expected)
 
 
 def test_less_of_a_reward_of_negative_scale_is_better():
-    rewards = {"r": weighed([0, 2, 2, 0], scale=-1)}
+    rewards = {"r": reward_values([0, 2, 2, 0], scale=-1)}
     for combine in ("sum", "advantages"):
-        found = judge(rewards, AABB, combine=combine, std="batch").advantages
+        found = combine_advantages(rewards, AABB, combine=combine, std="batch").advantages
         assert (np.sign(found) == [1, -1, -1, 1]).all()
 
 
 def test_a_reward_counts_for_its_own_prompts_alone():
     """`a` is judged by r alone, `b` by s alone: each as if the other were not there."""
     a, b = [True, True, False, False], [False, False, True, True]
-    rewards = {"r": weighed([0, 1, NAN, NAN], a), "s": weighed([NAN, NAN, 30, 10], b, weight=0.1)}
-    found = judge(rewards, AABB, combine="advantages", std="batch")
+    rewards = {
+        "r": reward_values([0, 1, NAN, NAN], a),
+        "s": reward_values([NAN, NAN, 30, 10], b, weight=0.1),
+    }
+    found = combine_advantages(rewards, AABB, combine="advantages", std="batch")
     expected = [-0.5 / (0.5 + TINY), 0.5 / (0.5 + TINY), 10 / (10 + TINY), -10 / (10 + TINY)]
     np.testing.assert_allclose(found.advantages, expected)
-    assert judge(rewards, AABB, combine="sum", std="batch").total.tolist() == [0, 1, 3, 1]
+    assert combine_advantages(rewards, AABB, combine="sum", std="batch").total.tolist() == [
+        0,
+        1,
+        3,
+        1,
+    ]
     assert found.lost_groups == 0
 
 
 def test_a_reward_of_weight_zero_moves_nothing():
-    alone = {"r": weighed([0, 1, 3, 2])}
-    beside = alone | {"s": weighed([9, 0, 0, 9], weight=0.0)}
+    alone = {"r": reward_values([0, 1, 3, 2])}
+    beside = alone | {"s": reward_values([9, 0, 0, 9], weight=0.0)}
     for combine in ("sum", "advantages"):
-        one, two = (judge(r, AABB, combine=combine, std="batch") for r in (alone, beside))
+        one, two = (
+            combine_advantages(r, AABB, combine=combine, std="batch") for r in (alone, beside)
+        )
         np.testing.assert_allclose(one.advantages, two.advantages)
 
 
@@ -78,7 +93,9 @@ def test_images_not_scored_are_left_out_not_punished():
     groups = ["a", "a", "a", "b", "b", "b"]
     values = [0, 1, NAN, 4, NAN, NAN]
     for combine in ("sum", "advantages"):
-        found = judge({"r": weighed(values)}, groups, combine=combine, std="batch")
+        found = combine_advantages(
+            {"r": reward_values(values)}, groups, combine=combine, std="batch"
+        )
         assert found.usable.tolist() == [True, True, False, False, False, False]
         np.testing.assert_allclose(
             found.advantages, [-0.5 / (0.5 + TINY), 0.5 / (0.5 + TINY), 0, 0, 0, 0]
@@ -88,14 +105,14 @@ def test_images_not_scored_are_left_out_not_punished():
 
 
 def test_one_missing_reward_of_two_makes_an_image_unusable():
-    rewards = {"r": weighed([0, 1, 2, 4]), "s": weighed([0, 1, NAN, 4])}
-    found = judge(rewards, AABB, combine="advantages", std="batch")
+    rewards = {"r": reward_values([0, 1, 2, 4]), "s": reward_values([0, 1, NAN, 4])}
+    found = combine_advantages(rewards, AABB, combine="advantages", std="batch")
     assert found.usable.tolist() == [True, True, False, False]
     assert found.lost_groups == 1
 
 
 def test_nothing_scored():
-    found = judge({"r": weighed([NAN] * 4)}, AABB, combine="sum", std="batch")
+    found = combine_advantages({"r": reward_values([NAN] * 4)}, AABB, combine="sum", std="batch")
     assert not found.usable.any() and not found.spread.any()
     assert found.advantages.tolist() == [0] * 4 and found.lost_groups == 2
 
@@ -106,7 +123,7 @@ def test_nothing_scored():
     std=st.sampled_from(["batch", "group"]),
 )
 def test_against_a_loop_over_groups(values, groups, std):
-    found = judge({"r": weighed(values)}, groups, combine="sum", std=std)
+    found = combine_advantages({"r": reward_values(values)}, groups, combine="sum", std=std)
     places = {g: [i for i in range(12) if groups[i] == g] for g in set(groups)}
     kept = {g: [i for i in p if not np.isnan(values[i])] for g, p in places.items()}
     kept = {g: p for g, p in kept.items() if len(p) >= 2}
@@ -126,7 +143,7 @@ def test_both_ways_agree_where_there_is_one_reward():
     values = np.random.default_rng(0).normal(size=12)
     groups = list("aaabbbcccddd")
     one, two = (
-        judge({"r": weighed(values)}, groups, combine=c, std="batch").advantages
+        combine_advantages({"r": reward_values(values)}, groups, combine=c, std="batch").advantages
         for c in ("sum", "advantages")
     )
     np.testing.assert_array_equal(one, two)
