@@ -7,7 +7,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.suites import Frozen, Suite
+from nftbench.resources import data_folder
 from rewards.base import ConfigError, Prompt, Weight
 
 
@@ -268,7 +268,7 @@ def protocols_of(suite: Suite, **changes: Any) -> dict[Protocol, tuple[str, ...]
 
 def folder() -> Path:
     """Where the benchmark files lie, in a checkout and in an installed wheel alike."""
-    return Path(str(files("benchmarks")))
+    return data_folder("benchmarks")
 
 
 def names(kind: str = "generating") -> list[str]:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 import rewards as registry
 from nftbench.benchmark.registry import Protocol, SamplingParameters, load_benchmark
+from nftbench.resources import data_folder
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import Run, write_atomic
 from rewards.base import ConfigError
@@ -65,7 +66,7 @@ class Entry:
 
 def folder() -> Path:
     """Where the leaderboards lie, in a checkout and in an installed wheel alike."""
-    return Path(str(files("leaderboards")))
+    return data_folder("leaderboards")
 
 
 def certificates() -> Path:

@@ -1,7 +1,5 @@
 """Recipes as shipped, the numbers they promise, and what a TOML or a flag may not say."""
 
-import tomllib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +17,6 @@ from nftbench.training.config.recipe import (
 )
 from rewards import parse_rewards
 from rewards.base import ConfigError
-from tests.helpers.paths import ROOT
 
 NFT = ("sd3.5-m-geneval", "sd3.5-m-ocr", "sd3.5-m-pickscore", "sd3.5-m-multireward")
 PUBLISHED = (*NFT, "sd3.5-m-geneval-flow-grpo")
@@ -73,13 +70,6 @@ def test_every_shipped_recipe_loads(name):
 
 def test_the_published_recipes_are_shipped():
     assert set(PUBLISHED) <= set(names()) and "pocket" in names()
-
-
-def test_recipes_are_in_the_wheel():
-    tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-    assert "recipes/*.toml" in tools["package-data"]["nftbench"]
-    assert {"nftbench", "nftbench.training"} <= set(tools["packages"])
-    assert folder() == ROOT / "nftbench" / "recipes"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

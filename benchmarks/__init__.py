@@ -1,1 +1,0 @@
-"""What is asked: one TOML a benchmark, one a suite."""

@@ -1,1 +1,0 @@
-"""Prompt files of the project's own."""

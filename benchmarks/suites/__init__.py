@@ -1,1 +1,0 @@
-"""One TOML a suite."""
