@@ -90,7 +90,7 @@ def start(forks, tmp_path):
 @pytest.fixture(scope="session")
 def policy():
     """The packaged checkpoint."""
-    from nftbench.cli.commands import quiet
+    from nftbench.evaluation.loading import quiet
     from nftbench.generation.checkpoint import load_model
 
     quiet()

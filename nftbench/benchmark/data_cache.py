@@ -6,12 +6,11 @@ not at all.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rewards.base import ConfigError, Weight
+from rewards.base import ConfigError, Progress, Weight
 from rewards.weights import pull as weights
 from rewards.weights.sources import known_digest
 
@@ -54,8 +53,7 @@ def own_digest(path: Path) -> str:
 
 def state(asset: Weight) -> Literal["cached", "partial", "missing"]:
     """Whether a file is in the data cache, by its size alone."""
-    with _in_data_cache():
-        return weights.state(asset)
+    return weights.state(asset, folder=cache())
 
 
 def pull(
@@ -64,13 +62,12 @@ def pull(
     offline: bool,
     mirrors: Sequence[str],
     accept: bool,
-    progress: weights.Progress = lambda name, done, total: None,
+    progress: Progress = lambda name, done, total: None,
 ) -> weights.Pulled:
     """Bring a file into the data cache: see `rewards.weights.pull`."""
-    with _in_data_cache():
-        return weights.pull(
-            asset, offline=offline, mirrors=mirrors, accept=accept, progress=progress
-        )
+    return weights.pull(
+        asset, folder=cache(), offline=offline, mirrors=mirrors, accept=accept, progress=progress
+    )
 
 
 def set_aside(name: str) -> Path:
@@ -78,17 +75,3 @@ def set_aside(name: str) -> Path:
     path = cache() / name
     path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
     return path.replace(path.with_name(f"{path.name}.wrong"))
-
-
-@contextmanager
-def _in_data_cache() -> Iterator[None]:
-    """Let `rewards.weights.pull`, which asks the environment for its folder, work in the data cache."""
-    before = os.environ.get("NFTBENCH_CACHE")
-    os.environ["NFTBENCH_CACHE"] = str(cache())
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["NFTBENCH_CACHE"]
-        else:
-            os.environ["NFTBENCH_CACHE"] = before

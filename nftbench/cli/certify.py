@@ -34,7 +34,7 @@ def certify(
 ) -> None:
     """Compare rewards with numbers of their references' own code; write a certificate each."""
     import rewards
-    from nftbench.cli.commands import quiet
+    from nftbench.evaluation.loading import quiet
     from nftbench.reporting.leaderboard.board import certificates
     from nftbench.runs.run_folder import write_atomic
     from rewards.certify import run

@@ -6,26 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers.utils.logging
 import pandas as pd
-import torch
-import transformers.utils.logging
 
-import rewards as registry
 from nftbench.benchmark.registry import Protocol, load_suite, names, protocols_of, suite_names
-from nftbench.evaluation.evaluate import Report, Work, evaluate, plan, refuse_other_judges, score
+from nftbench.evaluation.evaluate import Work, evaluate, plan, refuse_other_judges, score
+from nftbench.evaluation.loading import load_named, load_rewards, quiet
 from nftbench.evaluation.scoring import read_image_list, score_files
 from nftbench.generation.checkpoint import load_model, own_suite
 from nftbench.generation.sampling import Sample
 from nftbench.runs.rows import About, Row, summarise
-from nftbench.runs.run_folder import Run, score_table, write_table
+from nftbench.runs.run_folder import RUNS, Run, folder_name, score_table, write_table
 from nftbench.stats.paired import Change
 from nftbench.training.config.recipe import load_recipe
 from nftbench.training.run import resumed_recipe
 from nftbench.training.run import train as training
-from rewards.base import ConfigError, Reward
+from rewards.base import ConfigError, Progress
 
-RUNS = Path("runs")
 POCKET_RECIPES = {"nft": "pocket", "flow-grpo": "pocket-flow-grpo"}
 """What `nftbench train` does when no recipe is named."""
 
@@ -38,7 +34,7 @@ def evaluate_checkpoint(
     rewards: str | None,
     batch_size: int,
     out: Path | None,
-    report: Report,
+    progress: Progress,
 ) -> tuple[Run, list[Row]]:
     """Evaluate a checkpoint on a suite.
 
@@ -49,7 +45,7 @@ def evaluate_checkpoint(
         rewards: rewards instead of the benchmarks' own, comma-separated.
         batch_size: images made at once.
         out: run folder; None makes one under `runs/` whose name holds the protocols' hash.
-        report: told of progress.
+        progress: called as the work goes on.
 
     Raises:
         ConfigError: anything asked for that cannot be; nothing was written then.
@@ -66,14 +62,7 @@ def evaluate_checkpoint(
         works = _own_works(protocols, list(wanted.values()), batch_size)
     policy = load_model(checkpoint, dtype=protocols[0].dtype)
     run = Run(out or RUNS / _run_name(checkpoint, chosen.name, protocols))
-    return run, evaluate(run, works, policy, chosen.name, report)
-
-
-def quiet() -> None:
-    """Switch off the libraries' own progress bars, and warnings such as of a LoRA that has no part for an encoder."""
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    return run, evaluate(run, works, policy, chosen.name, progress)
 
 
 def _own_works(
@@ -81,29 +70,9 @@ def _own_works(
 ) -> list[Work]:
     """Each protocol with the rewards that its suite names; one that cannot be had is refused with a way round it."""
     keys = list(dict.fromkeys(key for some in wanted for key in some))
-    loaded = {}
-    for key in keys:
-        try:
-            loaded[key] = _load(key)
-        except ConfigError as error:
-            others = ",".join(k for k in keys if k != key)
-            hint = f" Or leave it out: --rewards {others}" if others else ""
-            raise type(error)(f"{error}{hint}") from None
+    loaded = load_named(keys)
     full = [[loaded[key].info.key for key in some] for some in wanted]
     return plan(protocols, {r.info.key: r for r in loaded.values()}, batch_size, full)
-
-
-def load_rewards(listed: str) -> dict[str, Reward]:
-    """Load a comma-separated list of rewards; a weight has no meaning where nothing is trained."""
-    specs = registry.parse_rewards(listed)
-    weighted = [s.key for s in specs if s.weight != 1]
-    if weighted:
-        raise ConfigError(f"weights are for training; write {weighted[0]} without one")
-    return {s.key: _load(s.key) for s in specs}
-
-
-def _load(key: str) -> Reward:
-    return registry.load_reward(key, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def train_checkpoint(
@@ -113,7 +82,7 @@ def train_checkpoint(
     *,
     out: Path | None,
     resume: Path | None,
-    report: Report,
+    progress: Progress,
     say: Callable[[str], None],
 ) -> tuple[Path, list[Change]]:
     """Train by a recipe, or go on with a run.
@@ -124,7 +93,7 @@ def train_checkpoint(
         top: values of the recipe's top-level keys; None leaves one as it is.
         out: folder of a new run; None makes one under `runs/`.
         resume: folder of a run to go on with.
-        report: told of progress.
+        progress: called as the work goes on.
         say: told in words what happens.
 
     Returns:
@@ -140,10 +109,10 @@ def train_checkpoint(
         named = [f"{k}={v}" for k, v in top.items() if v is not None]
         asked = load_recipe(recipe, settings, **top) if recipe else None
         whole = resumed_recipe(resume, asked, [*named, *settings])
-        return resume, training(whole, resume, resume=True, report=report, say=say)
+        return resume, training(whole, resume, resume=True, report=progress, say=say)
     whole = load_recipe(recipe or POCKET_RECIPES[top["algorithm"] or "nft"], settings, **top)
     folder = out or _fresh(f"train-{whole.name}")
-    return folder, training(whole, folder, resume=False, report=report, say=say)
+    return folder, training(whole, folder, resume=False, report=progress, say=say)
 
 
 def _fresh(name: str) -> Path:
@@ -161,11 +130,10 @@ def _own_suite(checkpoint: str) -> str:
 
 
 def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in checkpoint).strip(".-")
-    return f"{name}-{suite}-{'-'.join(p.hash[:6] for p in protocols)}"
+    return f"{folder_name(checkpoint)}-{suite}-{'-'.join(p.hash[:6] for p in protocols)}"
 
 
-def score_run(folder: Path, rewards: str | None, report: Report) -> list[Row]:
+def score_run(folder: Path, rewards: str | None, progress: Progress) -> list[Row]:
     """Score the images of a run, by its own rewards or by others, without generating."""
     quiet()
     run = Run.open(folder)
@@ -178,11 +146,11 @@ def score_run(folder: Path, rewards: str | None, report: Report) -> list[Row]:
     judges = {w.name: w.rewards for w in works}
     refuse_other_judges(run, judges)
     run.add_rewards(judges)
-    return score(run, works, report)
+    return score(run, works, progress)
 
 
 def score_list(
-    path: Path, rewards: str | None, batch_size: int, out: Path | None, report: Report
+    path: Path, rewards: str | None, batch_size: int, out: Path | None, progress: Progress
 ) -> tuple[list[Row], Path]:
     """Score the images that a list names and write one row an image beside it.
 
@@ -215,7 +183,7 @@ def score_list(
             batch = slice(start, start + batch_size)
             scores = score_files(judge, paths[batch], prompts[batch])
             parts.append(score_table(key, places[batch], scores).drop(columns="key"))
-            report(key, min(start + batch_size, len(paths)), len(paths))
+            progress(key, min(start + batch_size, len(paths)), len(paths))
         table = pd.concat([table, pd.concat(parts, ignore_index=True)], axis=1)
     written = out or path.with_suffix(".scores.parquet")
     write_table(written, table)

@@ -84,7 +84,7 @@ def rank_(
     batch_size: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 16,
 ) -> None:
     """Say how often rewards order ready images of a prompt as people did."""
-    from nftbench.cli.commands import load_rewards, quiet
+    from nftbench.evaluation.loading import load_rewards, quiet
     from nftbench.evaluation.ranking import load_ranking, rank
 
     quiet()

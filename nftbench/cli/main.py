@@ -111,7 +111,7 @@ def eval_(
             rewards=rewards,
             batch_size=batch_size,
             out=out,
-            report=report,
+            progress=report,
         )
     _print(*table.terminal(rows))
     print(f"run: {run.folder}")
@@ -188,7 +188,7 @@ def train(
             {"checkpoint": checkpoint, "algorithm": algorithm, "seed": seed},
             out=out,
             resume=resume,
-            report=report,
+            progress=report,
             say=lambda text: print(text, flush=True),
         )
     _print(*table.changes(changes))
@@ -208,8 +208,8 @@ def benchmarks() -> None:
 @app.command()
 def doctor() -> None:
     """Say what is installed, what works, and the command for what does not."""
-    from nftbench.cli.commands import quiet
     from nftbench.cli.doctor import examine
+    from nftbench.evaluation.loading import quiet
 
     quiet()
     broken = 0

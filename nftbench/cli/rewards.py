@@ -248,7 +248,7 @@ def _scored(
     """Values of one variant, (N,), NaN for what it cannot judge; or in words why it has none."""
     import numpy as np
 
-    from nftbench.cli.commands import load_rewards, quiet
+    from nftbench.evaluation.loading import load_rewards, quiet
     from nftbench.evaluation.scoring import score_files
 
     quiet()

@@ -8,7 +8,7 @@ import datetime
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -22,12 +22,9 @@ from nftbench.generation.sampling import Sample, generate, image_seed, samples, 
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run, write_table
-from rewards.base import ConfigError, Prompt, Reward, RewardInfo
+from rewards.base import ConfigError, Progress, Prompt, Reward, RewardInfo
 
 PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")
-
-Report = Callable[[str, int, int], None]
-"""Told the stage, how much of it is done, and out of how much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +198,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def make_images(run: Run, work: Work, policy: LoadedModel, report: Report) -> None:
+def make_images(run: Run, work: Work, policy: LoadedModel, progress: Progress) -> None:
     """Generate every batch that is not whole on disk."""
     for number, batch in work.batches():
         if not run.has_images(work.name, batch):
@@ -210,14 +207,14 @@ def make_images(run: Run, work: Work, policy: LoadedModel, report: Report) -> No
                 batch, generate(policy.pipeline, batch, work.protocol), strict=True
             ):
                 run.save_image(work.name, sample, pixels)
-        report(
+        progress(
             f"{work.name}: images",
             min((number + 1) * work.batch_size, len(work.samples)),
             len(work.samples),
         )
 
 
-def score_images(run: Run, work: Work, report: Report) -> None:
+def score_images(run: Run, work: Work, progress: Progress) -> None:
     """Score every batch that a reward has not scored yet, then write the sample table."""
     for key, reward in work.rewards.items():
         for number, batch in work.batches():
@@ -225,7 +222,7 @@ def score_images(run: Run, work: Work, report: Report) -> None:
                 paths = [run.image_path(work.name, s) for s in batch]
                 scores = score_files(reward, paths, [s.prompt for s in batch])
                 run.save_scores(work.name, key, number, batch, scores)
-            report(
+            progress(
                 f"{work.name}: {key}",
                 min((number + 1) * work.batch_size, len(work.samples)),
                 len(work.samples),
@@ -286,7 +283,7 @@ def aggregate(run: Run, work: Work) -> list[Row]:
 
 
 def evaluate(
-    run: Run, works: Sequence[Work], policy: LoadedModel, suite: str, report: Report
+    run: Run, works: Sequence[Work], policy: LoadedModel, suite: str, progress: Progress
 ) -> list[Row]:
     """The whole of it: manifest, images, scores, rows.
 
@@ -295,19 +292,19 @@ def evaluate(
         works: what `plan` made of the suite.
         policy: the checkpoint.
         suite: its name, for the manifest.
-        report: told of progress after every batch.
+        progress: told of progress after every batch.
     """
     begin(run, works, policy, suite)
     for work in works:
-        make_images(run, work, policy, report)
-    return score(run, works, report)
+        make_images(run, work, policy, progress)
+    return score(run, works, progress)
 
 
-def score(run: Run, works: Sequence[Work], report: Report) -> list[Row]:
+def score(run: Run, works: Sequence[Work], progress: Progress) -> list[Row]:
     """Score a run's images and reduce them to rows; nothing is generated."""
     rows = []
     for work in works:
-        score_images(run, work, report)
+        score_images(run, work, progress)
         rows += aggregate(run, work)
     run.save_rows(rows)
     return rows

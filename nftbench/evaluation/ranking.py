@@ -1,7 +1,7 @@
 """Ranking benchmarks: does a reward order ready images of one prompt as people did? Nothing is generated."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from nftbench.benchmark.registry import known, names, read
 from nftbench.benchmark.suites import Frozen
 from nftbench.evaluation.scoring import score_files
 from nftbench.stats.estimates import Estimate, clustered_mean
-from rewards.base import ConfigError, Prompt, Reward, Weight
+from rewards.base import ConfigError, Progress, Prompt, Reward, Weight
 
 
 class Ranking(Frozen):
@@ -155,7 +155,7 @@ def rank(
     images: Path,
     judges: Mapping[str, Reward],
     batch_size: int,
-    report: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> dict[str, Estimate]:
     """How often each reward agrees with people.
 
@@ -164,7 +164,7 @@ def rank(
         images: folder of the images.
         judges: rewards by key.
         batch_size: images judged at once.
-        report: told (reward, images done, of how many).
+        progress: called after each batch with (reward, images done, of how many).
 
     Returns:
         Accuracy by reward; of a reward whose lower values are better, of its negative.
@@ -178,7 +178,7 @@ def rank(
             batch = asked[start : start + batch_size]
             scores = score_files(judge, [path for _, path in batch], [p for p, _ in batch])
             values.append(scores.values)
-            report(key, start + len(batch), len(asked))
+            progress(key, start + len(batch), len(asked))
         signed = np.concatenate(values) * (1 if judge.info.higher_is_better else -1)
         ends = np.cumsum([len(item.images) for item in items])[:-1]
         found[key] = accuracy(items, np.split(signed, ends))

@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 
 from nftbench.benchmark.registry import Protocol, choose, load_benchmark
-from nftbench.cli.commands import load_rewards, quiet
-from nftbench.evaluation.evaluate import Report
+from nftbench.evaluation.loading import load_rewards, quiet
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
 from nftbench.reporting.leaderboard.board import run_rows
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run
-from rewards.base import ConfigError, Reward, RewardInfo
+from rewards.base import ConfigError, Progress, Reward, RewardInfo
 
 TOLERANCE = 1e-4
 """Largest difference between two scores of one image that still agree, relative to the value or to 1 where it is
@@ -53,14 +52,14 @@ class Verification:
         return not self.problems and all(c.agree == c.n for c in self.checks)
 
 
-def verify(run: Run, fraction: float, seed: int, report: Report) -> Verification:
+def verify(run: Run, fraction: float, seed: int, progress: Progress) -> Verification:
     """Compare a run's table with its images.
 
     Args:
         run: a finished run; nothing of it is written.
         fraction: part of each benchmark's images that is scored again, in (0, 1]; at least one.
         seed: chooses them.
-        report: told of progress.
+        progress: called after each reward.
 
     Raises:
         ConfigError: a fraction out of range, no finished run, or a reward that is not here.
@@ -78,7 +77,7 @@ def verify(run: Run, fraction: float, seed: int, report: Report) -> Verification
         some = _some(asked, fraction, seed)
         for key in keys[name]:
             checks.append(_check(run, name, some, table, judges[key]))
-            report("scored again", len(checks), sum(map(len, keys.values())))
+            progress("scored again", len(checks), sum(map(len, keys.values())))
     return Verification(images=images, problems=tuple(problems), checks=tuple(checks))
 
 

@@ -29,6 +29,8 @@ from nftbench.generation.sampling import Sample
 from rewards.base import ConfigError, Reward, Scores
 
 MANIFEST = "manifest.json"
+RUNS = Path("runs")
+"""Where commands make the folders that nobody named."""
 NEEDED = frozenset({"batch_size", "checkpoint", "protocols", "rewards", "versions"})
 """Entries of a manifest that the engine reads back."""
 
@@ -64,6 +66,11 @@ def read_image(path: Path) -> np.ndarray:
         raise OSError(f"{path.name} is no image") from None
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"{path.name} is broken: {error}") from None
+
+
+def folder_name(checkpoint: str) -> str:
+    """A checkpoint as the beginning of a run folder's name."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in checkpoint).strip(".-")
 
 
 class Run:

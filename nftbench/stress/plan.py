@@ -9,8 +9,8 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import Benchmark, choose, load_benchmark, load_suite
-from nftbench.cli.commands import load_rewards
 from nftbench.evaluation.evaluate import Work
+from nftbench.evaluation.loading import load_rewards
 from nftbench.generation.checkpoint import own_suite
 from nftbench.stress.paraphrase import RULES, one_each, paraphrases
 from rewards.base import ConfigError, Prompt, Reward

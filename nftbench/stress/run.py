@@ -19,10 +19,10 @@ import pandas as pd
 from torch import Tensor
 
 from nftbench.benchmark.registry import Protocol
-from nftbench.cli.commands import RUNS, quiet
-from nftbench.evaluation.evaluate import Report, Work, evaluate
+from nftbench.evaluation.evaluate import Work, evaluate
+from nftbench.evaluation.loading import quiet
 from nftbench.generation.checkpoint import POLICY_FILE, LoadedModel, load_model, packaged
-from nftbench.runs.run_folder import Run, read_image
+from nftbench.runs.run_folder import RUNS, Run, folder_name, read_image
 from nftbench.stats.paired import PAIR
 from nftbench.stress import checks as stress_lines
 from nftbench.stress.card import Card, save
@@ -43,6 +43,7 @@ from nftbench.stress.plan import (
 from nftbench.training.checkpoints import RECIPE, stored_recipe
 from nftbench.training.guards import picture_statistics
 from rewards import parse_rewards
+from rewards.base import Progress
 
 
 def stress(
@@ -52,7 +53,7 @@ def stress(
     base: str | None,
     benchmark: str | None,
     out: Path | None,
-    report: Report,
+    report: Progress,
 ) -> tuple[Path, Card]:
     """Draw, judge, and write the card.
 
@@ -97,12 +98,11 @@ def stress(
 
 def _name(checkpoint: str, base: str | None, protocols: Sequence[Protocol]) -> str:
     asked = hashlib.sha256(f"{base} {[p.hash for p in protocols]}".encode()).hexdigest()[:8]
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in checkpoint).strip(".-")
-    return f"{name}-stress-{asked}"
+    return f"{folder_name(checkpoint)}-stress-{asked}"
 
 
 def _draw(
-    run: Run, works: Sequence[Work], policy: LoadedModel, report: Report
+    run: Run, works: Sequence[Work], policy: LoadedModel, report: Progress
 ) -> dict[str, pd.DataFrame]:
     """Every arm's table of scored images, with each image's file and its brightness and saturation."""
     evaluate(run, works, policy, "stress", report)

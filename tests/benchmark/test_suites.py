@@ -217,7 +217,7 @@ def test_a_reward_that_cannot_judge_what_it_is_wanted_for_is_refused():
 def evaluated(folder: Path, **settings):
     settings = {"limit": 2} | settings
     return evaluate_checkpoint(
-        "pocket", "two", settings, rewards=None, batch_size=8, out=folder, report=quietly
+        "pocket", "two", settings, rewards=None, batch_size=8, out=folder, progress=quietly
     )
 
 
@@ -278,7 +278,7 @@ def test_rows_of_prompts_that_nobody_pinned_are_not_publishable(shelf, tmp_path)
             rewards="jpeg",
             batch_size=6,
             out=tmp_path / "run",
-            report=quietly,
+            progress=quietly,
         )
     assert [(r.n, r.limited) for r in rows] == [(6, True)] and math.isfinite(rows[0].stderr)
 
@@ -291,7 +291,7 @@ def test_a_reward_that_cannot_be_had_names_the_way_round(tmp_path, monkeypatch):
     monkeypatch.setenv("NFTBENCH_DATA", str(data))
     with pytest.raises(ConfigError) as caught:
         evaluate_checkpoint(
-            "pocket", "table1", {}, rewards=None, batch_size=8, out=tmp_path / "r", report=quietly
+            "pocket", "table1", {}, rewards=None, batch_size=8, out=tmp_path / "r", progress=quietly
         )
     said = str(caught.value)
     assert (

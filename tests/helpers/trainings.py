@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from nftbench.cli.commands import quiet
+from nftbench.evaluation.loading import quiet
 from nftbench.training.config.recipe import Recipe, load_recipe
 from nftbench.training.run import TrainingRun
 

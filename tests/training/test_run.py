@@ -207,7 +207,7 @@ def test_another_recipe_does_not_go_on(whole):
     with pytest.raises(ConfigError, match=r"another recipe \(optimizer\.lr differ\)"):
         resumed_recipe(whole, small("optimizer.lr=0.5"), [])
     with pytest.raises(ConfigError, match="leave out --out"):
-        train_checkpoint(None, [], {}, out=whole, resume=whole, report=quietly, say=quietly)
+        train_checkpoint(None, [], {}, out=whole, resume=whole, progress=quietly, say=quietly)
 
 
 def test_guidance_is_refused(tmp_path):

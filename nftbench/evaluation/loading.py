@@ -1,0 +1,56 @@
+"""Rewards by name, made ready for this machine; and the libraries' own chatter switched off."""
+
+from collections.abc import Sequence
+
+import diffusers.utils.logging
+import torch
+import transformers.utils.logging
+
+import rewards as registry
+from rewards.base import ConfigError, Reward
+
+
+def quiet() -> None:
+    """Switch off the libraries' own progress bars, and warnings such as of a LoRA that has no part for an encoder."""
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_reward(key: str) -> Reward:
+    """Load one reward, onto the GPU where there is one."""
+    return registry.load_reward(key, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_rewards(listed: str) -> dict[str, Reward]:
+    """Load a comma-separated list of rewards, by key.
+
+    Raises:
+        ConfigError: one that is unknown, cannot be had, or carries a weight, which has no meaning where nothing is
+            trained.
+    """
+    specs = registry.parse_rewards(listed)
+    weighted = [s.key for s in specs if s.weight != 1]
+    if weighted:
+        raise ConfigError(f"weights are for training; write {weighted[0]} without one")
+    return {s.key: load_reward(s.key) for s in specs}
+
+
+def load_named(keys: Sequence[str]) -> dict[str, Reward]:
+    """Load the rewards that a suite or a run names itself.
+
+    Args:
+        keys: keys or bare names; the loaded rewards stand under the same ones.
+
+    Raises:
+        ConfigError: one that cannot be had; says how to go on without it.
+    """
+    found = {}
+    for key in keys:
+        try:
+            found[key] = load_reward(key)
+        except ConfigError as error:
+            others = ",".join(k for k in keys if k != key)
+            hint = f" Or leave it out: --rewards {others}" if others else ""
+            raise type(error)(f"{error}{hint}") from None
+    return found
