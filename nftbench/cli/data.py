@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nftbench.cli.rewards import _bytes_bar, _show
+from nftbench.cli import console
+from nftbench.cli.pull import AcceptDigest, Mirror, Offline, pull_files
 from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from nftbench.benchmark.registry import Benchmark
     from nftbench.evaluation.ranking import Ranking
+    from nftbench.reporting.text_tables import Grid
     from nftbench.stats.estimates import Estimate
 
 app = typer.Typer(help="Prompt files of others: what is here, fetching; ranking of ready images.")
@@ -26,53 +26,28 @@ def list_data(context: typer.Context) -> None:
         return
     from nftbench.benchmark import data_cache as data
 
-    _show(_listing(_everything()))
-    _show(f"data cache: {data.cache()}")
+    console.show([_listing(_everything())])
+    console.line(f"data cache: {data.cache()}")
 
 
 @app.command()
 def pull(
     names: Annotated[list[str], typer.Argument(help="Benchmarks or suites: table1, tmdb, ...")],
-    mirror: Annotated[
-        list[str] | None,
-        typer.Option(help="Folder, file:// or http(s):// that holds the files; asked first."),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Stay off the network.")] = False,
-    accept_digest: Annotated[
-        list[str] | None,
-        typer.Option(help="Take this file as it comes, though no digest of it is known."),
-    ] = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    accept_digest: AcceptDigest = None,
 ) -> None:
     """Fetch the prompt files of benchmarks into the data cache, each checked by digest and count."""
     from nftbench.benchmark import data_cache as data
-    from nftbench.reporting import reward_tables as table_rewards
 
     chosen = _chosen(names)
     files = {asset.name: asset for one in chosen for asset in _assets(one)}
-    unknown = set(accept_digest or ()) - set(files)
-    if unknown:
-        raise ConfigError(
-            f"--accept-digest {min(unknown)} is none of the files: {', '.join(files) or 'none'}"
-        )
-    done = []
-    with _bytes_bar() as progress:
-        for name, asset in files.items():
-            accept = name in (accept_digest or ())
-            done.append(
-                data.pull(
-                    asset,
-                    offline=offline,
-                    mirrors=mirror or (),
-                    accept=accept,
-                    progress=progress,
-                )
-            )
+    pull_files(files, data.pull, mirror=mirror, offline=offline, accept_digest=accept_digest)
     for one in chosen:
         _load(one)
-    if done:
-        _show(table_rewards.pulled(files, done))
     for one in chosen:
-        _show(f"{one.name}: {_asks(one)}{'' if _pinned(one) else ', not pinned: not publishable'}")
+        loose = "" if _pinned(one) else ", not pinned: not publishable"
+        console.line(f"{one.name}: {_contents(one)}{loose}")
 
 
 @app.command("rank")
@@ -81,21 +56,23 @@ def rank_(
     images: Annotated[Path, typer.Argument(help="Folder of its images.")],
     rewards: Annotated[str, typer.Option(help="Which: imagereward,pickscore.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images judged at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 16,
 ) -> None:
     """Say how often rewards order ready images of a prompt as people did."""
     from nftbench.evaluation.loading import load_rewards, quiet
     from nftbench.evaluation.ranking import load_ranking, rank
 
     quiet()
-    asked = load_ranking(benchmark)
-    items = asked.load()[:limit]
+    ranking = load_ranking(benchmark)
+    items = ranking.load()[:limit]
     if not images.is_dir():
-        raise ConfigError(f"{images} is no folder; expected the images of {asked.images}, unpacked")
-    judges = load_rewards(rewards)
-    with _bytes_bar() as progress:
-        found = rank(items, images, judges, batch_size, progress)
-    _show(_accuracies(asked, found))
+        raise ConfigError(
+            f"not a folder: {images}; expected the images of {ranking.images}, unpacked"
+        )
+    loaded = load_rewards(rewards)
+    with console.progress() as progress:
+        found = rank(items, images, loaded, batch_size, progress)
+    console.show([_accuracies(ranking, found)])
 
 
 # --- what commands need ---------------------------------------------------------------------------
@@ -134,7 +111,7 @@ def _pinned(one: "Benchmark | Ranking") -> bool:
     return one.kind == "ranking" or one.pinned
 
 
-def _asks(one: "Benchmark | Ranking") -> str:
+def _contents(one: "Benchmark | Ranking") -> str:
     if one.kind == "ranking":
         return f"{one.items} items"
     return f"{one.count} prompts x {one.sampling.images_per_prompt}"
@@ -149,35 +126,38 @@ def _load(one: "Benchmark | Ranking") -> None:
     except ConfigError as error:
         loose = [asset.name for asset in _assets(one) if not asset.sha256]
         aside = ", ".join(str(data.set_aside(name)) for name in loose)
-        told = f" It was set aside as {aside}; try another --mirror." if aside else ""
-        raise ConfigError(f"{error}.{told}") from None
+        remedy = f" It was set aside as {aside}; try another --mirror." if aside else ""
+        raise ConfigError(f"{error}.{remedy}") from None
 
 
-def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Table":
-    from rich.table import Table
-
+def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Grid":
     from nftbench.benchmark import data_cache as data
     from nftbench.reporting.reward_tables import size
+    from nftbench.reporting.text_tables import grid_of
 
-    table = Table("benchmark", "asks", "file", "state", "size", "sha256", "licence")
+    rows = []
     for one in everything:
         for asset in _assets(one):
             known = asset.sha256[:16] or "not pinned: not publishable"
             how = size(asset.size) if asset.size else "?"
-            row = (one.name, _asks(one), asset.name, data.state(asset), how, known, one.licence)
-            table.add_row(*row)
+            state = data.state(asset)
+            rows.append((one.name, _contents(one), asset.name, state, how, known, one.licence))
         if not _assets(one):
-            table.add_row(one.name, _asks(one), "", "shipped", "", "", one.licence)
-    return table
+            rows.append((one.name, _contents(one), "", "shipped", "", "", one.licence))
+    return grid_of(("benchmark", "asks", "file", "state", "size", "sha256", "licence"), rows)
 
 
-def _accuracies(asked: "Ranking", found: dict[str, "Estimate"]) -> "Table":
-    from rich.table import Table
+def _accuracies(ranking: "Ranking", found: dict[str, "Estimate"]) -> "Grid":
+    from nftbench.reporting.text_tables import grid_of
 
-    table = Table("reward", "accuracy", "95% interval", "pairs", "unscored", "items")
-    table.title = f"{asked.name}: pairs of images ordered as people did"
-    for key, one in found.items():
-        interval = f"{one.low:.3f} to {one.high:.3f}"
-        counts = (str(one.n), str(one.n_failed), str(one.n_prompts))
-        table.add_row(key, f"{one.value:.4f}", interval, *counts)
-    return table
+    rows = [
+        (
+            key,
+            f"{one.value:.4f}",
+            f"{one.low:.3f} to {one.high:.3f}",
+            *map(str, (one.n, one.n_failed, one.n_prompts)),
+        )
+        for key, one in found.items()
+    ]
+    headings = ("reward", "accuracy", "95% interval", "pairs", "unscored", "items")
+    return grid_of(headings, rows, title=f"{ranking.name}: pairs of images ordered as people did")

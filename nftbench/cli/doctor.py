@@ -1,4 +1,4 @@
-"""What is installed, what works, and the command for what does not."""
+"""`nftbench doctor`: what is installed, what works, and the command for what does not."""
 
 import importlib.util
 import platform
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
 
-import numpy as np
+import typer
 
 import rewards
-from nftbench.evaluation.evaluate import PACKAGES
+from nftbench.cli import console
 from rewards.base import ConfigError, Prompt
+from rewards.extras import EXTRAS
 
-EXTRAS = {"mmdet": "mmdet", "paddle": "paddleocr", "tesseract": "pytesseract"}
+app = typer.Typer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,25 @@ class Finding:
     detail: str
 
 
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what works, and the command for what does not."""
+    from nftbench.evaluation.loading import quiet
+
+    quiet()
+    broken = 0
+    for finding in examine():
+        broken += finding.state == "broken"
+        console.line(f"{finding.state:<7} {finding.what:<28} {finding.detail}")
+    if broken:
+        raise typer.Exit(console.FAILED)
+
+
 def examine() -> Iterator[Finding]:
-    """Look at versions, devices, extras, and let every reward judge one picture."""
+    """Look at versions, devices, extras, and let every reward score one picture."""
     import torch
+
+    from nftbench.evaluation.evaluate import PACKAGES
 
     yield Finding("python", "ok", platform.python_version())
     for package in PACKAGES:
@@ -39,12 +56,12 @@ def examine() -> Iterator[Finding]:
         "ok" if cuda else "absent",
         torch.cuda.get_device_name() if cuda else "everything runs on the CPU",
     )
-    for extra, module in EXTRAS.items():
-        found = importlib.util.find_spec(module) is not None
+    for name, extra in EXTRAS.items():
+        found = importlib.util.find_spec(extra.module) is not None
         yield Finding(
-            f"extra [{extra}]",
+            f"extra [{name}]",
             "ok" if found else "absent",
-            module if found else f"pip install 'nftbench[{extra}]'",
+            extra.module if found else f"pip install 'nftbench[{name}]'",
         )
     binary = shutil.which("tesseract")
     yield Finding("tesseract", "ok" if binary else "absent", binary or "apt install tesseract-ocr")
@@ -61,7 +78,9 @@ PROBE = Prompt(
 
 
 def _try_reward(key: str) -> Finding:
-    """Load a reward and let it judge a plain grey picture."""
+    """Load a reward and let it score a plain grey picture."""
+    import numpy as np
+
     picture = np.full((1, 64, 64, 3), 200, dtype=np.uint8)
     try:
         reward = rewards.load_reward(key)

@@ -1,15 +1,13 @@
 """`nftbench leaderboard`: add runs, build the pages, verify a run, export it for a model card."""
 
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from nftbench.cli import console
 
+if TYPE_CHECKING:
     from nftbench.evaluation.verify import Checked
 
 app = typer.Typer(
@@ -30,7 +28,7 @@ def add(run: RunFolder, leaderboards: Leaderboards = None) -> None:
     from nftbench.runs.run_folder import Run
 
     for path in leaderboard.add(Run.open(run), leaderboards):
-        typer.echo(f"published: {path}")
+        console.line(f"published: {path}")
 
 
 @app.command()
@@ -50,8 +48,8 @@ def build(
         readme = own
     changed = build_all(out, readme, leaderboards)
     for path in changed:
-        typer.echo(f"written: {path}")
-    typer.echo(f"{len(changed)} files changed; page: {out / 'index.html'}")
+        console.line(f"written: {path}")
+    console.line(f"{len(changed)} files changed; page: {out / 'index.html'}")
 
 
 @app.command()
@@ -61,19 +59,19 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Chooses them.")] = 0,
 ) -> None:
     """Score a random part of a run's images again; exit code 1 when its numbers are not theirs."""
-    from nftbench.evaluation.verify import verify as look_again
+    from nftbench.evaluation.verify import verify as verify_run
     from nftbench.runs.run_folder import Run
 
     opened = Run.open(run)
-    with _progress() as report:
-        found = look_again(opened, fraction, seed, report)
+    with console.progress() as report:
+        found = verify_run(opened, fraction, seed, report)
     for check in found.checks:
-        typer.echo(_said(check))
+        console.line(_agreement(check))
     for problem in found.problems:
-        typer.echo(f"problem: {problem}")
-    typer.echo(f"{run}: {'verified' if found.ok else 'NOT VERIFIED'}, {found.images} images")
+        console.line(f"problem: {problem}")
+    console.line(f"{run}: {'verified' if found.ok else 'NOT VERIFIED'}, {found.images} images")
     if not found.ok:
-        raise typer.Exit(1)
+        raise typer.Exit(console.FAILED)
 
 
 @app.command()
@@ -87,27 +85,12 @@ def card(
 
     text = as_yaml(Run.open(run))
     if out is None:
-        sys.stdout.write(text)
+        console.write(text)
         return
     write_atomic(out, text.encode())
-    typer.echo(f"card: {out}")
+    console.line(f"card: {out}")
 
 
-def _said(check: "Checked") -> str:
+def _agreement(check: "Checked") -> str:
     apart = f"largest difference {check.largest:.3g} at {check.worst}"
     return f"{check.benchmark} {check.reward}: {check.agree} of {check.n} agree, {apart}"
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[str, int, int], None]]":
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-
-        def report(stage: str, done: int, total: int) -> None:
-            progress.update(task, description=stage, completed=done, total=total)
-
-        yield report

@@ -1,12 +1,67 @@
-"""`nftbench report`: runs as a folder of HTML."""
+"""`nftbench table`, `compare` and `report`: runs beside a paper, beside one another, and as a folder of HTML."""
 
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nftbench.cli import console
+
+if TYPE_CHECKING:
+    from nftbench.reporting.text_tables import Grid
+
 app = typer.Typer()
+
+Form = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="terminal, markdown, latex, csv or html; the ending of --out when left out.",
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Write it there and not to the screen.")]
+
+
+@app.command()
+def table(
+    suite: Annotated[str, typer.Argument(help="A suite with a table: table1, pocket-table1, ...")],
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run folders; RUN=LABEL says which line of the table one is."),
+    ] = None,
+    form: Form = None,
+    out: Out = None,
+) -> None:
+    """Make a paper's table with our rows beside the published ones: do they agree?"""
+    from nftbench.benchmark.registry import load_suite
+    from nftbench.reporting.paper.render import as_table
+    from nftbench.reporting.paper.table import paper_table
+    from nftbench.reporting.text_tables import format_of
+
+    _show(format_of(form, out), out, *as_table(paper_table(load_suite(suite), runs or [])))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run folder compared with.")],
+    b: Annotated[Path, typer.Argument(help="The other one; differences are B less A.")],
+    benchmark: Annotated[str | None, typer.Option(help="This one alone.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare different protocols all the same, marked.")
+    ] = False,
+    form: Form = None,
+    out: Out = None,
+) -> None:
+    """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
+    from nftbench.reporting import compare as comparing
+    from nftbench.reporting.text_tables import format_of
+    from nftbench.runs.run_folder import Run
+
+    written_as = format_of(form, out)
+    first, second = Run.open(a), Run.open(b)
+    found = comparing.compare(first, second, benchmark=benchmark, force=force)
+    _show(written_as, out, comparing.grids(first, second, found), comparing.records(found))
 
 
 @app.command()
@@ -19,20 +74,24 @@ def report(
     ] = None,
 ) -> None:
     """Write runs as one folder of HTML: numbers, charts, curves, and every image with its reasons."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from nftbench.reporting.html_report.build import write_report
 
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        tasks = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done)
-
-        written = write_report(runs, out, tell)
+    with console.progress() as bar:
+        written = write_report(runs, out, bar)
     missing = f", {written.missing} of them missing" if written.missing else ""
-    sys.stdout.write(f"report: {written.page} ({written.images} images{missing})\n")
+    console.line(f"report: {written.page} ({written.images} images{missing})")
+
+
+def _show(
+    form: str, out: Path | None, grids: "Sequence[Grid]", records: Sequence[Mapping[str, Any]]
+) -> None:
+    from nftbench.reporting import text_tables
+    from nftbench.runs.run_folder import write_atomic
+
+    if out is not None:
+        write_atomic(out, text_tables.render(form, grids, records).encode())
+        console.line(f"table: {out}")
+    elif form == "terminal":
+        console.show(grids)
+    else:
+        console.write(text_tables.render(form, grids, records))

@@ -1,10 +1,11 @@
 """`nftbench stress`: is a checkpoint as good as its number, or good at its number?"""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from nftbench.cli import console
 
 app = typer.Typer()
 
@@ -32,35 +33,17 @@ def stress(
     """Look for reward hacking: other words, prompts, seeds, guidance; diversity, drift, held-out rewards."""
     from dataclasses import replace
 
-    from rich.console import Console
-    from rich.progress import Progress
+    from nftbench.stress import card, plan, run
 
-    from nftbench.reporting import text_tables as grid
-    from nftbench.stress import card as stress_card
-    from nftbench.stress import plan as stress_plan
-    from nftbench.stress import run as stressing
-
-    effort = stress_plan.FULL if full else stress_plan.Effort()
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        tasks = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done)
-
-        folder, card = stressing.stress(
+    effort = plan.FULL if full else plan.Effort()
+    with console.progress() as report:
+        folder, found = run.stress(
             checkpoint,
             replace(effort, images=images or effort.images),
             base=base,
             benchmark=benchmark,
             out=out,
-            report=tell,
+            report=report,
         )
-    grids = stress_card.grids(card)
-    if sys.stdout.isatty():
-        Console().print(grid.terminal(grids))
-    else:
-        sys.stdout.write(grid.render("terminal", grids, []))
-    sys.stdout.write(f"card: {folder / 'card.md'}\n")
+    console.show(card.grids(found))
+    console.line(f"card: {folder / 'card.md'}")

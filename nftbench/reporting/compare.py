@@ -11,15 +11,15 @@ import pyarrow
 
 from nftbench.benchmark.registry import Protocol
 from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
-from nftbench.reporting.text_tables import Cell, Grid, Line
+from nftbench.reporting.text_tables import Grid, GridCell, GridLine
 from nftbench.runs.rows import PART
 from nftbench.runs.run_folder import Run
 from nftbench.stats import estimates as statistics
 from nftbench.stats.paired import PAIR, Change, Tally, chance, change, paired_samples, tally
 from rewards.base import ConfigError
 
-JUDGED_BY = ("weights", "files", "needs", "higher_is_better")
-"""Of what a reward says of itself: what makes it another judge under the same name."""
+SCORED_BY = ("weights", "files", "needs", "higher_is_better")
+"""Of what a reward says of itself: what makes it another reward under the same name."""
 WORDS = ("reason", "evidence")
 HEADINGS = "metric|of|A|B|B - A|95% interval|p|p (Holm)|smallest seen|B wins|loses|ties|n|failed"
 
@@ -48,7 +48,7 @@ class Compared:
     losses: int
     ties: int
     alone: tuple[int, int]
-    """Images of A and of B that have no twin."""
+    """Images of A and of B that have no counterpart in the other run."""
     corrected: float = math.nan
     """p by Holm over all metrics compared."""
 
@@ -60,10 +60,10 @@ def compare(a: Run, b: Run, *, benchmark: str | None = None, force: bool = False
         a: the run compared with.
         b: the other one; differences are B less A.
         benchmark: of this one alone; None takes all that both have.
-        force: compare what was drawn or judged differently, all the same.
+        force: compare what was generated or scored differently, all the same.
 
     Raises:
-        ConfigError: nothing is shared; or protocols or judges differ and `force` is not said: the field is named.
+        ConfigError: nothing is shared; or protocols or rewards differ and `force` is off: the field is named.
     """
     found: list[Compared] = []
     for shared in _shared(a, b, benchmark):
@@ -75,14 +75,14 @@ def compare(a: Run, b: Run, *, benchmark: str | None = None, force: bool = False
         found += _metrics(a, b, shared)
     if not found:
         raise ConfigError(
-            f"{a.folder} and {b.folder} share no image of the same prompt that one reward judged in both"
+            f"{a.folder} and {b.folder} share no image of the same prompt that one reward scored in both"
         )
     corrected = statistics.holm(np.array([one.significance.p for one in found]))
     return [replace(one, corrected=float(p)) for one, p in zip(found, corrected, strict=True)]
 
 
 def _shared(a: Run, b: Run, benchmark: str | None) -> list[Shared]:
-    """Benchmarks of both runs; of one that is drawn in several ways, those that are drawn most alike."""
+    """Benchmarks of both runs; of one with several protocols, those that are most alike."""
     mine, theirs = a.protocols(), b.protocols()
     both = {p.benchmark for p in mine.values()} & {p.benchmark for p in theirs.values()}
     if benchmark is not None and benchmark not in both:
@@ -96,7 +96,7 @@ def _shared(a: Run, b: Run, benchmark: str | None) -> list[Shared]:
                 (n for n, p in theirs.items() if p.benchmark == protocol.benchmark),
                 key=lambda n: _distance(protocol, theirs[n]),
             )
-            faults = [protocol.difference(theirs[other]), *_other_judges(a, name, b, other)]
+            faults = [protocol.difference(theirs[other]), *_other_rewards(a, name, b, other)]
             found.append(Shared(name=name, other=other, faults=tuple(f for f in faults if f)))
     return found
 
@@ -106,13 +106,13 @@ def _distance(one: Protocol, other: Protocol) -> int:
     return sum(mine[field] != theirs[field] for field in mine)
 
 
-def _other_judges(a: Run, name: str, b: Run, other: str) -> list[str]:
+def _other_rewards(a: Run, name: str, b: Run, other: str) -> list[str]:
     mine, theirs = a.manifest["rewards"][name], b.manifest["rewards"][other]
     return [
-        f"{key} is another judge (other {field})"
+        f"{key} is another reward (other {field})"
         for key in mine
         if key in theirs
-        for field in JUDGED_BY
+        for field in SCORED_BY
         if field in mine[key] and field in theirs[key] and mine[key][field] != theirs[key][field]
     ]
 
@@ -169,27 +169,28 @@ def _samples(run: Run, name: str) -> pd.DataFrame:
 
 def grids(a: Run, b: Run, found: Sequence[Compared]) -> list[Grid]:
     """One table a benchmark; a difference that stands after Holm's correction is bold."""
-    tables = []
-    for shared in dict.fromkeys(one.shared for one in found):
-        mine = [one for one in found if one.shared == shared]
-        forced = "  FORCED: NOT ALIKE" if shared.faults else ""
-        notes = [f"Forced; here is A, there is B: {fault}." for fault in shared.faults]
-        alone = mine[0].alone
-        if any(alone):
-            notes.append(f"Without a twin, left out: {alone[0]} images of A, {alone[1]} of B.")
-        tables.append(
-            Grid(
-                title=f"{shared.name}: A {a.folder} against B {b.folder}{forced}",
-                headings=HEADINGS.split("|"),
-                lines=[_line(one) for one in mine],
-                notes=notes,
-                words=2,
-            )
-        )
+    tables = [
+        _grid(a, b, shared, [one for one in found if one.shared == shared])
+        for shared in dict.fromkeys(one.shared for one in found)
+    ]
     return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *_legend(found)])]
 
 
-def _line(one: Compared) -> Line:
+def _grid(a: Run, b: Run, shared: Shared, found: Sequence[Compared]) -> Grid:
+    warnings = [f"Forced; here is A, there is B: {fault}." for fault in shared.faults]
+    alone = found[0].alone
+    left_out = f"Unpaired images, left out: {alone[0]} of A, {alone[1]} of B."
+    return Grid(
+        title=f"{shared.name}: A {a.folder} against B {b.folder}",
+        headings=HEADINGS.split("|"),
+        lines=[_line(one) for one in found],
+        notes=[left_out] if any(alone) else [],
+        warnings=["FORCED: NOT ALIKE", *warnings] if warnings else [],
+        words=2,
+    )
+
+
+def _line(one: Compared) -> GridLine:
     c = one.change
     gain = c.difference
     known = math.isfinite(gain.stderr)
@@ -206,7 +207,7 @@ def _line(one: Compared) -> Line:
         *map(str, (one.wins, one.losses, one.ties, gain.n, gain.n_failed)),
     ]
     sure = one.corrected < 0.05
-    return Line(cells=[Cell(t, bold=sure and i == 4) for i, t in enumerate(texts)])
+    return GridLine(cells=[GridCell(t, bold=sure and i == 4) for i, t in enumerate(texts)])
 
 
 def _chance(p: float) -> str:

@@ -1,34 +1,24 @@
 """Tables of `nftbench rewards`: what rewards are, what came of them, what they cost, how variants disagree."""
 
-import json
 from collections.abc import Sequence
-from importlib.resources import files as packaged
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
-from rich.table import Table
 
 import rewards
+from nftbench.reporting.text_tables import Grid, grid_of
 from rewards.base import ConfigError, RewardInfo, Weight
+from rewards.certify.verdicts import verdict
+from rewards.extras import extra_of
 from rewards.weights.pull import Pulled, state
 
 if TYPE_CHECKING:
     from rewards.certify.cost import Cost
     from rewards.variants import Disagreement
 
-EXTRAS = {
-    "geneval@mmdet": "mmdet",
-    "ocr@paddleocr": "paddle",
-    "ocr@paddleocr-x4": "paddle",
-    "ocr@pp3": "paddle",
-    "ocr@tesseract": "tesseract",
-    "ocr@tesseract-x4": "tesseract",
-}
-"""Key -> optional packages it needs."""
 
-
-def listing(keys: Sequence[str]) -> Table:
+def listing(keys: Sequence[str]) -> Grid:
     """What each reward's numbers mean, and whether its weights are here.
 
     Args:
@@ -49,17 +39,18 @@ def listing(keys: Sequence[str]) -> Table:
                 info.needs,
                 _weights(info),
                 info.licence,
-                _verdict(key),
+                verdict(key),
                 info.summary,
             )
         )
     headings = "reward|native scale|training|needs|weights|licence|parity|what it is"
-    return _table(headings.split("|"), rows)
+    return grid_of(headings.split("|"), rows)
 
 
 def _weights(info: RewardInfo) -> str:
     """Where a reward's weights are, how large they are, and the extra that it needs."""
-    extra = f"; extra [{EXTRAS[info.key]}]" if info.key in EXTRAS else ""
+    needed = extra_of(info.key)
+    extra = f"; extra [{needed}]" if needed else ""
     if not info.files:
         return ("shipped" if info.weights else "none") + extra
     states = [state(weight) for weight in info.files]
@@ -72,15 +63,7 @@ def _weights(info: RewardInfo) -> str:
     return f"{word}{space}{extra}"
 
 
-def _verdict(key: str) -> str:
-    """What the certificate of a reward says, where it has one."""
-    certificate = packaged("rewards.certify") / "certificates" / f"{key}.json"
-    if not certificate.is_file():
-        return ""
-    return str(json.loads(certificate.read_text(encoding="utf-8")).get("verdict", ""))
-
-
-def pulled(files: dict[str, Weight], done: Sequence[Pulled]) -> Table:
+def pulled(files: dict[str, Weight], done: Sequence[Pulled]) -> Grid:
     """What `rewards.weights.pull` did for each file.
 
     Args:
@@ -98,10 +81,10 @@ def pulled(files: dict[str, Weight], done: Sequence[Pulled]) -> Table:
         )
         for (name, weight), file in zip(files.items(), done, strict=True)
     ]
-    return _table(("file", "size", "from", "sha256", "", "licence"), rows)
+    return grid_of(("file", "size", "from", "sha256", "", "licence"), rows)
 
 
-def costs(rows: Sequence[tuple[str, "Cost"]], title: str) -> Table:
+def costs(rows: Sequence[tuple[str, "Cost"]], title: str) -> Grid:
     """Speed and memory, or why there is none.
 
     Args:
@@ -121,15 +104,15 @@ def costs(rows: Sequence[tuple[str, "Cost"]], title: str) -> Table:
         )
         shown.append((name, *(("",) * len(numbers) if cost.reason else numbers), cost.reason))
     headings = ("reward", "images/s", "load", "peak memory", "its own part", "GPU", "")
-    return _table(headings, shown, title=title)
+    return grid_of(headings, shown, title=title)
 
 
-def disagreements(found: Sequence["Disagreement"], paths: Sequence[Path], title: str) -> Table:
+def disagreements(found: Sequence["Disagreement"], paths: Sequence[Path], title: str) -> Grid:
     """How far variants disagree.
 
     Args:
         found: pairs of variants.
-        paths: the images they judged.
+        paths: the images they scored.
         title: what was compared.
     """
     rows = [
@@ -145,16 +128,7 @@ def disagreements(found: Sequence["Disagreement"], paths: Sequence[Path], title:
         for d in found
     ]
     headings = ("variants", "n", "mean difference", "mean |.|", "max |.|", "at", "Spearman")
-    return _table(headings, rows, title=title)
-
-
-def _table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
-) -> Table:
-    table = Table(*headings, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return grid_of(headings, rows, title=title)
 
 
 def size(count: int) -> str:

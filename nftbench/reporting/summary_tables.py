@@ -1,6 +1,6 @@
-"""Rows and benchmarks as tables for the terminal.
+"""Rows, gains, benchmarks and suites as tables.
 
-An interval is unknown where fewer than two prompts were asked.
+An interval is unknown where fewer than two prompts were scored.
 """
 
 import math
@@ -8,105 +8,103 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from nftbench.benchmark.registry import Benchmark, Suite
+from nftbench.reporting.naming import aggregate_name
+from nftbench.reporting.text_tables import Grid, GridCell, GridLine, grid_of
 from nftbench.runs.rows import Row
+from nftbench.stats.estimates import Estimate
 
 if TYPE_CHECKING:
     from nftbench.stats.paired import Change
 
-AGGREGATES = {"task_mean": "task mean", "image_mean": "image mean"}
+LIMITED = "limited to a part of the prompts: not publishable"
+NO_PROTOCOL = "nobody knows how these images were made: not publishable"
 
 
-def cells(row: Row) -> list[str]:
-    """What a table shows of one row: metric, aggregate, value, interval, n, failed."""
-    name = AGGREGATES.get(row.aggregate, row.aggregate.removeprefix("task:"))
-    metric = f"{row.metric}@{row.variant}" if row.variant else row.metric
-    interval = f"{row.low:.3f} to {row.high:.3f}" if math.isfinite(row.stderr) else "unknown"
-    return [metric, name, f"{row.value:.3f}", interval, str(row.n), str(row.n_failed)]
+def interval(estimate: Row | Estimate, sign: str = "") -> str:
+    """A 95% interval as text; `unknown` without an error.
+
+    Args:
+        estimate: with `low`, `high` and `stderr`.
+        sign: `+` shows the sign of a difference.
+    """
+    if not math.isfinite(estimate.stderr):
+        return "unknown"
+    return f"{estimate.low:{sign}.3f} to {estimate.high:{sign}.3f}"
 
 
-HEADINGS = ("metric", "of", "value", "95% interval", "n", "failed")
+def scores(rows: Sequence[Row]) -> list[Grid]:
+    """What an evaluation measured, one table a benchmark and protocol."""
+    groups = groupby(rows, lambda r: (r.benchmark, r.protocol, r.limited))
+    return [_scores(list(group), *key) for key, group in groups]
 
 
-def terminal(rows: Sequence[Row]) -> list[Table]:
-    """One rich table a benchmark."""
-    tables = []
-    for (benchmark, protocol, limited), group in groupby(
-        rows, lambda r: (r.benchmark, r.protocol, r.limited)
-    ):
-        table = Table(title=f"{benchmark}  ({_note(protocol, limited)})", title_justify="left")
-        for heading in HEADINGS:
-            table.add_column(heading, justify="left" if heading in ("metric", "of") else "right")
-        previous = None
-        for row in group:
-            shown = cells(row)
-            if previous not in (None, row.metric):
-                table.add_section()
-            previous = row.metric
-            table.add_row(*shown, style="bold" if row.aggregate == "task_mean" else None)
-        tables.append(table)
-    return tables
-
-
-def _note(protocol: str, limited: bool) -> str:
-    if not protocol:
-        return "nobody knows how these images were made: not publishable"
-    return f"protocol {protocol}, limited: not publishable" if limited else f"protocol {protocol}"
-
-
-def changes(found: Sequence["Change"]) -> list[Table]:
-    """What a training gained, benchmark by benchmark; an interval that leaves out 0 is marked."""
-    tables = []
-    for benchmark, group in groupby(found, lambda c: c.benchmark):
-        table = Table(
-            title=f"{benchmark}  (held out, the same noise before and after)", title_justify="left"
+def _scores(rows: Sequence[Row], benchmark: str, protocol: str, limited: bool) -> Grid:
+    before = [None, *(row.metric for row in rows)]
+    lines = [
+        GridLine(
+            cells=[GridCell(text) for text in _texts(row)],
+            rule=above not in (None, row.metric),
+            strong=row.aggregate == "task_mean",
         )
-        for heading in ("metric", "of", "before", "after", "gain", "95% interval", "n", "failed"):
-            table.add_column(heading, justify="left" if heading in ("metric", "of") else "right")
-        for c in group:
-            gain = c.difference
-            sure = "*" if gain.low > 0 or gain.high < 0 else " "
-            interval = f"{gain.low:+.3f} to {gain.high:+.3f} {sure}"
-            table.add_row(
-                c.metric,
-                c.aggregate,
-                f"{c.before.value:.3f}",
-                f"{c.after.value:.3f}",
-                f"{gain.value:+.3f}",
-                interval if math.isfinite(gain.stderr) else "unknown",
-                str(gain.n),
-                str(gain.n_failed),
-            )
-        tables.append(table)
-    return tables
-
-
-def benchmarks(known: Sequence[Benchmark]) -> Table:
-    """What each benchmark asks."""
-    rows = [
-        [
-            b.name,
-            f"{b.count} x {b.sampling.images_per_prompt}",
-            ", ".join(b.rewards),
-            b.title,
-        ]
-        for b in known
+        for row, above in zip(rows, before, strict=False)
     ]
-    return _plain(("benchmark", "prompts x images", "rewards", "what it asks"), rows)
-
-
-def suites(known: Sequence[Suite]) -> Table:
-    """What each suite runs."""
-    return _plain(
-        ("suite", "benchmarks", "title"),
-        [[s.name, ", ".join(s.benchmarks), s.title] for s in known],
+    warning = NO_PROTOCOL if not protocol else LIMITED if limited else ""
+    return Grid(
+        title=f"{benchmark}, protocol {protocol}" if protocol else benchmark,
+        headings=("metric", "of", "value", "95% interval", "n", "failed"),
+        lines=lines,
+        warnings=[warning] if warning else [],
+        words=2,
     )
 
 
-def _plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _texts(row: Row) -> list[str]:
+    metric = f"{row.metric}@{row.variant}" if row.variant else row.metric
+    counts = (str(row.n), str(row.n_failed))
+    return [metric, aggregate_name(row.aggregate), f"{row.value:.3f}", interval(row), *counts]
+
+
+def changes(found: Sequence["Change"]) -> list[Grid]:
+    """What a training gained, benchmark by benchmark; an interval that leaves out 0 is marked."""
+    headings = ("metric", "of", "before", "after", "gain", "95% interval", "n", "failed")
+    return [
+        grid_of(
+            headings,
+            [_change(one) for one in group],
+            title=f"{benchmark}, held out, from the same noise before and after",
+            words=2,
+        )
+        for benchmark, group in groupby(found, lambda c: c.benchmark)
+    ]
+
+
+def _change(one: "Change") -> list[str]:
+    gain = one.difference
+    sure = "*" if gain.low > 0 or gain.high < 0 else " "
+    known = math.isfinite(gain.stderr)
+    return [
+        one.metric,
+        one.aggregate,
+        f"{one.before.value:.3f}",
+        f"{one.after.value:.3f}",
+        f"{gain.value:+.3f}",
+        f"{interval(gain, '+')} {sure}" if known else interval(gain),
+        str(gain.n),
+        str(gain.n_failed),
+    ]
+
+
+def benchmarks(known: Sequence[Benchmark]) -> Grid:
+    """What each benchmark contains."""
+    rows = [
+        [b.name, f"{b.count} x {b.sampling.images_per_prompt}", ", ".join(b.rewards), b.title]
+        for b in known
+    ]
+    return grid_of(("benchmark", "prompts x images", "rewards", "what it asks"), rows)
+
+
+def suites(known: Sequence[Suite]) -> Grid:
+    """What each suite runs."""
+    rows = [[s.name, ", ".join(s.benchmarks), s.title] for s in known]
+    return grid_of(("suite", "benchmarks", "title"), rows)

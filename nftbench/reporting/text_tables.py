@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +17,8 @@ from rewards.base import ConfigError
 
 SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
 """Ending of a file -> its format."""
-WIDTH = 200
-"""Columns of a terminal table that goes into a file: nothing is cut off there at 80."""
+WIDTH = 240
+"""Columns of a table that goes into a file or a pipe: programs read it, so nothing is cut off there at 80."""
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -41,7 +41,7 @@ LATEX = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class GridCell:
     """What stands in one place."""
 
     text: str
@@ -49,10 +49,12 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class GridLine:
     """One line of a table."""
 
-    cells: Sequence[Cell]
+    cells: Sequence[GridCell]
+    strong: bool = False
+    """Stands for the lines around it, such as the mean of several tasks."""
     detail: bool = False
     """Says more of the line above it, in a quieter voice."""
     rule: bool = False
@@ -63,12 +65,29 @@ class Line:
 class Grid:
     """A table to be shown."""
 
-    title: str
+    title: str = ""
     headings: Sequence[str]
-    lines: Sequence[Line]
-    notes: Sequence[str]
+    lines: Sequence[GridLine]
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    """What must not be overlooked: above the table, each a line of its own that nothing wraps."""
     words: int = 1
     """How many columns, from the left, hold words; the others hold numbers."""
+
+
+def grid_of(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", words: int = 0
+) -> Grid:
+    """A table of plain texts.
+
+    Args:
+        headings: of the columns.
+        rows: a text for each heading.
+        title: stands above the table.
+        words: as `Grid.words`; 0 is every column.
+    """
+    lines = [GridLine(cells=[GridCell(text) for text in row]) for row in rows]
+    return Grid(title=title, headings=headings, lines=lines, words=words or len(headings))
 
 
 def format_of(name: str | None, out: Path | None) -> str:
@@ -100,9 +119,9 @@ def render(form: str, grids: Sequence[Grid], records: Sequence[Mapping[str, Any]
         page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
         return page.get_template("table.html.j2").render(grids=grids)
     if form == "terminal":
-        console = Console(width=WIDTH, file=io.StringIO())
-        console.print(terminal(grids))
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+        text = io.StringIO()
+        show(Console(width=WIDTH, file=text, force_terminal=False), grids)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
     write = {"markdown": _markdown, "latex": _latex}[form]
     return "\n".join(map(write, grids))
 
@@ -115,23 +134,32 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def terminal(grids: Sequence[Grid]) -> Group:
-    """Tables for rich to print."""
-    parts = []
+def show(console: Console, grids: Sequence[Grid]) -> None:
+    """Print tables; a text above or below one is a line of its own, however long it is."""
     for grid in grids:
-        table = Table(title=Text(grid.title), title_justify="left")
-        for place, heading in enumerate(grid.headings):
-            table.add_column(Text(heading), justify="left" if place < grid.words else "right")
-        for line in grid.lines:
-            if line.rule:
-                table.add_section()
-            style = "dim" if line.detail else ""
-            table.add_row(*(_text(cell, style) for cell in line.cells))
-        parts += [table, *map(Text, grid.notes), Text()]
-    return Group(*parts)
+        above = [Text(grid.title, "italic")] if grid.title else []
+        above += [Text(warning, "bold yellow") for warning in grid.warnings]
+        below = [Text(note) for note in grid.notes]
+        for text in above:
+            console.print(text, soft_wrap=True)
+        console.print(_table(grid))
+        for text in [*below, Text()] if below else []:
+            console.print(text, soft_wrap=True)
 
 
-def _text(cell: Cell, style: str) -> Text:
+def _table(grid: Grid) -> Table:
+    table = Table()
+    for place, heading in enumerate(grid.headings):
+        table.add_column(Text(heading), justify="left" if place < grid.words else "right")
+    for line in grid.lines:
+        if line.rule:
+            table.add_section()
+        style = "dim" if line.detail else "bold" if line.strong else ""
+        table.add_row(*(_text(cell, style) for cell in line.cells))
+    return table
+
+
+def _text(cell: GridCell, style: str) -> Text:
     """A cell in the terminal; what is piped from there has no bold, so a star says it too."""
     return Text(f"{cell.text} *", "bold") if cell.bold else Text(cell.text, style)
 
@@ -141,11 +169,13 @@ def _markdown(grid: Grid) -> str:
         return f"| {' | '.join(texts)} |"
 
     places = range(len(grid.headings))
-    lines = [f"**{_plain(grid.title)}**", "", row([_plain(h) for h in grid.headings])]
+    above = [f"**{_plain(text)}**" for text in (grid.title, *grid.warnings) if text]
+    lines = [part for text in above for part in (text, "")]
+    lines.append(row([_plain(h) for h in grid.headings]))
     lines.append(row(["---" if place < grid.words else "---:" for place in places]))
     for line in grid.lines:
         texts = [_plain(c.text) for c in line.cells]
-        marks = ["**" if c.bold and c.text else "" for c in line.cells]
+        marks = ["**" if (c.bold or line.strong) and c.text else "" for c in line.cells]
         if line.detail:
             marks = ["*" if text else "" for text in texts]
         lines.append(row([f"{m}{t}{m}" for m, t in zip(marks, texts, strict=True)]))
@@ -162,23 +192,24 @@ def _plain(text: str) -> str:
 def _latex(grid: Grid) -> str:
     columns = "l" * grid.words + "r" * (len(grid.headings) - grid.words)
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering\small"]
-    lines += [rf"\caption{{{_tex(grid.title)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines.append(rf"\caption{{{_tex(grid.title)}}}")
+    lines += [rf"\textbf{{{_tex(warning)}}}\par" for warning in grid.warnings]
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines += [" & ".join(map(_tex, grid.headings)) + r" \\", r"\midrule"]
     for place, line in enumerate(grid.lines):
         if line.rule and place:
             lines.append(r"\midrule")
-        size = r"\scriptsize " if line.detail else ""
-        lines.append(" & ".join(_tex_cell(c, size) for c in line.cells) + r" \\")
+        lines.append(" & ".join(_tex_cell(c, line) for c in line.cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", ""]
     lines += [rf"{{\footnotesize {_tex(note)}\par}}" for note in grid.notes]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-def _tex_cell(cell: Cell, size: str) -> str:
+def _tex_cell(cell: GridCell, line: GridLine) -> str:
     text = _tex(cell.text)
-    if not text:
-        return ""
-    return rf"\textbf{{{text}}}" if cell.bold else f"{size}{text}"
+    if text and (cell.bold or line.strong):
+        return rf"\textbf{{{text}}}"
+    return rf"\scriptsize {text}" if text and line.detail else text
 
 
 def _tex(text: str) -> str:

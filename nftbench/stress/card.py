@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nftbench.reporting import text_tables as grid
-from nftbench.reporting.text_tables import Cell, Grid
+from nftbench.reporting.text_tables import Grid, GridCell, GridLine
 from nftbench.runs.run_folder import write_atomic
 from nftbench.stress.checks import Figure, Line
 
@@ -40,13 +40,16 @@ def grids(card: Card) -> list[Grid]:
     said = Grid(
         title=f"{card.checkpoint} under stress on {card.benchmark}{beside}",
         headings=("check", "change seen", "verdict"),
-        lines=[grid.Line(cells=[Cell(n.check), Cell(n.seen), Cell(n.verdict)]) for n in card.lines],
+        lines=[
+            GridLine(cells=[GridCell(n.check), GridCell(n.seen), GridCell(n.verdict)])
+            for n in card.lines
+        ],
         notes=[NOTE, *lost],
         words=3,
     )
     figures = [
-        grid.Line(
-            cells=[Cell(t) for t in (line.check if place == 0 else "", *_texts(one))],
+        GridLine(
+            cells=[GridCell(t) for t in (line.check if place == 0 else "", *_texts(one))],
             rule=place == 0,
         )
         for line in card.lines

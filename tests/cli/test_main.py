@@ -131,7 +131,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(start, tmp_path, arguments, sa
 def test_a_run_of_another_protocol_is_refused_by_field(start, tmp_path):
     code, out, err = start("eval", "pocket", *SMALL, "--out", "run").finish()
     assert (code, err) == (0, "") and "run: run" in out
-    assert "limited: not publishable" in " ".join(out.split())
+    assert "limited to a part of the prompts: not publishable" in out.splitlines()
     before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*"))
     said = error_of(start("eval", "pocket", *SMALL, "--seed", "3", "--out", "run"))
     assert "another protocol of geneval-pocket (seed: 3 here, 0 there)" in said
@@ -223,7 +223,7 @@ def test_ctrl_c_stops_with_a_clear_line_and_the_run_goes_on(start, python, tmp_p
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
-    assert err == "nftbench: stopped; the same command goes on from here\n"
+    assert err == "nftbench: stopped; run the same command again to resume\n"
     kept = {p: p.stat().st_mtime_ns for p in images.glob("0*.png")}
     assert 2 <= len(kept) < 240 and not list((tmp_path / "run").rglob(".*"))
     code, out, err = start(*arguments).finish()

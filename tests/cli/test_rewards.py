@@ -145,11 +145,10 @@ def test_the_list_says_what_is_here(shop, run):
 
 
 def test_a_certificate_is_shown(shop, run, tmp_path, monkeypatch):
-    from nftbench.reporting import reward_tables as table_rewards
+    from rewards.certify import verdicts
 
-    (tmp_path / "certificates").mkdir()
-    (tmp_path / "certificates" / "two.json").write_text(json.dumps({"verdict": "equal"}))
-    monkeypatch.setattr(table_rewards, "packaged", lambda package: tmp_path)
+    (tmp_path / "two.json").write_text(json.dumps({"verdict": "equal"}))
+    monkeypatch.setattr(verdicts, "folder", lambda: tmp_path)
     out = run()[1]
     assert row_of(out, "two")[6] == "equal" and row_of(out, "one")[6] == ""
 
@@ -224,7 +223,7 @@ build.info = RewardInfo(name="slow", variant="", summary="", low=0, high=1, file
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=120)
     assert (first.returncode, out) == (130, "")
-    assert err == "nftbench: stopped; the same command goes on from here\n"
+    assert err == "nftbench: stopped; run the same command again to resume\n"
     held = part.stat().st_size
     assert 0 < held < len(data) and here(shop.cache) == {"a/b.part"}
     again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)

@@ -123,7 +123,7 @@ def test_swapping_the_runs_swaps_the_signs(two):
         assert other.significance.p == pytest.approx(one.significance.p)
 
 
-def test_unscored_images_take_their_twins_with_them(two):
+def test_unscored_images_take_their_counterparts_with_them(two):
     """OCR's first image failed in both; here another one fails in B alone."""
     values = np.full(16, 0.75, np.float32)
     values[5] = np.nan
@@ -144,7 +144,7 @@ def test_fewer_is_better_where_the_reward_says_so(tmp_path):
     assert (found[f"{OCR}:spam"].wins, found[f"{OCR}:spam"].losses) == (8, 0)
 
 
-def test_images_without_a_twin_are_left_out_and_counted(tmp_path):
+def test_images_without_a_counterpart_are_left_out_and_counted(tmp_path):
     a, b = run(tmp_path / "a"), run(tmp_path / "b")
     path = b.samples_path(made_runs.BENCHMARK)
     table = pd.read_parquet(path)
@@ -153,7 +153,7 @@ def test_images_without_a_twin_are_left_out_and_counted(tmp_path):
     found = compare(a, b)
     assert found[0].alone == (4, 1) and found[0].change.difference.n == 12
     text = render("terminal", grids(a, b, found), records(found))
-    assert "left out: 4 images of A, 1 of B" in text
+    assert "left out: 4 of A, 1 of B" in text
 
 
 scores = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=1, max_size=20)
@@ -196,8 +196,10 @@ def test_pairs_do_not_depend_on_the_order_of_rows(two):
 # --- refused --------------------------------------------------------------------------------------
 
 
-def test_another_protocol_is_refused_by_name_and_marked_when_forced(tmp_path):
-    a, b = run(tmp_path / "a"), run(tmp_path / "b", guidance=4.5)
+@pytest.mark.parametrize("length", [1, 60, 200])
+def test_another_protocol_is_refused_by_name_and_marked_when_forced(tmp_path, length):
+    """However long the folders' names are, a warning is a line of its own."""
+    a, b = run(tmp_path / ("a" * length)), run(tmp_path / "b", guidance=4.5)
     with pytest.raises(ConfigError, match=r"made: guidance_scale: 1\.0 here, 4\.5 there.*--force"):
         compare(a, b)
     found = compare(a, b, force=True)
@@ -206,14 +208,19 @@ def test_another_protocol_is_refused_by_name_and_marked_when_forced(tmp_path):
         text = render(form, grids(a, b, found), records(found))
         assert "4.5 there" in text
         assert form == "csv" or "FORCED: NOT ALIKE" in text
+    lines = render("terminal", grids(a, b, found), []).splitlines()
+    assert lines[1:3] == [
+        "FORCED: NOT ALIKE",
+        "Forced; here is A, there is B: guidance_scale: 1.0 here, 4.5 there.",
+    ]
 
 
-def test_another_judge_of_the_same_name_is_refused(tmp_path):
+def test_another_reward_of_the_same_name_is_refused(tmp_path):
     a, b = run(tmp_path / "a"), run(tmp_path / "b")
     manifest = b.manifest
     manifest["rewards"][made_runs.BENCHMARK][PICK]["weights"] = ["sha256 of others"]
     b.save_manifest(manifest)
-    with pytest.raises(ConfigError, match=r"pick@made is another judge \(other weights\)"):
+    with pytest.raises(ConfigError, match=r"pick@made is another reward \(other weights\)"):
         compare(a, b)
     assert len(compare(a, b, force=True)) == 4
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.reporting.text_tables import Cell, Grid, Line, format_of, render
+from nftbench.reporting.text_tables import Grid, GridCell, GridLine, format_of, render
 from rewards.base import ConfigError
 from tests.helpers.made_tables import FORMATS, Texts
 
@@ -19,8 +19,8 @@ def test_a_name_is_never_markup(form):
         title=NASTY,
         headings=["", "OCR"],
         lines=[
-            Line(cells=[Cell(NASTY), Cell("1", bold=True)]),
-            Line(cells=[Cell(NASTY), Cell("")]),
+            GridLine(cells=[GridCell(NASTY), GridCell("1", bold=True)]),
+            GridLine(cells=[GridCell(NASTY), GridCell("")]),
         ],
         notes=[NASTY],
     )
@@ -44,7 +44,7 @@ def test_a_name_is_never_markup(form):
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1))
 def test_html_shows_any_text_as_it_is(text):
-    grid = Grid(title="t", headings=["a"], lines=[Line(cells=[Cell(text)])], notes=[])
+    grid = Grid(title="t", headings=["a"], lines=[GridLine(cells=[GridCell(text)])], notes=[])
     page = Texts()
     page.feed(render("html", [grid], []))
     assert page.rows[1] == [text]

@@ -25,7 +25,7 @@ from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report.data import TWIN, Evaluated, Trained, column_of
 from nftbench.reporting.html_report.images import Picture, place_all
-from nftbench.reporting.summary_tables import AGGREGATES
+from nftbench.reporting.naming import aggregate_name
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import write_atomic
 from nftbench.stats.estimates import Estimate
@@ -164,7 +164,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "number": report_charts.number,
         "signed": lambda v: f"{v:+.3f}",
-        "aggregate": lambda a: AGGREGATES.get(a, a.removeprefix("task:").replace("_", " ")),
+        "aggregate": aggregate_name,
         "half": lambda row: report_charts.number((row.high - row.low) / 2),
     }
     environment.tests["known"] = lambda e: math.isfinite(e.stderr)

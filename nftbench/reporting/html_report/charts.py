@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nftbench.reporting.html_report.data import Evaluated, Trained, column_of, holding, numbers
+from nftbench.reporting.naming import aggregate_name
 from nftbench.runs.rows import Row
 
 BINS = 24
@@ -21,7 +22,7 @@ Tick = tuple[float, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class Curve:
     """One run's curve."""
 
     letter: str
@@ -43,7 +44,7 @@ class Plot:
     title: str
     unit: str
     """What runs along x."""
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     box: str
@@ -126,7 +127,7 @@ def _bars(rows: Sequence[tuple[Evaluated, Row]], title: str) -> Bars:
     low = min([0.0, *values])
     groups: dict[str, list[Bar]] = {}
     for one, row in rows:
-        label = row.aggregate.removeprefix("task:").replace("_", " ")
+        label = aggregate_name(row.aggregate)
         groups.setdefault(label, []).append(_bar(one, row, low, top))
     return Bars(title=title, groups=list(groups.items()), ticks=_marks(low, top))
 
@@ -170,7 +171,7 @@ def _histogram(runs: Sequence[Evaluated], values: Sequence[np.ndarray], column: 
     top = max(float(s.max()) for s in shares) * 1.05
     box = (low, high, 0.0, top)
     lines = [
-        Line(
+        Curve(
             letter=one.letter,
             name=one.name,
             path=_steps(share / top),
@@ -238,11 +239,11 @@ def curve(runs: Sequence[Trained], column: str, along: str, title: str) -> Plot 
     )
 
 
-def _line(one: Trained, known: np.ndarray, box: tuple[float, ...]) -> Line:
+def _line(one: Trained, known: np.ndarray, box: tuple[float, ...]) -> Curve:
     places = [
         (_percent(x, box[0], box[1]), 100 - _percent(y, box[2], box[3])) for x, y in known.tolist()
     ]
-    return Line(
+    return Curve(
         letter=one.letter,
         name=one.name,
         path="M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places),

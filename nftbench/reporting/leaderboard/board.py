@@ -5,14 +5,12 @@ A measured row is never without its error and its protocol; a published one neve
 
 import csv
 import io
-import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,12 @@ from pydantic import ValidationError
 
 import rewards as registry
 from nftbench.benchmark.registry import Protocol, SamplingParameters, load_benchmark
+from nftbench.reporting.naming import MEANS
 from nftbench.resources import data_folder
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import Run, write_atomic
 from rewards.base import ConfigError
+from rewards.certify.verdicts import verdict
 
 IDENTITY = [
     "model",
@@ -67,11 +67,6 @@ class Entry:
 def folder() -> Path:
     """Where the leaderboards lie, in a checkout and in an installed wheel alike."""
     return data_folder("leaderboards")
-
-
-def certificates() -> Path:
-    """Where the rewards' certificates lie."""
-    return Path(str(files("rewards.certify"))) / "certificates"
 
 
 # --- reading and writing --------------------------------------------------------------------------
@@ -218,9 +213,9 @@ def publish(
         refuse(row)
     fresh: dict[Path, list[Entry]] = defaultdict(list)
     for row in rows:
-        verdict = row.certificate or certificate(row, proofs)
+        certificate = row.certificate or verdict(_key(row), proofs)
         path = (where or folder()) / f"{row.benchmark}.csv"
-        fresh[path].append(entry(row.model_copy(update={"certificate": verdict})))
+        fresh[path].append(entry(row.model_copy(update={"certificate": certificate})))
     # all of them before any is written: a broken one leaves the others as they were
     merged = {path: _merge(path, new) for path, new in fresh.items()}
     for path, entries in merged.items():
@@ -232,23 +227,6 @@ def _merge(path: Path, new: list[Entry]) -> list[Entry]:
     known = {e.identity for e in new}
     old = read(path) if path.is_file() else []
     return [e for e in old if e.identity not in known] + new
-
-
-def certificate(row: Row, where: Path | None = None) -> str:
-    """What the certificate of a row's reward says; empty where it has none.
-
-    Raises:
-        ConfigError: a certificate without a verdict.
-    """
-    path = (where or certificates()) / f"{_key(row)}.json"
-    if not path.is_file():
-        return ""
-    try:
-        return str(json.loads(path.read_bytes())["verdict"])
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path}: expected JSON with a verdict; make the certificate again"
-        ) from None
 
 
 def _key(row: Row) -> str:
@@ -307,9 +285,9 @@ def settings(protocol: Protocol) -> str:
     return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
 
 
-def stated(said: str) -> dict[str, str]:
-    """The single settings of `Row.settings`; `?` is one that is not told."""
-    return dict(item.partition("=")[::2] for item in said.split())
+def stated(settings: str) -> dict[str, str]:
+    """The single settings of `Row.settings`; `?` is one that is not known."""
+    return dict(item.partition("=")[::2] for item in settings.split())
 
 
 # --- order ----------------------------------------------------------------------------------------
@@ -356,6 +334,6 @@ def order(entries: Sequence[Entry]) -> list[Entry]:
 
 def column(row: Row) -> tuple[str, str, int, str]:
     """Where a metric stands among others."""
-    means = ("task_mean", "image_mean")
+    means = list(MEANS)
     place = means.index(row.aggregate) if row.aggregate in means else len(means)
     return row.metric, row.variant, place, "" if place < len(means) else row.aggregate

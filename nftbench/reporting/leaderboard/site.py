@@ -21,17 +21,17 @@ from nftbench.reporting.leaderboard.board import (
     rivals,
     stated,
 )
+from nftbench.reporting.naming import MEANS, aggregate_name
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import write_atomic
 from rewards.base import ConfigError
 
 MARK = re.compile(r"(<!-- leaderboard:(\S+) -->\n)(.*?)(<!-- /leaderboard -->)", re.DOTALL)
 OPENED = re.compile(r"<!-- leaderboard:\S+ -->")
-AGGREGATES = {"task_mean": "task mean", "image_mean": "image mean"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class BoardCell:
     """One number of a page."""
 
     text: str
@@ -45,7 +45,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class BoardLine:
     """All numbers of one model under one protocol."""
 
     model: str
@@ -58,7 +58,7 @@ class Line:
     certificates: str
     images: str
     failed: str
-    cells: tuple[Cell | None, ...]
+    cells: tuple[BoardCell | None, ...]
     """One a heading; None where there is no number."""
 
 
@@ -70,7 +70,7 @@ class Board:
     title: str
     headings: tuple[tuple[str, str], ...]
     """Metric and what it is a mean of."""
-    lines: tuple[Line, ...]
+    lines: tuple[BoardLine, ...]
 
     @property
     def protocols(self) -> list[str]:
@@ -141,13 +141,14 @@ def fill(readme: Path, known: dict[str, list[Entry]]) -> str:
 
 def _headline(entries: Sequence[Entry]) -> list[Entry]:
     """The means of each metric; tasks, and sub-scores beside their reward's value, are on the HTML page alone."""
-    told = {(e.row.metric, e.row.variant) for e in entries}
+    whole = {(e.row.metric, e.row.variant) for e in entries}
     return [
         e
         for e in entries
-        if e.row.aggregate in AGGREGATES
+        if e.row.aggregate in MEANS
         and (
-            PART not in e.row.metric or (e.row.metric.partition(PART)[0], e.row.variant) not in told
+            PART not in e.row.metric
+            or (e.row.metric.partition(PART)[0], e.row.variant) not in whole
         )
     ]
 
@@ -176,7 +177,7 @@ def board(name: str, entries: Sequence[Entry]) -> Board:
     return Board(
         name=name,
         title=load_benchmark(name).title if name in benchmark_names() else "",
-        headings=tuple((_metric(first[c]), _aggregate(first[c])) for c in columns),
+        headings=tuple((_metric(first[c]), aggregate_name(first[c].aggregate)) for c in columns),
         lines=tuple(lines),
     )
 
@@ -184,7 +185,7 @@ def board(name: str, entries: Sequence[Entry]) -> Board:
 def _columns(entries: Sequence[Entry]) -> list[tuple]:
     """Means before tasks, the columns of most numbers first."""
     count = Counter(column(e.row) for e in entries)
-    tasks = {column(e.row): e.row.aggregate not in AGGREGATES for e in entries}
+    tasks = {column(e.row): e.row.aggregate not in MEANS for e in entries}
     return sorted(count, key=lambda c: (tasks[c], -count[c], c))
 
 
@@ -194,9 +195,9 @@ def _places(entries: Sequence[Entry]) -> dict[tuple, int]:
     return {e.identity: place if count[rivals(e.row)] > 1 else 0 for e, place in ranks}
 
 
-def _line(found: Sequence[Entry | None], places: dict[tuple, int]) -> Line:
+def _line(found: Sequence[Entry | None], places: dict[tuple, int]) -> BoardLine:
     rows = [e.row for e in found if e]
-    return Line(
+    return BoardLine(
         model=rows[0].model,
         checkpoint=rows[0].checkpoint,
         protocol=rows[0].protocol,
@@ -211,13 +212,13 @@ def _line(found: Sequence[Entry | None], places: dict[tuple, int]) -> Line:
     )
 
 
-def _all(said: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(s for s in said if s))
+def _all(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(text for text in texts if text))
 
 
-def _cell(e: Entry, place: int) -> Cell:
+def _cell(e: Entry, place: int) -> BoardCell:
     row = e.row
-    return Cell(
+    return BoardCell(
         text=number(e), value=row.value, place=place, confidence=row.confidence, note=_note(e)
     )
 
@@ -234,24 +235,20 @@ def number(e: Entry) -> str:
 def _note(e: Entry) -> str:
     row = e.row
     if row.source == "published":
-        said = [f"published: {row.citation}", f"confidence {row.confidence}", row.settings]
+        facts = [f"published: {row.citation}", f"confidence {row.confidence}", row.settings]
     else:
-        said = [
+        facts = [
             f"measured {row.date} with nftbench {row.version}",
             f"95% interval {row.low:.4g} to {row.high:.4g}",
             f"{row.n} images of {row.n_prompts} prompts, {row.n_failed} failed",
             f"certificate: {row.certificate or 'none'}",
             row.settings,
         ]
-    return ", ".join(s for s in said if s)
+    return ", ".join(fact for fact in facts if fact)
 
 
 def _metric(row: Row) -> str:
     return f"{row.metric}@{row.variant}" if row.variant else row.metric
-
-
-def _aggregate(row: Row) -> str:
-    return AGGREGATES.get(row.aggregate, row.aggregate.removeprefix("task:"))
 
 
 def markdown(table: Board) -> str:
@@ -274,7 +271,7 @@ def markdown(table: Board) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _marked(cell: Cell | None) -> str:
+def _marked(cell: BoardCell | None) -> str:
     if cell is None:
         return ""
     return f"{cell.text} ({cell.confidence})" if cell.confidence else cell.text

@@ -7,7 +7,7 @@ from typing import Any
 
 from nftbench.benchmark.suites import Column
 from nftbench.reporting.paper.table import PaperCell, PaperLine, PaperTable
-from nftbench.reporting.text_tables import Cell, Grid, Line
+from nftbench.reporting.text_tables import Grid, GridCell, GridLine
 from nftbench.runs.rows import Row
 
 HELD_OUT = " °"
@@ -45,7 +45,7 @@ def grid(table: PaperTable) -> Grid:
             lines += _ours(table, line, name, notes)
         else:
             cells = [_printed(table, line, column, notes) for column in columns]
-            lines.append(Line(cells=[Cell(name), *cells]))
+            lines.append(GridLine(cells=[GridCell(name), *cells]))
     return Grid(
         title=f"{table.suite.name}: {table.suite.title}",
         headings=["", *(c.name + HELD_OUT * c.held_out for c in columns)],
@@ -68,33 +68,38 @@ def _names(table: PaperTable) -> list[str]:
     return names
 
 
-def _printed(table: PaperTable, line: PaperLine, column: Column, notes: _Notes) -> Cell:
+def _printed(table: PaperTable, line: PaperLine, column: Column, notes: _Notes) -> GridCell:
     entry = line.published.get(column)
     if entry is None:
-        return Cell("")
+        return GridCell("")
     said = {
         "B": "confidence B: in one full text alone",
         "C": "confidence C: in secondary sources alone",
     }
     doubt = said.get(entry.row.confidence)
     text = f"{entry.value} {notes.mark(doubt)}" if doubt else entry.value
-    return Cell(text, bold=entry.row.value == table.best[column])
+    return GridCell(text, bold=entry.row.value == table.best[column])
 
 
-def _ours(table: PaperTable, line: PaperLine, name: str, notes: _Notes) -> list[Line]:
+def _ours(table: PaperTable, line: PaperLine, name: str, notes: _Notes) -> list[GridLine]:
     """A run's numbers and, where there is anything to say of them, a second line that says it."""
-    numbers, words = [Cell(name)], [Cell("  less the published" if table.suite.published else "")]
+    numbers, words = (
+        [GridCell(name)],
+        [GridCell("  less the published" if table.suite.published else "")],
+    )
     for cell in line.cells:
         if cell.row is None:
-            numbers.append(Cell(f"missing {notes.mark(f'fill with: {cell.command}')}"))
+            numbers.append(GridCell(f"missing {notes.mark(f'fill with: {cell.command}')}"))
         else:
             best = not cell.faults and cell.row.value == table.best[cell.column]
-            numbers.append(Cell(value(cell), bold=best))
-        words.append(Cell(_words(cell, notes)))
-    return [Line(cells=numbers)] + [Line(cells=words, detail=True)] * any(c.text for c in words[1:])
+            numbers.append(GridCell(value(cell), bold=best))
+        words.append(GridCell(_words(cell, notes)))
+    return [GridLine(cells=numbers)] + [GridLine(cells=words, detail=True)] * any(
+        c.text for c in words[1:]
+    )
 
 
-def _ruled(lines: Sequence[Line]) -> list[Line]:
+def _ruled(lines: Sequence[GridLine]) -> list[GridLine]:
     """Lines with a rule behind each that has something said below it."""
     before = [False, *(line.detail for line in lines)]
     return [replace(line, rule=rule) for line, rule in zip(lines, before, strict=False)]

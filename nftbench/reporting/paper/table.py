@@ -17,12 +17,12 @@ from nftbench.benchmark.registry import Protocol, known
 from nftbench.benchmark.suites import Column, Suite
 from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.leaderboard.board import Entry
+from nftbench.reporting.naming import MEANS
 from nftbench.reporting.paper.protocol import OPEN, Wanted, wanted
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 
-MEANS = ("task_mean", "image_mean")
 FLAGS = {"guidance_scale": "--guidance-scale", "num_inference_steps": "--steps"}
 
 

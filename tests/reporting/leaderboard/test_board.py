@@ -13,7 +13,6 @@ from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.leaderboard.board import (
     COLUMNS,
     IDENTITY,
-    certificate,
     encode,
     entry,
     order,
@@ -24,6 +23,7 @@ from nftbench.reporting.leaderboard.board import (
 from nftbench.reporting.leaderboard.site import build
 from nftbench.runs.rows import Row
 from rewards.base import ConfigError
+from rewards.certify import verdicts
 from tests.helpers.board_rows import PUBLISHED, ROW, row
 
 OTHER = {
@@ -41,7 +41,7 @@ OTHER = {
 @pytest.fixture(autouse=True)
 def _no_certificates(monkeypatch):
     """Certificates that the project gains do not move what these tests write."""
-    monkeypatch.setattr(leaderboard, "certificates", lambda: leaderboard.folder() / "none")
+    monkeypatch.setattr(verdicts, "folder", lambda: leaderboard.folder() / "none")
 
 
 def test_a_row_comes_back_through_pandas(tmp_path):
@@ -216,7 +216,7 @@ def test_the_certificate_of_a_reward_stands_beside_its_numbers(tmp_path):
     assert [e.row.certificate for e in read(path)] == ["equal", "equal", ""]
     (tmp_path / "jpeg.json").write_text("{}", "utf-8")
     with pytest.raises(ConfigError, match=r"jpeg\.json: expected JSON with a verdict"):
-        certificate(row(metric="jpeg", variant=""), tmp_path)
+        publish([row(metric="jpeg", variant="")], tmp_path, tmp_path)
 
 
 # --- order ----------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""The one way to the terminal: output, progress, and the line that a failed command ends with.
+
+Nothing heavy is imported before something is shown.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from nftbench.reporting.text_tables import Grid
+    from rewards.base import Progress
+
+FAILED = 1
+"""What was checked does not hold: a reward differs, a run cannot be verified, an installation is broken."""
+REFUSED = 2
+"""The user asked for what cannot be; nothing was done."""
+STOPPED = 3
+"""A training that stopped itself: a guard, a loss that is no number, nothing that could be scored."""
+INTERRUPTED = 130
+
+
+def write(text: str) -> None:
+    """Text for standard output, as it is."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def line(text: str) -> None:
+    """One line for standard output, however long it is."""
+    write(f"{text}\n")
+
+
+def show(grids: "Sequence[Grid]") -> None:
+    """Print tables: as wide as the terminal, and into a file or a pipe as `--out FILE.txt` writes them."""
+    from rich.console import Console
+
+    from nftbench.reporting import text_tables
+
+    if sys.stdout.isatty():
+        text_tables.show(Console(), grids)
+    else:
+        write(text_tables.render("terminal", grids, []))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the command: one line to standard error, and an exit code."""
+    sys.stderr.write(f"nftbench: {' '.join(message.split())}\n")
+    sys.exit(code)
+
+
+@contextmanager
+def progress(*, in_bytes: bool = False) -> "Iterator[Progress]":
+    """A bar for each stage with rate and time left, on a terminal alone.
+
+    Args:
+        in_bytes: what is counted are bytes and not images, prompts or steps.
+    """
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    # Into a file or a pipe go only our own lines: rich would add an empty one.
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        stages: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bar.add_task(stage, total=None, rate="")
+            speed = bar.tasks[stages[stage]].speed or 0.0
+            rate = decimal(int(speed)) if in_bytes else f"{speed:.1f}"
+            bar.update(
+                stages[stage],
+                completed=done,
+                total=total or None,
+                rate=f"{rate}/s" if speed else "",
+            )
+
+        yield report

@@ -1,0 +1,83 @@
+"""`nftbench train`, and `nftbench pocket build`: can a checkpoint be made better?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nftbench.cli import console
+
+app = typer.Typer()
+pocket = typer.Typer(
+    help="The pocket world: a text-to-image model that fits into the repository.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def train(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Where to start; the recipe's own when left out.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A shipped recipe or a .toml file; pocket's when left out.")
+    ] = None,
+    rewards: Annotated[
+        str | None, typer.Option(help="Rewards of every stage, with weights: ocr,pickscore:0.5.")
+    ] = None,
+    algorithm: Annotated[str | None, typer.Option(help="nft, or the baseline flow-grpo.")] = None,
+    combine: Annotated[
+        str | None, typer.Option(help="sum of rewards, or advantages, each normalised on its own.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Iterations of every stage.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, as often as wanted.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on from the last checkpoint of this run folder.")
+    ] = None,
+) -> None:
+    """Train a checkpoint on rewards; print what it gained on held-out prompts."""
+    from nftbench.cli import commands
+    from nftbench.reporting import summary_tables
+
+    flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
+    settings = [f"stages.{k}={v}" for k, v in flags.items() if v is not None]
+    with console.progress() as report:
+        folder, changes = commands.train_checkpoint(
+            recipe,
+            [*settings, *(set_ or [])],
+            {"checkpoint": checkpoint, "algorithm": algorithm, "seed": seed},
+            out=out,
+            resume=resume,
+            progress=report,
+            say=console.line,
+        )
+    console.show(summary_tables.changes(changes))
+    console.line(f"run: {folder}; evaluate it with: nftbench eval {folder}")
+
+
+@pocket.command()
+def build(
+    work: Annotated[
+        Path, typer.Option(help="Checkpoints of the training; goes on where it stopped.")
+    ] = Path("pocket-build"),
+    out: Annotated[Path, typer.Option(help="Where the finished weights go.")] = Path(
+        "pocket-weights"
+    ),
+    start: Annotated[
+        str | None, typer.Option(help="Train this pocket checkpoint's policy further; judges stay.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Train the pocket policy and its judges from nothing."""
+    from nftbench.generation.checkpoint import local_folder
+    from nftbench.pocket.train.build import build_all
+
+    with console.progress() as report:
+        build_all(work, out, threads, report, start=local_folder(start) if start else None)
+    console.line(f"weights: {out}")
