@@ -72,9 +72,7 @@ def kind_of(name: str, one: Any, two: Any, mixed: Any) -> Kind:
     """
     if one is None and two is None:
         return "image" if count(mixed) == 2 else "absent"
-    if (count(one), count(two)) == (1, 2) and (
-        isinstance(one, list | tuple) or one.shape[1:] == two.shape[1:]
-    ):
+    if (count(one), count(two)) == (1, 2) and _same_rows(one, two):
         return "image"
     if isinstance(one, Mapping) and isinstance(two, Mapping) and one.keys() == two.keys():
         return {k: kind_of(f"{name}[{k!r}]", one[k], two[k], mixed[k]) for k in one}
@@ -87,6 +85,13 @@ def kind_of(name: str, one: Any, two: Any, mixed: Any) -> Kind:
         f"argument {name} of the network was {shown(one)} for one image and {shown(two)} for two of the same prompt; "
         "expected one row an image, or no change; this pipeline cannot be trained through its record"
     )
+
+
+def _same_rows(one: Any, two: Any) -> bool:
+    """Whether tensors have rows of one shape; lists may have any."""
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return one.shape[1:] == two.shape[1:]
+    return isinstance(one, list | tuple) and isinstance(two, list | tuple)
 
 
 def take(value: Any, kind: Kind, images: Tensor, *, of: int) -> Any:
@@ -125,8 +130,8 @@ def refuse_new(name: str, value: Any, kind: Kind) -> None:
             refuse_new(f"{name}[{i}]", v, k)
     elif kind == "absent" and value is not None:
         raise ConfigError(
-            f"argument {name} of the network is {shown(value)}, but was None while the pipeline was learnt; "
-            "learn it with the same sampling arguments"
+            f"argument {name} of the network is {shown(value)}, but was None while the pipeline was watched; "
+            "watch it with the same sampling arguments"
         )
 
 

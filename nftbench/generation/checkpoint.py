@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from nftbench.generation.trace import denoiser_of
 from rewards.base import ConfigError
 
 INDEX = "model_index.json"
@@ -45,19 +46,20 @@ def own_suite(checkpoint: str) -> str | None:
     """The suite that a checkpoint recommends for itself, in `nftbench.toml` beside its weights.
 
     Raises:
-        ConfigError: neither packaged nor a folder, and no hub id either.
+        ConfigError: neither packaged, nor a folder, nor a hub id.
     """
     base = checkpoint.partition(LORA)[0]
     if not base or ("/" not in base and not _folder(base).is_dir()):
         near = difflib.get_close_matches(base, packaged(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ConfigError(
-            f"unknown checkpoint {base!r}{hint} Packaged: {', '.join(packaged())}; no such folder, no hub id"
+            f"unknown checkpoint {base!r}{hint} Expected a packaged one ({', '.join(packaged())}), an existing folder, "
+            "or a hub id such as owner/name"
         )
     path = _folder(base) / "nftbench.toml"
     if path.is_file():
         return tomllib.loads(path.read_text(encoding="utf-8")).get("suite")
-    trained = _trained(_folder(base))
+    trained = trained_folder(base)
     return own_suite(trained.base) if trained else None
 
 
@@ -65,7 +67,7 @@ def local_folder(base: str) -> Path:
     """The folder of a packaged checkpoint or of one on this disk.
 
     Raises:
-        ConfigError: it holds no checkpoint.
+        ConfigError: it does not hold a checkpoint.
     """
     _read_index(_folder(base) / INDEX)
     return _folder(base)
@@ -87,66 +89,87 @@ def load_model(
         device: a torch device; the GPU when there is one.
 
     Raises:
-        ConfigError: no such checkpoint, a folder that is none, or a pipeline that makes no images from text.
+        ConfigError: no such checkpoint, a folder that holds none, or a pipeline that makes no images from text.
     """
-    base, wanted, lora = checkpoint.partition(LORA)
-    if wanted and not lora:
-        raise ConfigError(f"{checkpoint!r} names no LoRA; write its path behind {LORA}")
-    trained = _trained(_folder(base))
-    if trained:
-        return _load_trained(checkpoint, trained, lora, dtype=dtype, device=device)
-    source = _folder(base)
-    if source.is_dir():
-        index, digest = _read_index(source / INDEX), folder_digest(source)
-        pipeline = _load(str(source), index, getattr(torch, dtype))
-    else:
-        path = _fetch_index(base)
-        digest = path.parent.name  # the hub's cache names a snapshot by its commit
-        pipeline = _load(base, _read_index(path), getattr(torch, dtype), revision=digest)
-    if lora:
-        digest = f"{digest}+{_add_lora(pipeline, Path(lora))}"
+    pipeline, digest = _load_any(checkpoint, dtype)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedModel(name=checkpoint, digest=digest, pipeline=pipeline)
 
 
 @dataclass(frozen=True, slots=True)
-class _Trained:
-    """What `POLICY_FILE` says, and where it lies."""
+class TrainedFolder:
+    """What a training leaves as a checkpoint: `POLICY_FILE`, and beside it `lora/` or `pipeline/`."""
 
     folder: Path
     base: str
+    """The checkpoint that was trained, as the user wrote it."""
     base_digest: str
     method: str
+    """`lora`, or `full` where every weight of the network was trained."""
 
 
-def _trained(folder: Path) -> _Trained | None:
-    path = folder / POLICY_FILE
+def trained_folder(checkpoint: str) -> TrainedFolder | None:
+    """Read what a trained policy's folder says of itself.
+
+    Args:
+        checkpoint: a packaged name or a folder.
+
+    Returns:
+        None where the checkpoint is not a trained policy.
+
+    Raises:
+        ConfigError: its `POLICY_FILE` cannot be read.
+    """
+    path = _folder(checkpoint) / POLICY_FILE
     if not path.is_file():
         return None
     try:
-        return _Trained(folder, **json.loads(path.read_text(encoding="utf-8")))
+        return TrainedFolder(path.parent, **json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is no note of a trained policy ({error}); train again") from None
+        raise ConfigError(
+            f"{path} does not describe a trained policy: expected base, base_digest and method ({error}); "
+            "train it again"
+        ) from None
 
 
-def _load_trained(
-    checkpoint: str, trained: _Trained, lora: str, *, dtype: str, device: str | None
-) -> LoadedModel:
-    if lora:
+def _load_any(checkpoint: str, dtype: str) -> tuple[DiffusionPipeline, str]:
+    """The pipeline of a checkpoint string, and its digest."""
+    base, wanted, lora = checkpoint.partition(LORA)
+    if wanted and not lora:
+        raise ConfigError(f"{checkpoint!r} names no LoRA; write its path behind {LORA}")
+    trained = trained_folder(base)
+    if trained and lora:
         raise ConfigError(f"{trained.folder} is a trained policy already; add no LoRA to it")
+    if trained:
+        return _load_trained(trained, dtype)
+    pipeline, digest = _load_base(base, dtype)
+    return (pipeline, f"{digest}+{_add_lora(pipeline, Path(lora))}") if lora else (pipeline, digest)
+
+
+def _load_base(base: str, dtype: str) -> tuple[DiffusionPipeline, str]:
+    source = _folder(base)
+    if source.is_dir():
+        index, digest = _read_index(source / INDEX), folder_digest(source)
+        return _load(str(source), index, getattr(torch, dtype)), digest
+    path = _fetch_index(base)
+    commit = path.parent.name  # the hub's cache names a snapshot by its commit
+    return _load(base, _read_index(path), getattr(torch, dtype), revision=commit), commit
+
+
+def _load_trained(trained: TrainedFolder, dtype: str) -> tuple[DiffusionPipeline, str]:
     if trained.method == "full":
-        whole = load_model(str(trained.folder / "pipeline"), dtype=dtype, device=device)
-        return LoadedModel(name=checkpoint, digest=whole.digest, pipeline=whole.pipeline)
-    policy = load_model(
-        f"{trained.base}{LORA}{trained.folder / 'lora'}", dtype=dtype, device=device
-    )
-    if policy.digest.rpartition("+")[0] != trained.base_digest:
+        return _load_base(str(trained.folder / "pipeline"), dtype)
+    pipeline, digest = _load_any(trained.base, dtype)
+    if digest != trained.base_digest:
         raise ConfigError(
             f"{trained.folder} was trained from {trained.base} with weights {trained.base_digest}, but "
-            f"{trained.base} now holds {policy.digest.rpartition('+')[0]}; use the weights it was trained from"
+            f"{trained.base} now holds {digest}; use the weights it was trained from"
         )
-    return LoadedModel(name=checkpoint, digest=policy.digest, pipeline=policy.pipeline)
+    if digest.count("+"):  # a LoRA of the base was merged before training began
+        pipeline.fuse_lora(components=[denoiser_of(pipeline)[0]])
+        pipeline.unload_lora_weights()
+    return pipeline, f"{digest}+{_add_lora(pipeline, trained.folder / 'lora')}"
 
 
 def folder_digest(folder: Path) -> str:
@@ -162,15 +185,15 @@ def folder_digest(folder: Path) -> str:
 def _read_index(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
-            f"{path.parent} is no checkpoint: it holds no {INDEX}; expected a folder saved by a diffusers pipeline"
+            f"not a valid checkpoint: {path.parent} holds no {INDEX}; expected a folder saved by a diffusers pipeline"
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON ({error}); save the pipeline again") from None
+        raise ConfigError(f"{path} is not valid JSON ({error}); save the pipeline again") from None
     if not isinstance(index, dict):
         raise ConfigError(
-            f"{path} holds a {type(index).__name__}, not an object; save the pipeline again"
+            f"{path}: expected a JSON object, got a {type(index).__name__}; save the pipeline again"
         )
     return index
 
@@ -182,8 +205,8 @@ def _fetch_index(hub_id: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"unknown checkpoint {hub_id!r}: not packaged ({known}), no such folder, "
-            f"and not to be had from the hub ({reason})"
+            f"unknown checkpoint {hub_id!r}: not packaged ({known}), not a folder, "
+            f"and the hub does not give it ({reason})"
         ) from None
 
 
@@ -206,24 +229,26 @@ def _load(
         raise ConfigError(f"{source} does not load as a diffusers pipeline: {reason}") from error
     if "prompt" not in inspect.signature(pipeline.__call__).parameters:
         raise ConfigError(
-            f"{source} holds a {type(pipeline).__name__}, which takes no prompt; expected text-to-image"
+            f"{source} holds a {type(pipeline).__name__}, which takes no prompt; expected a text-to-image pipeline"
         )
     return pipeline
 
 
 def _add_lora(pipeline: DiffusionPipeline, path: Path) -> str:
     if not path.exists():
-        raise ConfigError(f"no LoRA at {path}")
+        raise ConfigError(f"no LoRA at {path}: no such file or folder")
     if not hasattr(pipeline, "load_lora_weights"):
-        raise ConfigError(f"{type(pipeline).__name__} takes no LoRA")
+        raise ConfigError(f"{type(pipeline).__name__} cannot load LoRA weights; leave out {LORA}")
     try:
         pipeline.load_lora_weights(str(path))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{path} is no LoRA of {type(pipeline).__name__}: {str(error).splitlines()[0]}"
+            f"{path} is not a LoRA for {type(pipeline).__name__}: {str(error).splitlines()[0]}"
         ) from None
     if not any(pipeline.get_list_adapters().values()):  # diffusers passes foreign names over
-        raise ConfigError(f"{path} is no LoRA of {type(pipeline).__name__}: no name in it fits")
+        raise ConfigError(
+            f"{path} is not a LoRA for {type(pipeline).__name__}: none of its layers is in this model"
+        )
     if path.is_dir():
         return folder_digest(path)
     with path.open("rb") as file:

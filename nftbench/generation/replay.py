@@ -58,12 +58,6 @@ class Layout:
     prediction: Prediction
 
 
-def replay(denoiser: nn.Module, step: Step) -> Any:
-    """Call the network again as it was called in a step; without gradient, its output as it comes."""
-    with torch.no_grad():
-        return denoiser(**step.arguments)
-
-
 def learn(pipeline: DiffusionPipeline, draw: Callable[[list[str]], object]) -> Layout:
     """Find out how a pipeline talks to its network, by watching it three times.
 
@@ -97,7 +91,7 @@ def _watched(
         draw(list(prompts))  # some pipelines change the list
     if len(trace.steps) < 2:
         raise ConfigError(
-            f"saw {len(trace.steps)} steps of {type(pipeline.scheduler).__name__}; expected at least two"
+            f"saw {len(trace.steps)} solver steps of {type(pipeline.scheduler).__name__}; expected at least two"
         )
     for step in trace.steps:
         _refuse_guidance(step, step.arguments)
@@ -110,20 +104,34 @@ def _watched(
 
 def _refuse_guidance(step: Step, names: Iterable[str]) -> None:
     """Refuse a step with two network calls, or one whose network saw more images than the solver."""
-    wanted = flat(step.sample).shape
+    wanted = _rows(step.sample, "the solver's sample")
     values = [flat(step.arguments[k]) for k in names if k in step.arguments]
-    rows = {len(v) for v in values if v is not None and v.shape[1] == wanted[1]}
-    if step.calls > 1 or (rows and wanted[0] not in rows):
+    rows = {len(v) for v in values if v is not None and v.shape[1] == wanted.shape[1]}
+    if step.calls > 1 or (rows and len(wanted) not in rows):
         seen = (
             f"{step.calls} network calls"
             if step.calls > 1
-            else f"{max(rows)} network rows for {wanted[0]} images"
+            else f"{max(rows)} network rows for {len(wanted)} images"
         )
         raise ConfigError(
-            f"guidance is on (saw {seen} a step); training needs one call: set guidance_scale to 1 (or 0)"
+            f"guidance is on (saw {seen} a step); training needs one call a step: set guidance_scale to 1 (or 0)"
         )
     if step.calls < 1:
         raise ConfigError("saw a solver step without a network call; switch caching off")
+
+
+def _rows(value: Any, what: str) -> Tensor:
+    """The numbers of each image, (N, n).
+
+    Raises:
+        ConfigError: the value does not hold one row of equal length an image.
+    """
+    rows = flat(value)
+    if rows is None:
+        raise ConfigError(
+            f"{what} is {shown(value)}; expected a tensor, or a list of tensors of one size, with one row an image"
+        )
+    return rows
 
 
 def _changing(steps: Sequence[Step], *, flow: bool) -> tuple[str, str]:
@@ -150,7 +158,7 @@ def _changing(steps: Sequence[Step], *, flow: bool) -> tuple[str, str]:
 
 def _holds_sample(value: Any, step: Step, flow: bool) -> bool:
     """Whether an argument is the solver's sample, or alpha times it, up to rounding to the argument's dtype."""
-    seen, sample = flat(value), flat(step.sample)
+    seen, sample = flat(value), _rows(step.sample, "the solver's sample")
     if seen is None or seen.shape != sample.shape or not seen.is_floating_point():
         return False
     atol = 4 * torch.finfo(seen.dtype).eps * float(seen.abs().max())
@@ -161,20 +169,20 @@ def _holds_sample(value: Any, step: Step, flow: bool) -> bool:
 
 
 def _sign(steps: Sequence[Step]) -> int:
-    """1 where the solver is given what the network says, -1 where it is given the opposite."""
+    """1 where the solver is given what the network returns, -1 where it is given the negative."""
     signs = [s for s in (1, -1) if all(_explains(s, step) for step in steps)]
     if len(signs) == 1:
         return signs[0]
     raw, given = _first(steps[0].output), steps[0].model_output
     seen = "only zeros" if signs else "other numbers"
     raise ConfigError(
-        f"the network said {shown(raw)} and the solver was given {shown(given)}; expected the same numbers or their "
-        f"opposites, saw {seen}; this pipeline cannot be trained through its record"
+        f"the network returned {shown(raw)} and the solver was given {shown(given)}; expected the same numbers or "
+        f"their negatives, saw {seen}; this pipeline cannot be trained through its record"
     )
 
 
 def _explains(sign: int, step: Step) -> bool:
-    raw, given = flat(_first(step.output)), flat(step.model_output)
+    raw, given = flat(_first(step.output)), _rows(step.model_output, "the solver's model output")
     if raw is None or len(raw) != len(given) or raw.shape[1] < given.shape[1]:
         return False
     return torch.equal((sign * _leading(raw, given)).to(given.dtype), given)
@@ -260,13 +268,13 @@ class Record:
         alpha, sigma, scale = (_column(each[steps], x_t) for each in levels)
         x = x_t * scale
         output = denoiser(**self.arguments(x, images, steps))
-        said = _leading(flat(_first(output)), x_t).reshape(x_t.shape).to(x_t.dtype)
-        said = self.layout.sign * said
+        raw = _rows(_first(output), "the network's output")
+        predicted = self.layout.sign * _leading(raw, x_t).reshape(x_t.shape).to(x_t.dtype)
         if self.layout.prediction == "flow_prediction":
-            return said
+            return predicted
         if self.layout.prediction == "epsilon":
-            return said - (x - sigma * said) / alpha
-        return (alpha * said + sigma * x) - (alpha * x - sigma * said)
+            return predicted - (x - sigma * predicted) / alpha
+        return (alpha * predicted + sigma * x) - (alpha * x - sigma * predicted)
 
     def arguments(self, x: Tensor, images: Tensor, steps: Tensor) -> dict[str, Any]:
         """The network's arguments for x = alpha x_0 + sigma eps, (B, ...), of some images at some times."""
@@ -294,7 +302,7 @@ def record(trace: Trace, layout: Layout, rows: Sequence[int]) -> Record:
         rows: (N,) for each image the first image of the call with the same prompt.
 
     Raises:
-        ConfigError: guidance was on, or the call differs from what was learnt.
+        ConfigError: guidance was on, or the call differs from what `learn` saw.
     """
     last, firsts = trace.steps[-1], sorted(set(rows))
     assert len(rows) == len(last.prev_sample), "one row an image"
@@ -305,7 +313,8 @@ def record(trace: Trace, layout: Layout, rows: Sequence[int]) -> Record:
         moments.setdefault((float(moment), step.sigma), (moment, step))
         if step.alpha == 0 and layout.prediction == "epsilon":
             raise ConfigError(
-                "the first step is pure noise, where a predicted noise tells no image; respace the steps"
+                "the first step is pure noise, where predicted noise does not determine an image; choose another "
+                "timestep spacing"
             )
     x_0, noisy = last.prev_sample.detach(), last.arguments[layout.noisy]
 

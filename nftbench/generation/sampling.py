@@ -1,4 +1,4 @@
-"""Prompts to images: the one way pictures are made, in evaluation and in training.
+"""Prompts to images: the one way images are made, in evaluation and in training.
 
 An image's noise comes from a CPU generator seeded by (seed, prompt id, image index): it depends on neither the batch it
 is made in, nor the number of processes, nor what was done before a restart.
@@ -51,7 +51,7 @@ def sampling_arguments(
     """How images are drawn, as this pipeline's keyword arguments.
 
     Raises:
-        ConfigError: something is fixed that the pipeline cannot be told.
+        ConfigError: a setting is fixed that the pipeline has no argument for.
     """
     accepted = inspect.signature(pipeline.__call__).parameters
     wanted = {
@@ -68,8 +68,8 @@ def sampling_arguments(
     refused = [name for name in wanted if name not in accepted]
     if refused:
         raise ConfigError(
-            f"{type(pipeline).__name__} takes no {', '.join(refused)}, which {parameters.about} fixes; choose one "
-            "without it"
+            f"{type(pipeline).__name__} has no argument {', '.join(refused)}, which {parameters.about} sets; choose "
+            "one without it"
         )
     return wanted
 
@@ -88,13 +88,14 @@ def generate(
         uint8 RGB (len(batch), height, width, 3).
 
     Raises:
-        ConfigError: pixels that are no finite numbers: never scored as black.
+        ConfigError: pixels that are not finite numbers: never scored as black.
     """
     generators = [
         torch.Generator("cpu").manual_seed(image_seed(parameters.seed, s.prompt.id, s.index))
         for s in batch
     ]
-    output = pipeline(
+    draw: Any = pipeline  # the base class has no __call__ of its own
+    output = draw(
         prompt=[s.prompt.text for s in batch],
         generator=generators,
         output_type="np",
@@ -102,7 +103,7 @@ def generate(
     )
     if not np.isfinite(output.images).all():
         raise ConfigError(
-            f"{type(pipeline).__name__} made pixels that are no finite numbers (first prompt of the batch: "
+            f"{type(pipeline).__name__} made pixels that are not finite numbers (first prompt of the batch: "
             f"{batch[0].prompt.id}); its weights do not work in this dtype"
         )
     return to_uint8(output.images)

@@ -1,6 +1,6 @@
-"""A running pipeline, watched: its network's calls and its solver's steps, written down and let go.
+"""A running pipeline, watched: its network's calls and its solver's steps, recorded and let go.
 
-Noise levels are told as alpha and sigma: the network saw alpha x_0 + sigma eps (alpha = 1 - sigma for flow models).
+Noise levels are given as alpha and sigma: the network saw alpha x_0 + sigma eps (alpha = 1 - sigma for flow models).
 """
 
 import functools
@@ -148,19 +148,19 @@ def _level(scheduler: Any, timestep: Any) -> tuple[float, float]:
         share = float(kept[int(timestep)])
         return share**0.5, (1 - share) ** 0.5
     raise ConfigError(
-        f"{type(scheduler).__name__} tells neither sigmas with a step index nor alphas_cumprod; choose another solver"
+        f"{type(scheduler).__name__} has neither sigmas with a step index nor alphas_cumprod; choose another solver"
     )
 
 
 def prediction_of(scheduler: Any) -> Prediction:
-    """What the network predicts; schedulers made for flow models alone do not say."""
-    said = scheduler.config.get("prediction_type", "flow_prediction")
+    """What the network predicts; schedulers made for flow models alone do not name it."""
+    named = scheduler.config.get("prediction_type", "flow_prediction")
     flow = scheduler.config.get("use_flow_sigmas", "prediction_type" not in scheduler.config)
-    if said not in ("flow_prediction", "epsilon", "v_prediction") or flow != (
-        said == "flow_prediction"
+    if named not in ("flow_prediction", "epsilon", "v_prediction") or flow != (
+        named == "flow_prediction"
     ):
         raise ConfigError(
-            f"{type(scheduler).__name__} has prediction_type {said!r} with{'' if flow else 'out'} flow sigmas; "
+            f"{type(scheduler).__name__} has prediction_type {named!r} with{'' if flow else 'out'} flow sigmas; "
             "expected epsilon or v_prediction without them, or flow_prediction with them"
         )
-    return said
+    return named

@@ -7,7 +7,6 @@ OUT/base/                   the same of the base checkpoint
 
 import gc
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
@@ -21,7 +20,7 @@ from torch import Tensor
 from nftbench.benchmark.registry import Protocol
 from nftbench.evaluation.evaluate import Work, evaluate
 from nftbench.evaluation.loading import quiet
-from nftbench.generation.checkpoint import POLICY_FILE, LoadedModel, load_model, packaged
+from nftbench.generation.checkpoint import LoadedModel, load_model, packaged, trained_folder
 from nftbench.runs.run_folder import RUNS, Run, folder_name, read_image
 from nftbench.stats.paired import PAIR
 from nftbench.stress import checks as stress_lines
@@ -124,11 +123,8 @@ def _folder(checkpoint: str) -> Path:
 
 def origin(checkpoint: str) -> str | None:
     """The checkpoint that a trained policy was trained from; None where nothing says so."""
-    path = _folder(checkpoint) / POLICY_FILE
-    if not path.is_file():
-        return None
-    note = json.loads(path.read_text(encoding="utf-8"))
-    return note.get("base") if isinstance(note, dict) else None
+    trained = trained_folder(checkpoint)
+    return trained.base if trained else None
 
 
 def trained_on(checkpoint: str) -> list[str]:

@@ -104,7 +104,7 @@ def test_lists(start):
         (["eval", ""], "unknown checkpoint ''"),
         (["eval", "some/model"], "some/model names no suite of its own; pass --suite"),
         (["eval", "some/model", *SMALL], "unknown checkpoint 'some/model'"),
-        (["eval", "empty", *SMALL], "empty is no checkpoint: it holds no model_index.json"),
+        (["eval", "empty", *SMALL], "not a valid checkpoint: empty holds no model_index.json"),
         (["eval", "pocket+lora=none.safetensors", *SMALL], "no LoRA at none.safetensors"),
         (["eval", "pocket", *SMALL, "--out", "file"], "file is a file; --out takes a folder"),
         (["score", "none"], "none is neither a run folder nor a list of images"),

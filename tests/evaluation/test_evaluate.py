@@ -280,7 +280,9 @@ def test_a_pipeline_that_cannot_be_told_leaves_no_folder(tmp_path, policy):
             raise AssertionError("never called")
 
     deaf = type(policy)(name="deaf", digest="0" * 16, pipeline=Deaf())
-    with pytest.raises(ConfigError, match="Deaf takes no guidance_scale, max_sequence_length"):
+    with pytest.raises(
+        ConfigError, match="Deaf has no argument guidance_scale, max_sequence_length"
+    ):
         evaluated(tmp_path / "run", deaf)
     assert not (tmp_path / "run").exists()
 

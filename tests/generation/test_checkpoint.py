@@ -251,7 +251,7 @@ def test_broken_loras_are_refused(tmp_path):
     whole = write_lora(tmp_path / "whole", 0).read_bytes()
     for name, content in {"cut": whole[: len(whole) // 2], "words": b"no weights"}.items():
         (tmp_path / f"{name}.safetensors").write_bytes(content)
-        assert f"{name}.safetensors is no LoRA" in refusal(
+        assert f"{name}.safetensors is not a LoRA" in refusal(
             f"pocket+lora={tmp_path}/{name}.safetensors"
         )
     foreign = {
@@ -259,11 +259,11 @@ def test_broken_loras_are_refused(tmp_path):
         "unet.conv.lora_B.weight": torch.ones(8, 2),
     }
     save_file(foreign, tmp_path / "foreign.safetensors")
-    assert "is no LoRA of StableDiffusion3Pipeline" in refusal(
+    assert "is not a LoRA for StableDiffusion3Pipeline" in refusal(
         f"pocket+lora={tmp_path}/foreign.safetensors"
     )
     (tmp_path / "empty").mkdir()
-    assert "is no LoRA" in refusal(f"pocket+lora={tmp_path / 'empty'}")
+    assert "is not a LoRA" in refusal(f"pocket+lora={tmp_path / 'empty'}")
     assert "no LoRA at" in refusal(f"pocket+lora={tmp_path / 'none'}")
     assert "+lora=" in refusal("pocket+lora=")
 
@@ -283,8 +283,8 @@ def test_an_empty_name(tmp_path, monkeypatch):
 
 
 def test_folders_that_are_none(tmp_path, copied):
-    assert "it holds no model_index.json" in refusal(str(tmp_path))
-    for text, wrong in (("{", "is no JSON"), ("[1]", "model_index.json")):
+    assert "holds no model_index.json" in refusal(str(tmp_path))
+    for text, wrong in (("{", "is not valid JSON"), ("[1]", "model_index.json")):
         (tmp_path / "model_index.json").write_text(text)
         assert wrong in refusal(str(tmp_path))
     file = copied / "model_index.json"

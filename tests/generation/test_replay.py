@@ -1,6 +1,6 @@
 """Training through a pipeline that stays a black box: what is seen, what is kept, what is called again.
 
-`pytest tests/test_recorder.py -s -k table` prints which pipeline was recorded with which solver.
+`pytest tests/generation/test_replay.py -s -k table` prints which pipeline was recorded with which solver.
 """
 
 import functools
@@ -17,8 +17,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from nftbench.generation.call_arguments import flat
-from nftbench.generation.replay import Layout, Record, distilled, learn, record, replay
-from nftbench.generation.trace import Trace, denoiser_of, watch
+from nftbench.generation.replay import Layout, Record, distilled, learn, record
+from nftbench.generation.trace import Step, Trace, denoiser_of, watch
 from rewards.base import ConfigError
 from tests.helpers import tiny
 
@@ -62,6 +62,12 @@ def moments(run: Rollout) -> list[int]:
     return [int((run.record.moments == m).nonzero()[0, 0]) for m in seen]
 
 
+@torch.no_grad()
+def again(network: torch.nn.Module, step: Step) -> Any:
+    """The network called as it was called in a step."""
+    return network(**step.arguments)
+
+
 def x_t_of(run: Rollout, k: int, time: int) -> Tensor:
     """Sample of step k in the record's coordinates."""
     seen = flat(run.trace.steps[k].arguments[run.layout.noisy])
@@ -75,7 +81,7 @@ def x_t_of(run: Rollout, k: int, time: int) -> Tensor:
 def test_a_recorded_call_replays_bit_for_bit(family, solver):
     run = rollout(family, solver)
     for step in run.trace.steps:
-        assert torch.equal(said(replay(run.network, step)), said(step.output))
+        assert torch.equal(said(again(run.network, step)), said(step.output))
         expected = said(step.output)[:, : step.sample[0].numel()] * run.layout.sign
         assert torch.equal(expected, flat(step.model_output))
     assert torch.equal(run.record.x_0, run.images) and run.images.std() > 0
@@ -84,7 +90,7 @@ def test_a_recorded_call_replays_bit_for_bit(family, solver):
 def test_table_of_pipelines_and_solvers():
     """Prints pipeline x solver: `equal` where every recorded call replays bit for bit, else why the pipeline refuses.
 
-    Run `pytest tests/test_recorder.py -s -k table`.
+    Run `pytest tests/generation/test_replay.py -s -k table`.
     """
     lines = []
     for family, solver in ALL:
@@ -96,7 +102,7 @@ def test_table_of_pipelines_and_solvers():
             assert (family, solver) in REFUSED
         else:
             equal = all(
-                torch.equal(said(replay(run.network, s)), said(s.output)) for s in run.trace.steps
+                torch.equal(said(again(run.network, s)), said(s.output)) for s in run.trace.steps
             )
             calls = f"{len(run.trace.steps)} calls at {len(run.record.t)} times"
             lines.append((family, solver, f"{'equal' if equal else 'DIFFERS'} ({calls})"))

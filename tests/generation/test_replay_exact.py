@@ -195,7 +195,7 @@ def test_a_network_that_changes_its_lists_is_recorded_as_it_was_called():
 
 def test_one_step_shows_nothing():
     pipeline = ToyPipeline(Network(velocity), FLOW["Euler"](), Habits())
-    with pytest.raises(ConfigError, match="saw 1 steps of FlowMatchEulerDiscreteScheduler"):
+    with pytest.raises(ConfigError, match="saw 1 solver steps of FlowMatchEulerDiscreteScheduler"):
         learn(pipeline, lambda prompts: pipeline(prompts, 1))
 
 
