@@ -144,7 +144,7 @@ def test_noise_predictions_become_the_closed_form_velocity(solver, prediction):
 # --- what the record cannot explain ---------------------------------------------------------------
 
 UNEXPLAINED = {
-    "a nonlinear output": (Habits(heard=torch.tanh), "same numbers or their opposites, saw other numbers"),
+    "a nonlinear output": (Habits(heard=torch.tanh), "same numbers or their negatives, saw other numbers"),
     "a scaled output": (Habits(heard=lambda raw: 2 * raw), "saw other numbers"),
     "a hidden sample": (Habits(noisy=lambda x: 0.5 * x), r"no argument .* holds the solver's sample \(2, 3, 2\)"),
     "a third change": (Habits(extra=lambda i, n: i), "the time; saw time, extra"),
