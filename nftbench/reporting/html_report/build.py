@@ -2,7 +2,7 @@
 
     OUT/index.html, report.css, report.js   the page; words and tables stand in it
     OUT/data/N.js                           the samples of one benchmark, for the gallery
-    OUT/images/                             pictures and thumbnails, numbered
+    OUT/images/                             images_of and thumbnails, numbered
 
 It is made beside its place and renamed into it, so a report that was stopped leaves the old one as it was.
 """
@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ import pandas as pd
 import nftbench
 from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import data as report_data
-from nftbench.reporting.html_report.data import TWIN, Evaluated, Trained, column_of
-from nftbench.reporting.html_report.images import Picture, place_all
+from nftbench.reporting.html_report.data import SAME, Evaluated, Trained, column_of
+from nftbench.reporting.html_report.images import ReportImage, place_all
 from nftbench.reporting.naming import aggregate_name
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import write_atomic
 from nftbench.stats.estimates import Estimate
-from rewards.base import ConfigError
+from rewards.base import ConfigError, Progress
 
 PAGE = "index.html"
 MARK = '<meta name="generator" content="nftbench report">'
@@ -48,7 +48,7 @@ HEALTH = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class WrittenReport:
     """What was written."""
 
     page: Path
@@ -75,9 +75,7 @@ class Bench:
     images: int
 
 
-def write_report(
-    folders: Sequence[Path], out: Path | None, report: Callable[[str, int, int], None]
-) -> Report:
+def write_report(folders: Sequence[Path], out: Path | None, report: Progress) -> WrittenReport:
     """Write the report of one run or of several beside one another.
 
     Args:
@@ -101,29 +99,29 @@ def write_report(
         new.replace(out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return Report(page=out / PAGE, images=written.images, missing=written.missing)
+    return WrittenReport(page=out / PAGE, images=written.images, missing=written.missing)
 
 
 def _refuse(out: Path) -> None:
     page = out / PAGE
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ConfigError(f"{out} is no folder; choose another --out")
+        raise ConfigError(f"{out} is not a folder; choose another --out")
     empty = not out.exists() or not any(out.iterdir())
     if not empty and not (page.is_file() and MARK in page.read_text("utf-8", "replace")):
-        raise ConfigError(f"{out} holds something that is no report; choose another --out")
+        raise ConfigError(f"{out} holds something that is not a report; choose another --out")
 
 
 def _write(
     out: Path,
     evaluated: Sequence[Evaluated],
     trained: Sequence[Trained],
-    report: Callable[[str, int, int], None],
-) -> Report:
+    report: Progress,
+) -> WrittenReport:
     benches = []
     for number, name in enumerate(report_data.names(evaluated)):
-        data, pictures = _gallery(evaluated, name, out, report)
+        data, images_of = _gallery(evaluated, name, out, report)
         write_atomic(out / "data" / f"{number}.js", script(data))
-        benches.append(_bench(evaluated, name, pictures))
+        benches.append(_bench(evaluated, name, images_of))
     grids = [_grids(one, out) for one in trained]
     page = (
         _environment()
@@ -136,7 +134,7 @@ def _write(
             trained=trained,
             benches=benches,
             training=_training(trained),
-            gains={one.letter: report_data.gains(one) for one in trained},
+            changes={one.letter: report_data.changes(one) for one in trained},
             grids=[(one, found) for one, found in zip(trained, grids, strict=True) if found],
         )
     )
@@ -146,7 +144,7 @@ def _write(
             _environment(), name
         )
         write_atomic(out / name, source[0].encode())
-    return Report(
+    return WrittenReport(
         page=out / PAGE,
         images=sum(b.images for b in benches),
         missing=sum(b.missing for b in benches),
@@ -179,7 +177,9 @@ def _title(evaluated: Sequence[Evaluated], trained: Sequence[Trained]) -> str:
 # --- evaluations ----------------------------------------------------------------------------------
 
 
-def _bench(runs: Sequence[Evaluated], name: str, pictures: Mapping[str, list[Picture]]) -> Bench:
+def _bench(
+    runs: Sequence[Evaluated], name: str, images_of: Mapping[str, list[ReportImage]]
+) -> Bench:
     mine = report_data.holding(runs, name)
     columns = report_data.shared_metrics(mine, name)
     kinds = dict.fromkeys(
@@ -188,7 +188,7 @@ def _bench(runs: Sequence[Evaluated], name: str, pictures: Mapping[str, list[Pic
     order = {column: place for place, column in enumerate(columns)}
     lines = sorted(kinds, key=lambda kind: order.get(kind[0], len(order)))
     first = [kind for kind in lines if kind[0] == lines[0][0]]
-    placed = [picture for listed in pictures.values() for picture in listed]
+    placed = [image for listed in images_of.values() for image in listed]
     return Bench(
         name=name,
         passing=report_data.passing(runs, name),
@@ -197,7 +197,7 @@ def _bench(runs: Sequence[Evaluated], name: str, pictures: Mapping[str, list[Pic
         bars=report_charts.bars(mine, name),
         plots=report_charts.distributions(mine, name, columns),
         differs=_differs(mine, name),
-        missing=sum(bool(picture.fault) for picture in placed),
+        missing=sum(bool(image.fault) for image in placed),
         images=len(placed),
     )
 
@@ -205,12 +205,12 @@ def _bench(runs: Sequence[Evaluated], name: str, pictures: Mapping[str, list[Pic
 def _differs(runs: Sequence[Evaluated], name: str) -> str:
     """The protocol fields in which runs differ: `guidance_scale (A 1.0, B 4.5)`."""
     fields = [one.protocols[name].model_dump(mode="json") for one in runs]
-    told = [
+    differing = [
         f"{field} ({', '.join(f'{o.letter} {f[field]}' for o, f in zip(runs, fields, strict=True))})"
         for field in fields[0]
         if any(f[field] != fields[0][field] for f in fields)
     ]
-    return ", ".join(told)
+    return ", ".join(differing)
 
 
 def _cells(
@@ -224,17 +224,17 @@ def _cells(
 
 
 def _gallery(
-    runs: Sequence[Evaluated], name: str, out: Path, report: Callable[[str, int, int], None]
-) -> tuple[dict[str, Any], dict[str, list[Picture]]]:
-    """One benchmark's samples for the page's script, and where their pictures went."""
+    runs: Sequence[Evaluated], name: str, out: Path, report: Progress
+) -> tuple[dict[str, Any], dict[str, list[ReportImage]]]:
+    """One benchmark's samples for the page's script, and where their images_of went."""
     samples = report_data.sample_keys(runs, name)
     prompts = samples[["prompt_id", "prompt", "tag"]].drop_duplicates(ignore_index=True)
     prompts["number"] = range(len(prompts))
     numbered = samples.merge(prompts, on=["prompt_id", "prompt", "tag"], how="left")
-    pictures, sides = {}, []
+    images_of, sides = {}, []
     for one in report_data.holding(runs, name):
-        pictures[one.letter] = _place(one, name, out, report)
-        sides.append(_side(one, name, samples, pictures[one.letter]))
+        images_of[one.letter] = _place(one, name, out, report)
+        sides.append(_side(one, name, samples, images_of[one.letter]))
     return {
         "name": name,
         "passing": report_data.passing(runs, name),
@@ -245,35 +245,33 @@ def _gallery(
         "index": samples["image_index"].tolist(),
         "seed": samples["seed"].astype(str).tolist(),  # 63 bits: more than a script's numbers hold
         "runs": sides,
-    }, pictures
+    }, images_of
 
 
-def _place(
-    one: Evaluated, name: str, out: Path, report: Callable[[str, int, int], None]
-) -> list[Picture]:
+def _place(one: Evaluated, name: str, out: Path, report: Progress) -> list[ReportImage]:
     sources = [str(source) for source in one.tables[name]["image"]]
     under = f"images/{one.letter}-{list(one.tables).index(name)}"
     placed = []
-    for picture in place_all(sources, one.run.folder / name, out, under):
-        placed.append(picture)
+    for image in place_all(sources, one.run.folder / name, out, under):
+        placed.append(image)
         report(f"{one.letter} {name}: images", len(placed), len(sources))
     return placed
 
 
 def _side(
-    one: Evaluated, name: str, samples: pd.DataFrame, pictures: Sequence[Picture]
+    one: Evaluated, name: str, samples: pd.DataFrame, images_of: Sequence[ReportImage]
 ) -> dict[str, Any]:
     """One run's part of the samples; None where it has no such image."""
     table = one.tables[name]
-    places = samples.merge(table[TWIN].assign(place=range(len(table))), on=TWIN, how="left")[
+    places = samples.merge(table[SAME].assign(place=range(len(table))), on=SAME, how="left")[
         "place"
     ]
     rows = [None if math.isnan(place) else int(place) for place in places]
-    said = {
+    details = {
         key: [words(row) if row is not None else {} for row in rows]
         for key, words in report_data.rewards_of(one, name)
     }
-    shown = [pictures[row] if row is not None else None for row in rows]
+    shown = [images_of[row] if row is not None else None for row in rows]
     return {
         "letter": one.letter,
         "name": one.name,
@@ -282,7 +280,7 @@ def _side(
         "size": [p and [p.width, p.height] for p in shown],
         "fault": [p and p.fault for p in shown],
         "values": {c: _values(table[c], rows) for c in one.metrics(name)},
-        "said": said,
+        "details": details,
     }
 
 
@@ -320,7 +318,7 @@ def _training(runs: Sequence[Trained]) -> list[tuple[str, str, list[report_chart
             held_out,
             "minutes",
         ),
-        ("Held-out reward by iteration", "the same looks", held_out, "iteration"),
+        ("Held-out reward by iteration", "the same validations", held_out, "iteration"),
         ("Training reward", "mean over the images of an iteration", rewards, "iteration"),
         ("Health", "what the guards watch", HEALTH, "iteration"),
     ]
@@ -338,8 +336,8 @@ def _plots(
             yield plot
 
 
-def _grids(one: Trained, out: Path) -> list[tuple[int, Picture]]:
-    """The pictures of the same prompts over time."""
+def _grids(one: Trained, out: Path) -> list[tuple[int, ReportImage]]:
+    """The images_of of the same prompts over time."""
     numbers = [number for number, _ in one.grids]
     sources = [path.name for _, path in one.grids]
     placed = place_all(sources, one.folder / "grids", out, f"images/{one.letter}-grids")

@@ -15,14 +15,16 @@ from nftbench.reporting.leaderboard.board import run_rows
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats import estimates as statistics
+from nftbench.stats import paired
 from nftbench.stats.estimates import Estimate
-from nftbench.training.metrics_log import METRICS, read_metrics
+from nftbench.stats.paired import Change, paired_samples
+from nftbench.training.metrics_log import HELD_OUT, METRICS, read_changes, read_metrics
 from rewards.base import ConfigError
 
 LETTERS = "ABCDEFGH"
 """Runs are told apart by letter and colour; there are eight colours."""
-TWIN = ["prompt_id", "prompt", "image_index", "seed"]
-"""Two images that agree in these were asked for the same, from the same noise."""
+SAME = ["prompt_id", "prompt", "image_index", "seed"]
+"""Two images that agree in these come from the same prompt and the same noise."""
 WORDS = frozenset({"reason", "evidence"})
 """Columns of a reward that hold no number."""
 
@@ -83,11 +85,11 @@ class Trained:
 
     @property
     def guards(self) -> list[tuple[int, str]]:
-        """(iteration, what a guard said)."""
+        """(iteration, a guard's warning)."""
         if "guards" not in self.metrics:
             return []
-        said = self.metrics[["iteration", "guards"]].dropna()
-        return [(int(i), text) for i, words in said.to_numpy() for text in _listed(words)]
+        warned = self.metrics[["iteration", "guards"]].dropna()
+        return [(int(i), text) for i, words in warned.to_numpy() for text in _listed(words)]
 
     @property
     def grids(self) -> list[tuple[int, Path]]:
@@ -110,7 +112,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Evaluated], list[Trained]]:
     """Evaluations and trainings, each kind in the order given; letters count through both.
 
     Raises:
-        ConfigError: none or too many folders, one twice, one that is no run, or a run that is not finished.
+        ConfigError: none or too many folders, one twice, one that is not a run, or a run that is not finished.
     """
     if not 1 <= len(folders) <= len(LETTERS):
         raise ConfigError(f"expected 1 to {len(LETTERS)} run folders, got {len(folders)}")
@@ -124,7 +126,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Evaluated], list[Trained]]:
             trained.append(_trained(letter, folder))
         else:
             raise ConfigError(
-                f"{folder} is no run: it holds neither {MANIFEST} nor {METRICS}; "
+                f"{folder} is not a run: it holds neither {MANIFEST} nor {METRICS}; "
                 "expected a folder made by `nftbench eval` or `nftbench train`"
             )
     return evaluated, trained
@@ -164,7 +166,7 @@ def _samples(run: Run, benchmark: str) -> pd.DataFrame:
         ) from None
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ConfigError(f"{path} is broken: {error}; run: nftbench score {run.folder}") from None
-    missing = {*TWIN, "key", "tag", "image"} - set(table.columns)
+    missing = {*SAME, "key", "tag", "image"} - set(table.columns)
     if missing:
         raise ConfigError(f"{path} lacks {min(missing)}; run: nftbench score {run.folder}")
     return table
@@ -177,14 +179,14 @@ def _trained(letter: str, folder: Path) -> Trained:
         settings = json.loads(recipe.read_bytes()) if recipe.is_file() else {}
     except ValueError as error:
         raise ConfigError(
-            f"{folder} holds a file that is no JSON: {error}; remove the broken line"
+            f"{folder} holds a file that is not JSON: {error}; remove the broken line"
         ) from None
     if "iteration" not in metrics:
         raise ConfigError(f"{folder / METRICS} holds no iteration; train a little longer")
     return Trained(letter=letter, folder=folder, recipe=settings, metrics=metrics)
 
 
-# --- what is told of a benchmark ------------------------------------------------------------------
+# --- of a benchmark -------------------------------------------------------------------------------
 
 
 def names(runs: Sequence[Evaluated]) -> list[str]:
@@ -237,13 +239,13 @@ def difference(a: Evaluated, b: Evaluated, row: Row) -> Estimate | None:
     column, name = column_of(row), row.benchmark
     if any(name not in one.tables or column not in one.tables[name] for one in (a, b)):
         return None
-    both = a.tables[name].merge(b.tables[name][[*TWIN, column]], on=TWIN, suffixes=("", " b"))
+    pairs = paired_samples(a.tables[name], b.tables[name][[*SAME, column]], tuple(SAME))
     if row.aggregate.startswith("task:"):
-        both = both[both["tag"] == row.aggregate.removeprefix("task:")]
-    if both.empty:
+        pairs = pairs[pairs["tag"] == row.aggregate.removeprefix("task:")]
+    if pairs.empty:
         return None
-    gained = (both[f"{column} b"] - both[column]).to_numpy(np.float64)
-    prompts, tags = both["prompt_id"].to_numpy(), both["tag"].to_numpy()
+    gained = paired.difference(pairs, column).to_numpy()
+    prompts, tags = pairs["prompt_id"].to_numpy(), pairs["tag"].to_numpy()
     if row.aggregate == "task_mean":
         return statistics.task_mean(gained, prompts, tags)
     if b.row(name, column, "task_mean"):
@@ -252,33 +254,33 @@ def difference(a: Evaluated, b: Evaluated, row: Row) -> Estimate | None:
 
 
 def sample_keys(runs: Sequence[Evaluated], benchmark: str) -> pd.DataFrame:
-    """Every image that was asked for, once: `TWIN`, `key` and `tag`, in the first run's order."""
+    """Every image of the runs, once: `SAME`, `key` and `tag`, in the first run's order."""
     tables = [one.tables[benchmark] for one in holding(runs, benchmark)]
-    return pd.concat([t[[*TWIN, "key", "tag"]] for t in tables]).drop_duplicates(
-        TWIN, ignore_index=True
+    return pd.concat([t[[*SAME, "key", "tag"]] for t in tables]).drop_duplicates(
+        SAME, ignore_index=True
     )
 
 
 def rewards_of(one: Evaluated, benchmark: str) -> Iterator[tuple[str, Callable[[int], Any]]]:
-    """(reward, row number -> what it said there: `reason` and `evidence`, those that are not empty)."""
+    """(reward, row number -> its `reason` and `evidence` there, those that are not empty)."""
     table = one.tables[benchmark]
     for key in one.manifest["rewards"][benchmark]:
         if key in table:
-            yield key, _said(table, key)
+            yield key, _details(table, key)
 
 
-def _said(table: pd.DataFrame, key: str) -> Callable[[int], Any]:
+def _details(table: pd.DataFrame, key: str) -> Callable[[int], Any]:
     empty = [""] * len(table)
     reasons = list(table.get(f"{key}{PART}reason", empty))
     evidence = list(table.get(f"{key}{PART}evidence", empty))
 
-    def said(place: int) -> Any:
+    def details(place: int) -> Any:
         shown = _parsed(evidence[place], key)
         reason = reasons[place] if isinstance(reasons[place], str) else ""
         found = {"reason": reason} if reason else {}
         return found | ({"evidence": shown} if shown else {})
 
-    return said
+    return details
 
 
 def _parsed(text: Any, key: str) -> Any:
@@ -288,61 +290,26 @@ def _parsed(text: Any, key: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ConfigError(
-            f"the evidence of {key} is no JSON: {error}; run: nftbench score RUN"
+            f"the evidence of {key} is not JSON: {error}; run: nftbench score RUN"
         ) from None
 
 
-# --- what is told of a training -------------------------------------------------------------------
+# --- of a training --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gain:
-    """A held-out metric before and after a training, over pairs of images of the same noise."""
+def changes(one: Trained) -> list[Change]:
+    """Held-out metrics before and after a finished training; empty before its end.
 
-    benchmark: str
-    metric: str
-    aggregate: str
-    before: float
-    after: float
-    gain: Estimate
-
-
-def gains(one: Trained) -> list[Gain]:
-    """What a finished training gained; empty before its end."""
-    paths = [one.folder / "held_out" / f"{when}.parquet" for when in ("before", "after")]
-    if not all(path.is_file() for path in paths):
-        return []
-    before, after = map(pd.read_parquet, paths)
-    keys = ["benchmark", "prompt_id", "tag", "image_index"]
-    both = before.merge(after, on=keys, suffixes=("", " after"))
-    return [
-        _gain(mine.dropna(subset=[metric, f"{metric} after"]), str(name), metric)
-        for name, mine in both.groupby("benchmark", sort=False)
-        for metric in before.columns.difference(keys, sort=False)
-        if f"{metric} after" in mine and mine[metric].notna().any()
-    ]
-
-
-def _gain(pairs: pd.DataFrame, benchmark: str, metric: str) -> Gain:
-    by_task = metric.startswith("geneval") and pairs["tag"].nunique() > 1
-
-    def mean(values: pd.Series) -> Estimate:
-        arrays = (values.to_numpy(np.float64), pairs["prompt_id"].to_numpy())
-        return (
-            statistics.task_mean(*arrays, pairs["tag"].to_numpy())
-            if by_task
-            else statistics.clustered_mean(*arrays)
-        )
-
-    old, new = pairs[metric], pairs[f"{metric} after"]
-    return Gain(
-        benchmark=benchmark,
-        metric=metric,
-        aggregate="task mean" if by_task else "image mean",
-        before=mean(old).value,
-        after=mean(new).value,
-        gain=mean(new - old),
-    )
+    Raises:
+        ConfigError: its tables are broken.
+    """
+    try:
+        return read_changes(one.folder)
+    except (pyarrow.ArrowInvalid, OSError, ValueError, KeyError) as error:
+        where = one.folder / HELD_OUT
+        raise ConfigError(
+            f"{where} is broken: {error}; leave this run out, or train again"
+        ) from None
 
 
 def curves(runs: Sequence[Trained], prefix: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures of a report: checked, copied or made smaller, under names of the report's own."""
+"""Images of a report: checked, copied or made smaller, under names of the report's own."""
 
 import io
 import os
@@ -13,32 +13,32 @@ from PIL import Image
 from nftbench.runs.run_folder import read_image
 
 SMALL = 256
-"""Pixels: a picture whose sides are no longer is its own thumbnail."""
+"""Pixels: an image whose sides are no longer is its own thumbnail."""
 WHOLE = 400_000
 """Bytes: a PNG up to this size is copied as it is, a larger one becomes a JPEG."""
-QUALITY = {"picture": 92, "thumbnail": 80}
+QUALITY = {"image": 92, "thumbnail": 80}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One picture in the report's folder, or why there is none."""
+class ReportImage:
+    """One image in the report's folder, or why there is none."""
 
     file: str = ""
     """Path from the report's page."""
     thumbnail: str = ""
-    """The same where the picture is small."""
+    """The same where the image is small."""
     width: int = 0
-    """Pixels of the picture that was scored."""
+    """Pixels of the image that was scored."""
     height: int = 0
     fault: str = ""
 
 
-def place_all(sources: Sequence[str], folder: Path, out: Path, under: str) -> Iterator[Picture]:
-    """Put pictures into the report, several at once, in order.
+def place_all(sources: Sequence[str], folder: Path, out: Path, under: str) -> Iterator[ReportImage]:
+    """Put images into the report, several at once, in order.
 
     Args:
         sources: paths from `folder`.
-        folder: no picture outside it is read.
+        folder: no image outside it is read.
         out: the report's folder.
         under: subfolder of `out`; files in it are numbered.
     """
@@ -48,11 +48,11 @@ def place_all(sources: Sequence[str], folder: Path, out: Path, under: str) -> It
         yield from pool.map(lambda job: place(*job), jobs)
 
 
-def place(folder: Path, source: str, out: Path, stem: str) -> Picture:
-    """Put one picture into the report.
+def place(folder: Path, source: str, out: Path, stem: str) -> ReportImage:
+    """Put one image into the report.
 
     Args:
-        folder: no picture outside it is read.
+        folder: no image outside it is read.
         source: path from it.
         out: the report's folder.
         stem: path from it, without the ending.
@@ -61,16 +61,16 @@ def place(folder: Path, source: str, out: Path, stem: str) -> Picture:
         path = inside(folder, source)
         pixels, data = read_image(path), path.read_bytes()
     except OSError as error:
-        return Picture(fault=error.strerror or str(error))
+        return ReportImage(fault=error.strerror or str(error))
     height, width = pixels.shape[:2]
     keep = data.startswith(b"\x89PNG") and len(data) <= WHOLE
     file = f"{stem}.png" if keep else f"{stem}.jpg"
-    (out / file).write_bytes(data if keep else _jpeg(pixels, max(width, height), "picture"))
+    (out / file).write_bytes(data if keep else _jpeg(pixels, max(width, height), "image"))
     thumbnail = file
     if max(width, height) > SMALL:
         thumbnail = f"{stem}.small.jpg"
         (out / thumbnail).write_bytes(_jpeg(pixels, SMALL, "thumbnail"))
-    return Picture(file=file, thumbnail=thumbnail, width=width, height=height)
+    return ReportImage(file=file, thumbnail=thumbnail, width=width, height=height)
 
 
 def inside(folder: Path, source: str) -> Path:

@@ -104,7 +104,7 @@ def test_a_prompt_that_is_a_script_stays_text(visit):
     page.fill("[name=text]", "<SCRIPT>")
     assert prompts(page) == [HOSTILE, HOSTILE]
     page.locator(".card").first.click()
-    assert page.locator("#asked").text_content() == HOSTILE
+    assert page.locator("#prompt").text_content() == HOSTILE
     assert page.evaluate("window.owned") is None
     assert page.locator("main script, #gallery script, dialog script").count() == 0
 
@@ -202,7 +202,7 @@ def test_the_keyboard_does_all_of_it(visit):
 
 def test_a_link_opens_its_image(visit):
     page = visit("one", hash="#image=made%2F0003-01")
-    assert page.locator("#asked").text_content() == "a red star"
+    assert page.locator("#prompt").text_content() == "a red star"
 
 
 def test_two_runs_side_by_side(visit):

@@ -14,6 +14,7 @@ from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report.build import PAGE, script, write_report
 from nftbench.reporting.html_report.images import SMALL, WHOLE, inside, place
+from nftbench.runs.run_folder import write_table
 from nftbench.stats.estimates import clustered_mean
 from rewards.base import ConfigError
 from tests.helpers import made_runs
@@ -164,9 +165,9 @@ def test_samples_of_two_runs_stand_side_by_side(tmp_path, runs):
     assert a["values"]["pick@made"] == [20, 21, 22, 23, 24, 20, 21, 22]
     assert b["values"]["pick@made"] == [21.5, 22.5, 23.5, 24.5, 25.5, 21.5, 22.5, 23.5]
     assert a["values"]["ocr@made"] == [None] + [0.75] * 7
-    assert a["said"]["ocr@made"][0]["reason"] == "the OCR engine failed"
-    assert a["said"]["geneval@made"][5]["evidence"]["boxes"] == {"star": [[2, 3, 9, 12, 0.9]]}
-    assert b["said"]["pick@made"][1] == {"evidence": {"reply": "Final Score: 4"}}
+    assert a["details"]["ocr@made"][0]["reason"] == "the OCR engine failed"
+    assert a["details"]["geneval@made"][5]["evidence"]["boxes"] == {"star": [[2, 3, 9, 12, 0.9]]}
+    assert b["details"]["pick@made"][1] == {"evidence": {"reply": "Final Score: 4"}}
 
 
 def test_runs_of_other_noise_share_no_image(tmp_path):
@@ -283,12 +284,32 @@ def test_a_number_that_is_none_is_said_so():
 
 def test_what_a_training_gained(tmp_path):
     _, (one,) = report_data.read_runs([made_runs.training(tmp_path / "run", slope=2.0)])
-    (gain,) = report_data.gains(one)
+    (gain,) = report_data.changes(one)
     assert (gain.benchmark, gain.metric, gain.aggregate) == ("made", "pick@made", "image mean")
-    assert (gain.before, gain.after, gain.gain.value) == (23.5, 28.5, 5.0)
+    assert (gain.before.value, gain.after.value, gain.difference.value) == (23.5, 28.5, 5.0)
     wanted = clustered_mean(np.array([2, 2, 4, 4, 6, 6, 8, 8.0]), np.repeat(np.arange(4), 2))
-    assert (gain.gain.low, gain.gain.high) == (wanted.low, wanted.high)
+    assert (gain.difference.low, gain.difference.high) == (wanted.low, wanted.high)
     assert one.guards == [(3, "warn: <b>x_0_norm</b> grew")]
+
+
+def test_images_that_failed_after_a_training_are_counted_and_shown(tmp_path):
+    folder = made_runs.training(tmp_path / "run", slope=2.0)
+    path = folder / "held_out" / "after.parquet"
+    table = pd.read_parquet(path)
+    table.loc[:1, "pick@made"] = np.nan  # both images of the prompt that gained least
+    write_table(path, table)
+    page = write_report([folder], tmp_path / "out", quiet).page.read_text("utf-8")
+    row = page[page.index("<td>pick@made</td>") :].partition("</tr>")[0]
+    cells = re.findall(r">([^<>]+)</td>", row)
+    assert cells[:5] == ["pick@made", "image mean", "23.500", "30.500", "+6.000"]
+    assert cells[-2:] == ["6", "2"]
+
+
+def test_a_broken_held_out_table_is_refused(tmp_path):
+    folder = made_runs.training(tmp_path / "run")
+    (folder / "held_out" / "after.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ConfigError, match="held_out is broken"):
+        write_report([folder], tmp_path / "out", quiet)
 
 
 def test_trainings_head_to_head_and_beside_an_evaluation(tmp_path, runs):
@@ -321,9 +342,9 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path, runs):
         "report",
         "rows.csv",
     ]
-    with pytest.raises(ConfigError, match="holds something that is no report"):
+    with pytest.raises(ConfigError, match="holds something that is not a report"):
         write_report(runs[:1], runs[1], quiet)
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         write_report(runs[:1], runs[1] / "rows.csv", quiet)
 
 
@@ -360,7 +381,7 @@ def empty_rows(run):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: (run / "manifest.json").unlink(), "is no run: it holds neither"),
+        (lambda run: (run / "manifest.json").unlink(), "is not a run: it holds neither"),
         (lambda run: (run / "rows.csv").unlink(), "has no rows yet; run: nftbench score"),
         (empty_rows, "is not finished: made has no rows"),
         (

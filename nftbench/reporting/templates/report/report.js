@@ -273,7 +273,7 @@ function chooseSides() {
     .filter(([key]) => bench.passing || !["pass", "fail", "won", "lost"].includes(key))
     .map(([key, text]) => [key, name(text)]));
   const pair = sideB ? [["gain", name("most gained by B")], ["loss", name("most lost by B")]] : [];
-  options("order", [["", "as asked"], ["high", "highest first"], ["low", "lowest first"], ...pair]);
+  options("order", [["", "as in the benchmark"], ["high", "highest first"], ["low", "lowest first"], ...pair]);
   choose();
 }
 
@@ -318,13 +318,13 @@ function view(i) {
       button("→", "Next image", () => open(opened + 1), opened === found.length - 1),
       sides.some((side) => boxesOf(side, i).length) ? button("Boxes", "Show or hide boxes", toggleBoxes) : null,
       button("Close", "Close", () => viewer.close())),
-    el("h3", { id: "asked" }, prompt),
+    el("h3", { id: "prompt" }, prompt),
     el("dl", { class: "facts" }, ...Object.entries(facts).filter(([, fact]) => fact !== "")
       .map(([name, fact]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(fact))))),
     el("div", { class: sideB ? "sides" : "alone" },
       ...sides.map((side) => picture(side, i)),
-      el("div", { class: "told" }, scoreTable(sides, i),
-        el("div", { class: sideB ? "sides" : "" }, ...sides.map((side) => judgements(side, i))))),
+      el("div", { class: "details" }, scoreTable(sides, i),
+        el("div", { class: sideB ? "sides" : "" }, ...sides.map((side) => explanations(side, i))))),
   ];
 }
 
@@ -345,11 +345,11 @@ function picture(side, i) {
   return el("figure", {}, frame, label);
 }
 
-// Every box that a judge found: GenEval's objects by class, OCR's lines.
+// Every box that a reward found: GenEval's objects by class, OCR's lines.
 function boxesOf(side, i) {
   const all = [];
-  for (const said of Object.values(side.said)) {
-    const evidence = (said[i] && said[i].evidence) || {};
+  for (const details of Object.values(side.details)) {
+    const evidence = (details[i] && details[i].evidence) || {};
     for (const [name, list] of Object.entries(evidence.boxes || {})) {
       for (const box of list) all.push({ name, text: `${name} ${box[4].toFixed(2)}`, box });
     }
@@ -383,15 +383,15 @@ function scoreTable(sides, i) {
   return el("table", { class: "scoretable" }, el("tbody", {}, ...head, ...rows));
 }
 
-function judgements(side, i) {
+function explanations(side, i) {
   const parts = [];
-  for (const [reward, said] of Object.entries(side.said)) {
-    if (said[i] && Object.keys(said[i]).length) parts.push(judgement(reward, said[i]));
+  for (const [reward, details] of Object.entries(side.details)) {
+    if (details[i] && Object.keys(details[i]).length) parts.push(explanation(reward, details[i]));
   }
-  return el("div", { class: "judges" }, ...parts);
+  return el("div", { class: "reasons" }, ...parts);
 }
 
-function judgement(reward, { reason, evidence = {} }) {
+function explanation(reward, { reason, evidence = {} }) {
   const lines = [];
   const say = (name, text, kind = "p") => {
     if (text) lines.push(el("dt", {}, name), el("dd", {}, el(kind, {}, text)));
@@ -399,7 +399,7 @@ function judgement(reward, { reason, evidence = {} }) {
   say("not scored", reason);
   say("why it fails", evidence.reason);
   if (evidence.strict_reason !== evidence.reason) say("why it fails, strictly", evidence.strict_reason);
-  for (const [name, told] of Object.entries(evidence.colors || {})) say(`colour of ${name}`, told.join(", "));
+  for (const [name, colors] of Object.entries(evidence.colors || {})) say(`colour of ${name}`, colors.join(", "));
   if ("target" in evidence) say("asked for", evidence.target);
   if ("read" in evidence) say("read", evidence.read || "nothing");
   say("reply", evidence.reply, "pre");
