@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nftbench.reporting import text_tables as grid
-from nftbench.reporting.text_tables import Grid, GridCell, GridLine
+from nftbench.reporting.text_tables import Grid, GridCell, GridLine, render
 from nftbench.runs.run_folder import write_atomic
-from nftbench.stress.checks import Figure, Line
+from nftbench.stress.checks import CheckResult, Figure
 
 NOTE = (
     "Every interval is a 95% one on its own, clustered by prompt: of twenty such lines about one shows a change where "
@@ -26,18 +25,18 @@ class Card:
     base: str | None
     benchmark: str
     metric: str
-    """Column that the figures are of where their line names no other."""
+    """Column that the figures are of where their check names no other."""
     effort: Mapping[str, Any]
     missing: Mapping[str, str]
-    """Rewards that did not judge, and why."""
-    lines: Sequence[Line]
+    """Rewards that could not score, and why."""
+    lines: Sequence[CheckResult]
 
 
 def grids(card: Card) -> list[Grid]:
-    """The card as two tables: what is said, and the figures it rests on."""
+    """The card as two tables: the verdicts, and the figures it rests on."""
     beside = f", beside {card.base}" if card.base else ""
-    lost = [f"{key} did not judge: {why}" for key, why in card.missing.items()]
-    said = Grid(
+    lost = [f"{key} could not score: {why}" for key, why in card.missing.items()]
+    verdicts = Grid(
         title=f"{card.checkpoint} under stress on {card.benchmark}{beside}",
         headings=("check", "change seen", "verdict"),
         lines=[
@@ -56,8 +55,8 @@ def grids(card: Card) -> list[Grid]:
         for place, one in enumerate(line.figures)
     ]
     headings = ("check", "figure", "value", "95% interval", "images", "prompts")
-    title = f"Figures; of {card.metric} where nothing else is said"
-    return [said, Grid(title=title, headings=headings, lines=figures, notes=[], words=2)]
+    title = f"Figures; of {card.metric} where nothing else is named"
+    return [verdicts, Grid(title=title, headings=headings, lines=figures, notes=[], words=2)]
 
 
 def _texts(one: Figure) -> tuple[str, ...]:
@@ -68,7 +67,7 @@ def _texts(one: Figure) -> tuple[str, ...]:
 
 def save(folder: Path, card: Card) -> None:
     """Write `card.md` and `card.json`, each whole or not at all; the same images give the same bytes."""
-    write_atomic(folder / "card.md", grid.render("markdown", grids(card), []).encode())
+    write_atomic(folder / "card.md", render("markdown", grids(card), []).encode())
     text = json.dumps(_plain(asdict(card)), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(folder / "card.json", f"{text}\n".encode())
 

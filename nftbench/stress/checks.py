@@ -1,4 +1,4 @@
-"""What a stress test says, line by line. Pure: tables of scored images in, figures with intervals and words out.
+"""The checks of a stress test, one by one. Pure: tables of scored images in, figures with intervals and words out.
 
 A table has `prompt_id`, `tag`, `image_index` and a column for each measure, one row an image, as a run's own.
 """
@@ -31,7 +31,7 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class CheckResult:
     """One check of the card."""
 
     check: str
@@ -41,15 +41,15 @@ class Line:
     figures: tuple[Figure, ...] = ()
 
 
-def not_run(check: str, why: str) -> Line:
+def not_run(check: str, why: str) -> CheckResult:
     """A check that could not be made."""
-    return Line(check=check, seen="not run", verdict=f"Not run: {why}.")
+    return CheckResult(check=check, seen="not run", verdict=f"Not run: {why}.")
 
 
-def only_shown(check: str, figures: Sequence[Figure]) -> Line:
+def only_shown(check: str, figures: Sequence[Figure]) -> CheckResult:
     """A check whose figures mean nothing by themselves."""
-    verdict = f"Only shown, not judged: {NO_BASE}."
-    return Line(check=check, seen="only shown", verdict=verdict, figures=tuple(figures))
+    verdict = f"Only shown, without a verdict: {NO_BASE}."
+    return CheckResult(check=check, seen="only shown", verdict=verdict, figures=tuple(figures))
 
 
 def figure(name: str, estimate: Estimate) -> Figure:
@@ -64,7 +64,7 @@ def figure(name: str, estimate: Estimate) -> Figure:
     )
 
 
-def said(what: str, found: Figure, down: str, up: str) -> tuple[str, str]:
+def verdict_of(what: str, found: Figure, down: str, up: str) -> tuple[str, str]:
     """Whether a difference is seen, and what may be said of it: nothing beyond its interval.
 
     Args:
@@ -74,7 +74,7 @@ def said(what: str, found: Figure, down: str, up: str) -> tuple[str, str]:
         up: the same above 0.
 
     Returns:
-        `Line.seen` and `Line.verdict`.
+        `CheckResult.seen` and `CheckResult.verdict`.
     """
     if math.isnan(found.low) or math.isnan(found.high):
         return "unclear", f"{what}: {found.value:+.3f}; too few prompts for an interval."
@@ -109,7 +109,7 @@ def wording(
     metric: str,
     *,
     base: tuple[pd.DataFrame, pd.DataFrame] | None = None,
-) -> Line:
+) -> CheckResult:
     """What is lost when the same is asked in other words.
 
     Args:
@@ -125,7 +125,7 @@ def wording(
     for rule in sorted(set(pairs["rule"])):
         part = pairs["rule"] == rule
         figures.append(figure(f"... rule {rule!r}", mean(pairs[part], moved[part], by_task=False)))
-    seen, verdict = said(
+    seen, verdict = verdict_of(
         "The same asked in other words",
         whole,
         "it may answer to the phrasing of its training prompts and not to their meaning",
@@ -137,14 +137,14 @@ def wording(
         figures.append(more)
         verdict += (
             " "
-            + said(
+            + verdict_of(
                 "Against the base",
                 more,
                 "training may have tied it to the phrasing",
                 "training has made it less tied to the phrasing",
             )[1]
         )
-    return Line(check="other words", seen=seen, verdict=verdict, figures=tuple(figures))
+    return CheckResult(check="other words", seen=seen, verdict=verdict, figures=tuple(figures))
 
 
 def _drop(asked: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def _drop(asked: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataFrame
 
 def other_prompts(
     asked: pd.DataFrame, others: pd.DataFrame, metric: str, *, kind: str, trained: bool
-) -> Line:
+) -> CheckResult:
     """Asked prompts against others of the same tasks.
 
     Args:
@@ -169,14 +169,14 @@ def other_prompts(
     mine, theirs = (mean(t, t[metric], by_task=True) for t in (old, new))
     unseen, known = (mine, theirs) if trained else (theirs, mine)
     gap = unpaired("unseen less known prompts", known, unseen)
-    seen, verdict = said(
+    seen, verdict = verdict_of(
         f"Unseen prompts against known ones (other prompts are {kind})",
         gap,
         "it may have learnt prompts by heart, or the unseen ones are harder",
         "the unseen ones are not harder for it",
     )
     figures = (figure("as asked", mine), figure(kind, theirs), gap)
-    return Line(check="unseen prompts", seen=seen, verdict=verdict, figures=figures)
+    return CheckResult(check="unseen prompts", seen=seen, verdict=verdict, figures=figures)
 
 
 def unpaired(name: str, before: Estimate, after: Estimate) -> Figure:
@@ -195,10 +195,10 @@ def unpaired(name: str, before: Estimate, after: Estimate) -> Figure:
     )
 
 
-# --- drawing --------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
-def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> Line:
+def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> CheckResult:
     """Every task's mean under several guidance scales, and the change from the benchmark's own.
 
     Args:
@@ -215,7 +215,7 @@ def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> L
     for scale in sorted(set(tables) - {own}):
         name = f"guidance {scale:g} less {own:g}"
         figures.append(_moved(tables[own], tables[scale], metric, by_task=True, name=name))
-        one, text = said(
+        one, text = verdict_of(
             f"Guidance {scale:g} against {own:g}",
             figures[-1],
             "as of a policy that was trained without guidance, or of too much of it",
@@ -223,7 +223,7 @@ def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> L
         )
         seen = "yes" if "yes" in (seen, one) else one
         words.append(text)
-    return Line(
+    return CheckResult(
         check="guidance",
         seen=seen,
         verdict=" ".join(words) or "One scale only.",
@@ -231,7 +231,7 @@ def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> L
     )
 
 
-def seeds(tables: Sequence[pd.DataFrame], metric: str) -> Line:
+def seeds(tables: Sequence[pd.DataFrame], metric: str) -> CheckResult:
     """How far seeds alone move the mean, beside the error that one run states.
 
     Args:
@@ -254,15 +254,15 @@ def seeds(tables: Sequence[pd.DataFrame], metric: str) -> Line:
     else:
         seen, rest = "no", f"not shown to be more than the {stated:.3f} that one run states"
     each = tuple(figure(f"seed {i}", one) for i, one in enumerate(found))
-    return Line(
+    return CheckResult(
         check="seeds", seen=seen, verdict=f"{span}; {rest}.", figures=(between, error, *each)
     )
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------
 
 
-def diversity(own: pd.DataFrame, base: pd.DataFrame | None, *, space: str) -> Line:
+def diversity(own: pd.DataFrame, base: pd.DataFrame | None, *, space: str) -> CheckResult:
     """Whether the images of one prompt have become alike.
 
     Args:
@@ -277,16 +277,16 @@ def diversity(own: pd.DataFrame, base: pd.DataFrame | None, *, space: str) -> Li
     if base is None:
         return only_shown("diversity", figures)
     figures.append(_moved(base, own, "diversity", by_task=False, name="distance, less the base's"))
-    seen, verdict = said(
+    seen, verdict = verdict_of(
         "Distance between images of one prompt, against the base",
         figures[-1],
-        "they have become more alike, as when a policy finds one picture that pays",
+        "they have become more alike, as when a policy finds one image that pays",
         "they have become less alike",
     )
-    return Line(check="diversity", seen=seen, verdict=verdict, figures=tuple(figures))
+    return CheckResult(check="diversity", seen=seen, verdict=verdict, figures=tuple(figures))
 
 
-def drift(own: pd.DataFrame, base: pd.DataFrame | None, measure: str) -> Line:
+def drift(own: pd.DataFrame, base: pd.DataFrame | None, measure: str) -> CheckResult:
     """Whether brightness or saturation has moved.
 
     Args:
@@ -299,14 +299,16 @@ def drift(own: pd.DataFrame, base: pd.DataFrame | None, measure: str) -> Line:
         return only_shown(measure, figures)
     figures.append(_moved(base, own, measure, by_task=False, name=f"{measure}, less the base's"))
     meaning = "policies trained on a reward alone often drift so; look at the images"
-    seen, verdict = said(f"{measure.capitalize()} against the base", figures[-1], meaning, meaning)
-    return Line(check=measure, seen=seen, verdict=verdict, figures=tuple(figures))
+    seen, verdict = verdict_of(
+        f"{measure.capitalize()} against the base", figures[-1], meaning, meaning
+    )
+    return CheckResult(check=measure, seen=seen, verdict=verdict, figures=tuple(figures))
 
 
 # --- rewards --------------------------------------------------------------------------------------
 
 
-def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> Line:
+def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> CheckResult:
     """How much of the score is images with more objects than asked, which the official rule lets pass.
 
     Args:
@@ -322,7 +324,7 @@ def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> Lin
         if t is not None
     ]
     figures = [figure("strict less official", mean(tables[0], tables[0]["gap"], by_task=True))]
-    seen, verdict = said(
+    seen, verdict = verdict_of(
         "The strict rule against the official one",
         figures[0],
         "some images hold more objects than asked; a policy can gain by drawing more of them",
@@ -333,11 +335,11 @@ def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> Lin
         more = "training has widened the gap: part of the gain may be surplus objects"
         verdict += (
             " "
-            + said("That gap against the base", figures[1], more, "training has narrowed the gap")[
-                1
-            ]
+            + verdict_of(
+                "That gap against the base", figures[1], more, "training has narrowed the gap"
+            )[1]
         )
-    return Line(check="strict", seen=seen, verdict=verdict, figures=tuple(figures))
+    return CheckResult(check="strict", seen=seen, verdict=verdict, figures=tuple(figures))
 
 
 def held_out(
@@ -346,7 +348,7 @@ def held_out(
     metrics: Sequence[str],
     trained: Sequence[str],
     by_task: Sequence[str],
-) -> Line:
+) -> CheckResult:
     """What training changed in rewards it was given, and in others.
 
     Args:
@@ -374,8 +376,8 @@ def held_out(
             " Held-out rewards fell while trained ones rose: the gain may be the reward's alone."
         )
     elif not any(m.partition("@")[0] not in trained for m in metrics):
-        verdict += " No held-out reward was here to judge."
-    return Line(
+        verdict += " No held-out reward could be computed."
+    return CheckResult(
         check="held-out rewards",
         seen="yes" if sacrificed else "no",
         verdict=verdict,

@@ -1,4 +1,4 @@
-"""What a stress test draws: prompts, their other words, settings; and the judges. Nothing is drawn here."""
+"""What a stress test draws: prompts, their other words, settings; and the rewards. Nothing is generated here."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ FULL = Effort(prompts=None, images=4, seeds=5, turns=len(RULES))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What is drawn and judged, before anything is."""
+    """What is generated and scored, before anything is."""
 
     benchmark: Benchmark
     effort: Effort
@@ -120,26 +120,26 @@ def whole(pipeline: DiffusionPipeline) -> Readable:
 
 
 def make_plan(benchmark: str, effort: Effort, readable: Readable) -> Plan:
-    """Choose prompts and judges.
+    """Choose prompts and rewards.
 
     Raises:
         ConfigError: a benchmark that does not generate, or none of its rewards can be had.
     """
     chosen = load_benchmark(benchmark)
     prompts = some_of_each(chosen.load(), effort.prompts)
-    judges, missing = {}, {}
+    loaded, missing = {}, {}
     for key in chosen.rewards:
         try:
-            judges |= load_rewards(key)
+            loaded |= load_rewards(key)
         except ConfigError as error:
             missing[key] = str(error)
-    if not judges:
+    if not loaded:
         raise ConfigError(f"no reward of {chosen.name} can be had: {'; '.join(missing.values())}")
     return Plan(
         benchmark=chosen,
         effort=effort,
         prompts=prompts,
-        rewards=judges,
+        rewards=loaded,
         others=_other_prompts(chosen, effort),
         missing=missing,
         readable=readable,
@@ -173,7 +173,10 @@ def _other_prompts(benchmark: Benchmark, effort: Effort) -> tuple[str, list[Prom
             return unseen.name, [replace(p, id=f"u{p.id}") for p in chosen]
     except ConfigError as error:
         return str(error), []
-    return f"{benchmark.name} has neither prompts to train on nor a twin of unseen objects", []
+    return (
+        f"{benchmark.name} has neither prompts to train on nor a counterpart with unseen objects",
+        [],
+    )
 
 
 def arms(plan: Plan) -> list[Work]:

@@ -7,25 +7,24 @@ OUT/base/                   the same of the base checkpoint
 
 import gc
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
+import rewards as registry
 from nftbench.benchmark.registry import Protocol
 from nftbench.evaluation.evaluate import Work, evaluate
 from nftbench.evaluation.loading import quiet
-from nftbench.generation.checkpoint import LoadedModel, load_model, packaged, trained_folder
+from nftbench.generation.checkpoint import LoadedModel, load_model, trained_folder
 from nftbench.runs.run_folder import RUNS, Run, folder_name, read_image
 from nftbench.stats.paired import PAIR
-from nftbench.stress import checks as stress_lines
+from nftbench.stress import checks
 from nftbench.stress.card import Card, save
-from nftbench.stress.checks import Line, not_run
+from nftbench.stress.checks import CheckResult, not_run
 from nftbench.stress.plan import (
     ASKED,
     OTHERS,
@@ -42,7 +41,8 @@ from nftbench.stress.plan import (
 from nftbench.training.checkpoints import RECIPE, stored_recipe
 from nftbench.training.guards import picture_statistics
 from rewards import parse_rewards
-from rewards.base import Progress
+from rewards.base import MissingWeights, Progress
+from rewards.clip.clipscore import ClipScore
 
 
 def stress(
@@ -54,7 +54,7 @@ def stress(
     out: Path | None,
     report: Progress,
 ) -> tuple[Path, Card]:
-    """Draw, judge, and write the card.
+    """Generate, score, and write the card.
 
     Args:
         checkpoint: as `load_model` takes it.
@@ -62,7 +62,7 @@ def stress(
         base: what it is compared with; None takes the checkpoint that a trained policy says it came from.
         benchmark: whose prompts; None takes the checkpoint's own.
         out: folder; None makes one under `runs/`. One that was begun goes on.
-        report: told of progress.
+        report: called as the work goes on.
 
     Returns:
         The folder, and the card in it.
@@ -77,11 +77,11 @@ def stress(
     plan = make_plan(benchmark, effort, whole(policy.pipeline))
     works = arms(plan)
     folder = out or RUNS / _name(checkpoint, base, [w.protocol for w in works])
-    own, theirs = _draw(Run(folder), works, policy, report), {}
+    own, theirs = _generate(Run(folder), works, policy, report), {}
     del policy  # never two large networks at once
     gc.collect()
     if base:
-        theirs = _draw(Run(folder / "base"), base_arms(plan), load_model(base), report)
+        theirs = _generate(Run(folder / "base"), base_arms(plan), load_model(base), report)
     card = Card(
         checkpoint=checkpoint,
         base=base,
@@ -89,7 +89,7 @@ def stress(
         metric=plan.metric,
         effort=asdict(effort),
         missing=plan.missing,
-        lines=judge_all(plan, own, theirs, trained_on(checkpoint)),
+        lines=check_all(plan, own, theirs, trained_on(checkpoint)),
     )
     save(folder, card)
     return folder, card
@@ -100,7 +100,7 @@ def _name(checkpoint: str, base: str | None, protocols: Sequence[Protocol]) -> s
     return f"{folder_name(checkpoint)}-stress-{asked}"
 
 
-def _draw(
+def _generate(
     run: Run, works: Sequence[Work], policy: LoadedModel, report: Progress
 ) -> dict[str, pd.DataFrame]:
     """Every arm's table of scored images, with each image's file and its brightness and saturation."""
@@ -117,36 +117,36 @@ def _draw(
 # --- where it comes from --------------------------------------------------------------------------
 
 
-def _folder(checkpoint: str) -> Path:
-    return packaged().get(checkpoint, Path(checkpoint))
-
-
 def origin(checkpoint: str) -> str | None:
-    """The checkpoint that a trained policy was trained from; None where nothing says so."""
+    """The checkpoint that a trained policy was trained from; None where nothing says so.
+
+    Raises:
+        ConfigError: what its folder says of it cannot be read.
+    """
     trained = trained_folder(checkpoint)
     return trained.base if trained else None
 
 
 def trained_on(checkpoint: str) -> list[str]:
     """Names of the rewards that a training run's recipe trains on; empty where there is no recipe."""
-    folder = _folder(checkpoint)
-    if not (folder / RECIPE).is_file():
+    trained = trained_folder(checkpoint)
+    if trained is None or not (trained.folder / RECIPE).is_file():
         return []
-    stages = stored_recipe(folder).stages
+    stages = stored_recipe(trained.folder).stages
     names = [s.key.partition("@")[0] for stage in stages for s in parse_rewards(stage.rewards)]
     return list(dict.fromkeys(names))
 
 
-# --- what is said of it ---------------------------------------------------------------------------
+# --- what it shows ---------------------------------------------------------------------------------
 
 Tables = Mapping[str, pd.DataFrame]
 
 
-def judge_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> list[Line]:
+def check_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> list[CheckResult]:
     """All lines of the card.
 
     Args:
-        plan: what was drawn.
+        plan: what was generated.
         own: arm -> table.
         base: the same of the base; empty without one.
         trained: names of the rewards trained on.
@@ -158,17 +158,17 @@ def judge_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> 
     return [
         _wording(plan, own, base),
         _others(plan, own),
-        stress_lines.guidance({scale: asked, **scales}, scale, metric),
-        stress_lines.seeds([asked, *repeats], metric),
+        checks.guidance({scale: asked, **scales}, scale, metric),
+        checks.seeds([asked, *repeats], metric),
         _diversity(plan, asked, before),
-        stress_lines.drift(asked, before, "brightness"),
-        stress_lines.drift(asked, before, "saturation"),
-        stress_lines.strictness(asked, before, metric),
+        checks.drift(asked, before, "brightness"),
+        checks.drift(asked, before, "saturation"),
+        checks.strictness(asked, before, metric),
         _held_out(plan, asked, before, trained),
     ]
 
 
-def _wording(plan: Plan, own: Tables, base: Tables) -> Line:
+def _wording(plan: Plan, own: Tables, base: Tables) -> CheckResult:
     rounds = []
     for turn in range(plan.effort.turns):
         table = own.get(f"{WORDED}-{turn}")
@@ -180,7 +180,7 @@ def _wording(plan: Plan, own: Tables, base: Tables) -> Line:
             "other words", f"no prompt of {plan.benchmark.name} is in GenEval's phrasing"
         )
     other = (base[ASKED], base[f"{WORDED}-0"]) if base else None
-    line = stress_lines.wording(own[ASKED], rounds, plan.metric, base=other)
+    line = checks.wording(own[ASKED], rounds, plan.metric, base=other)
     unread, every = plan.unreadable
     if not unread:
         return line
@@ -190,24 +190,22 @@ def _wording(plan: Plan, own: Tables, base: Tables) -> Line:
     return replace(line, verdict=f"{line.verdict} {left}")
 
 
-def _others(plan: Plan, own: Tables) -> Line:
+def _others(plan: Plan, own: Tables) -> CheckResult:
     kind, prompts = plan.others
     if not prompts:
         return not_run("unseen prompts", kind.rstrip("."))
     trained = plan.benchmark.training is not None
-    line = stress_lines.other_prompts(
-        own[ASKED], own[OTHERS], plan.metric, kind=kind, trained=trained
-    )
+    line = checks.other_prompts(own[ASKED], own[OTHERS], plan.metric, kind=kind, trained=trained)
     if not trained:
         return line
-    why = f"Unseen objects were not asked: {plan.benchmark.name} has no other ones."
+    why = f"Unseen objects were not tried: {plan.benchmark.name} has no other ones."
     return replace(line, verdict=f"{line.verdict} {why}")
 
 
-def _diversity(plan: Plan, asked: pd.DataFrame, before: pd.DataFrame | None) -> Line:
+def _diversity(plan: Plan, asked: pd.DataFrame, before: pd.DataFrame | None) -> CheckResult:
     space, embed = _space(plan)
     apart = [None if t is None else pairwise(t, embed(_pixels(t))) for t in (asked, before)]
-    return stress_lines.diversity(apart[0], apart[1], space=space)
+    return checks.diversity(apart[0], apart[1], space=space)
 
 
 def _pixels(table: pd.DataFrame) -> np.ndarray:
@@ -234,28 +232,17 @@ def pairwise(table: pd.DataFrame, vectors: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*PAIR, "diversity"])
 
 
-def _space(plan: Plan) -> tuple[str, Any]:
-    """In which distances are taken: CLIP's where its weights are here, else that of the pixels."""
-    from rewards import preprocess
-    from rewards.base import MissingWeights
-    from rewards.clip import models as clip_models
-    from rewards.clip.towers import load_clip
-
+def _space(plan: Plan) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """In which distances are taken: that of the CLIP beside the plan's rewards, else that of the pixels."""
+    variants = dict.fromkeys(reward.info.variant for reward in plan.rewards.values())
+    kin = (f"clipscore@{variant}" for variant in variants)
+    key = next((key for key in kin if key in registry.available()), registry.resolve("clipscore"))
     try:
-        if any(key.endswith("@pocket") for key in plan.rewards):
-            from nftbench.pocket.rewards import checked
-
-            name, tower = "the pocket world's CLIP", load_clip(checked("clip"))
-        else:
-            name, tower = "CLIP ViT-L/14", clip_models.openai_tower("clipscore@nft")
+        reward = registry.load_reward(key)
     except MissingWeights:
-        return "pixels, CLIP's weights are not here", _unit_pixels
-
-    def embed(images: np.ndarray) -> np.ndarray:
-        found: Tensor = tower.unit_images(images, preprocess.clipscore_nft)
-        return found.numpy()
-
-    return name, embed
+        return f"pixels, the weights of {key} are not here", _unit_pixels
+    assert isinstance(reward, ClipScore), f"{key} embeds no images"
+    return f"CLIP of {key}", reward.embed
 
 
 def _unit_pixels(images: np.ndarray) -> np.ndarray:
@@ -265,18 +252,20 @@ def _unit_pixels(images: np.ndarray) -> np.ndarray:
 
 def _held_out(
     plan: Plan, asked: pd.DataFrame, before: pd.DataFrame | None, trained: Sequence[str]
-) -> Line:
+) -> CheckResult:
     check = "held-out rewards"
     if before is None:
-        return not_run(check, stress_lines.NO_BASE)
+        return not_run(check, checks.NO_BASE)
     if not trained:
         return not_run(
             check, "the checkpoint has no recipe that names the rewards it was trained on"
         )
     better = [k for k, r in plan.rewards.items() if r.info.higher_is_better]
     ruled = [k for k in better if plan.rewards[k].info.needs == "geneval metadata"]
-    line = stress_lines.held_out(asked, before, better, trained, ruled)
+    line = checks.held_out(asked, before, better, trained, ruled)
     here = {key.partition("@")[0] for key in better}
     absent = [name for name in trained if name not in here]
-    more = f" Trained on, but no judge of these prompts: {', '.join(absent)}." if absent else ""
+    more = (
+        f" Trained on, but not able to score these prompts: {', '.join(absent)}." if absent else ""
+    )
     return replace(line, verdict=line.verdict + more)

@@ -31,6 +31,17 @@ class ClipScore:
         """Judge images: see `Reward.score`."""
         return cosine_scores(self._tower, images, prompts, transform=self._transform)
 
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Where images lie in CLIP's space.
+
+        Args:
+            images: uint8 RGB (N, H, W, 3).
+
+        Returns:
+            float32 (N, D), each of length 1.
+        """
+        return self._tower.unit_images(images, self._transform).numpy()
+
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Any text can be scored; past the text encoder's length it is cut."""
 

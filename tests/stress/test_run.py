@@ -11,10 +11,10 @@ from scipy.stats import chi2
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stress import card as stress_card
-from nftbench.stress import checks as stress_lines
+from nftbench.stress import checks as stress_checks
 from nftbench.stress import plan as stress_plan
 from nftbench.stress import run as stress
-from nftbench.stress.checks import Figure, Line
+from nftbench.stress.checks import CheckResult, Figure
 from nftbench.training.checkpoints import save_recipe
 from nftbench.training.config.recipe import load_recipe
 from rewards.base import ConfigError
@@ -57,7 +57,7 @@ def figure(value: float, low: float, high: float, n_prompts: int = 12) -> Figure
     ],
 )
 def test_nothing_is_said_beyond_the_interval(found, seen, words):
-    got, text = stress_lines.said("It", found, "worse", "better")
+    got, text = stress_checks.verdict_of("It", found, "worse", "better")
     assert got == seen
     assert words in text
 
@@ -68,7 +68,7 @@ def test_nothing_is_said_beyond_the_interval(found, seen, words):
 def test_other_words_is_the_paired_change_by_task_and_by_rule():
     asked = table([1, 1, 1, 1, 1, 1, 1, 1])
     told = table([1, 1, 1, 0, 0, 0, 1, 0], rule=["bare"] * 4 + ["one"] * 4)
-    line = stress_lines.wording(asked, [told], METRIC)
+    line = stress_checks.wording(asked, [told], METRIC)
     # changes by prompt: 0, -1/2 | -1, -1/2; by task: (0 - 1)/2 and -1/2
     assert [f.name for f in line.figures][1:] == ["... rule 'bare'", "... rule 'one'"]
     np.testing.assert_allclose([f.value for f in line.figures], [-0.5, -0.25, -0.75])
@@ -79,32 +79,32 @@ def test_other_words_against_the_base_is_a_difference_of_differences():
     asked, base = table([1] * 8), table([1] * 8)
     told = table([0] * 8, rule="bare")
     base_told = table([1, 0] * 4)
-    line = stress_lines.wording(asked, [told], METRIC, base=(base, base_told))
+    line = stress_checks.wording(asked, [told], METRIC, base=(base, base_told))
     assert line.figures[0].value == -1
     assert line.figures[-1].value == pytest.approx(-1 - -0.5)
 
 
 def test_unseen_prompts_are_compared_unpaired():
     asked, others = table([1, 0, 1, 1, 0, 0, 1, 0]), table([1, 1, 1, 0, 1, 1, 1, 1])
-    line = stress_lines.other_prompts(asked, others, METRIC, kind="known ones", trained=True)
+    line = stress_checks.other_prompts(asked, others, METRIC, kind="known ones", trained=True)
     mine, theirs, gap = line.figures
     assert (mine.value, theirs.value) == (0.5, 0.875)
     assert gap.value == pytest.approx(-0.375)
     widths = [(f.high - f.low) / 2 for f in (mine, theirs)]  # symmetric: MOVER is then the root sum
     assert (gap.high - gap.low) / 2 == pytest.approx(math.hypot(*widths))
-    turned = stress_lines.other_prompts(asked, others, METRIC, kind="strange", trained=False)
+    turned = stress_checks.other_prompts(asked, others, METRIC, kind="strange", trained=False)
     assert turned.figures[2].value == pytest.approx(0.375)
 
 
 def test_tasks_that_only_one_side_has_are_left_out():
     asked, others = table([1, 1, 0, 0, 1, 1, 0, 0]), table([1, 1, 1, 1], tasks=1)
-    line = stress_lines.other_prompts(asked, others, METRIC, kind="others", trained=True)
+    line = stress_checks.other_prompts(asked, others, METRIC, kind="others", trained=True)
     assert [f.value for f in line.figures] == [1, 1, 0]
 
 
 def test_guidance_shows_every_task_and_the_change_from_the_own_scale():
     own, more = table([0, 0, 1, 1, 0, 0, 1, 0]), table([1, 1, 1, 1, 1, 0, 1, 1])
-    line = stress_lines.guidance({1.0: own, 4.5: more}, 1.0, METRIC)
+    line = stress_checks.guidance({1.0: own, 4.5: more}, 1.0, METRIC)
     found = {f.name: f.value for f in line.figures}
     assert found == {
         "guidance 1": 0.375,
@@ -118,7 +118,7 @@ def test_guidance_shows_every_task_and_the_change_from_the_own_scale():
 
 def test_seeds_have_the_closed_form_and_its_interval():
     tables = [table([1, 0, 1, 0] * 2), table([1, 1, 1, 0] * 2), table([1, 1, 1, 1] * 2)]
-    line = stress_lines.seeds(tables, METRIC)
+    line = stress_checks.seeds(tables, METRIC)
     spread = np.std([0.5, 0.75, 1.0], ddof=1)
     low, high = (spread * math.sqrt(2 / chi2.ppf(q, 2)) for q in (0.975, 0.025))
     between = line.figures[0]
@@ -129,13 +129,13 @@ def test_seeds_have_the_closed_form_and_its_interval():
 def test_seeds_that_only_chance_parts_are_not_accused():
     rng = np.random.default_rng(3)
     tables = [table(list(rng.integers(0, 2, 240))) for _ in range(4)]
-    assert stress_lines.seeds(tables, METRIC).seen == "no"
+    assert stress_checks.seeds(tables, METRIC).seen == "no"
 
 
 def test_seeds_are_accused_rarely_where_there_is_nothing():
     rng = np.random.default_rng(5)
     lines = [
-        stress_lines.seeds([table(list(rng.normal(size=48))) for _ in range(3)], METRIC)
+        stress_checks.seeds([table(list(rng.normal(size=48))) for _ in range(3)], METRIC)
         for _ in range(100)
     ]
     share = np.mean([line.seen == "yes" for line in lines])
@@ -149,7 +149,7 @@ def test_distances_within_a_prompt_by_hand():
     assert apart["diversity"].tolist() == [pytest.approx((1 + 2 + 1) / 3), 0]
     assert apart["tag"].tolist() == ["task 0", "task 1"]
     alone = stress.pairwise(table([0, 0], images=1), vectors[:2])
-    assert stress_lines.diversity(alone, None, space="x").seen == "not run"
+    assert stress_checks.diversity(alone, None, space="x").seen == "not run"
 
 
 def test_diversity_and_drift_are_paired_with_the_base():
@@ -157,15 +157,15 @@ def test_diversity_and_drift_are_paired_with_the_base():
         {"prompt_id": list("abc"), "tag": "", "image_index": 0, "diversity": [0.1, 0.2, 0.3]}
     )
     base = own.assign(diversity=[0.41, 0.5, 0.59])
-    line = stress_lines.diversity(own, base, space="x")
+    line = stress_checks.diversity(own, base, space="x")
     assert line.figures[1].value == pytest.approx(-0.3)
     assert line.seen == "yes"
     assert "more alike" in line.verdict
-    assert stress_lines.diversity(own, None, space="x").seen == "only shown"
+    assert stress_checks.diversity(own, None, space="x").seen == "only shown"
 
     bright = table([0] * 8, brightness=[0.5, 0.6] * 4)
     up = bright.assign(brightness=bright["brightness"] + np.tile([0.1, 0.2, 0.1, 0.2], 2))
-    moved = stress_lines.drift(up, bright, "brightness")
+    moved = stress_checks.drift(up, bright, "brightness")
     assert moved.figures[0].value == pytest.approx(0.7)
     assert moved.figures[1].value == pytest.approx(0.15)
 
@@ -173,9 +173,9 @@ def test_diversity_and_drift_are_paired_with_the_base():
 def test_the_strict_gap_and_its_change():
     own = table([1] * 8, **{f"{METRIC}:strict": np.float32([1, 0, 0, 1, 1, 1, 0, 0])})
     base = table([1] * 8, **{f"{METRIC}:strict": np.float32([1] * 8)})
-    line = stress_lines.strictness(own, base, METRIC)
+    line = stress_checks.strictness(own, base, METRIC)
     assert [f.value for f in line.figures] == [-0.5, -0.5]
-    assert stress_lines.strictness(table([1] * 4), None, METRIC).seen == "not run"
+    assert stress_checks.strictness(table([1] * 4), None, METRIC).seen == "not run"
 
 
 def test_held_out_rewards_that_fall_while_trained_ones_rise():
@@ -183,11 +183,11 @@ def test_held_out_rewards_that_fall_while_trained_ones_rise():
     noise = rng.normal(0, 0.02, 80)
     base = table([0.5] * 80, pick=np.full(80, 20.0))
     own = table(list(0.8 + noise), pick=19.0 + noise)
-    line = stress_lines.held_out(own, base, [METRIC, "pick"], ["geneval"], [METRIC])
+    line = stress_checks.held_out(own, base, [METRIC, "pick"], ["geneval"], [METRIC])
     assert line.seen == "yes"
     assert "Risen: geneval@pocket (trained); fallen: pick (held out)" in line.verdict
     assert line.figures[1].value == pytest.approx(-1 + noise.mean(), abs=1e-6)
-    same = stress_lines.held_out(base, base, [METRIC, "pick"], ["geneval"], [METRIC])
+    same = stress_checks.held_out(base, base, [METRIC, "pick"], ["geneval"], [METRIC])
     assert same.seen == "no"
     assert "Risen: none; fallen: none" in same.verdict
 
@@ -197,7 +197,7 @@ def test_the_unpaired_interval_covers():
     held = 0
     for _ in range(400):
         a, b = (clustered_mean(rng.normal(mean, 1, 30), np.arange(30)) for mean in (0.0, 0.3))
-        gap = stress_lines.unpaired("", a, b)
+        gap = stress_checks.unpaired("", a, b)
         held += gap.low <= 0.3 <= gap.high
     assert 0.92 <= held / 400 <= 0.98
 
@@ -224,6 +224,21 @@ def test_what_a_training_run_says_of_itself(tmp_path):
     save_recipe(tmp_path, recipe)
     assert stress.origin(str(tmp_path)) == "pocket"
     assert stress.trained_on(str(tmp_path)) == ["geneval", "pickscore"]
+
+
+def test_a_broken_note_of_a_training_is_one_clear_line(tmp_path):
+    (tmp_path / "policy.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"policy\.json does not describe a trained policy"):
+        stress.origin(str(tmp_path))
+
+
+def test_distances_are_taken_in_the_clip_of_the_rewards_own_variant():
+    """Learnt from what the rewards say of themselves."""
+    plan = stress_plan.make_plan("geneval-pocket", stress_plan.Effort(prompts=1), bool)
+    space, embed = stress._space(plan)
+    vectors = embed(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8))
+    assert space == "CLIP of clipscore@pocket"
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
 
 
 def test_no_arm_can_be_taken_for_the_benchmark():
@@ -276,8 +291,8 @@ def test_an_unknown_checkpoint_is_refused_before_anything_is_written(tmp_path):
 def test_the_card_keeps_every_line_and_knows_no_nan(tmp_path):
     nan = math.nan
     lines = [
-        Line(check="seeds", seen="no", verdict="a | b", figures=(figure(0.5, nan, nan),)),
-        stress_lines.not_run("unseen prompts", "its data are not here"),
+        CheckResult(check="seeds", seen="no", verdict="a | b", figures=(figure(0.5, nan, nan),)),
+        stress_checks.not_run("unseen prompts", "its data are not here"),
     ]
     card = stress_card.Card(
         checkpoint="c", base=None, benchmark="b", metric="m", effort={}, missing={}, lines=lines
