@@ -2,13 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Frozen(BaseModel):
-    """A record that says no to what it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from nftbench.benchmark.schema import Frozen
 
 
 class Settings(Frozen):

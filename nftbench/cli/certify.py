@@ -35,7 +35,7 @@ def certify(
     """Compare rewards with numbers of their references' own code; write a certificate each."""
     import rewards
     from nftbench.evaluation.loading import quiet
-    from nftbench.runs.run_folder import write_atomic
+    from nftbench.runs.io import write_atomic
     from rewards.certify import run, verdicts
 
     if bool(names) == every:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from nftbench.benchmark.registry import Protocol, load_suite, names, protocols_of, suite_names
+from nftbench.benchmark.registry import load_suite, names, protocols_of, suite_names
+from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.evaluate import Work, evaluate, plan, refuse_other_judges, score
 from nftbench.evaluation.loading import load_named, load_rewards, quiet
 from nftbench.evaluation.scoring import read_image_list, score_files
 from nftbench.generation.checkpoint import load_model, own_suite
 from nftbench.generation.sampling import Sample
+from nftbench.runs.io import write_table
 from nftbench.runs.rows import About, Row, summarise
-from nftbench.runs.run_folder import RUNS, Run, folder_name, score_table, write_table
+from nftbench.runs.run_folder import RUNS, Run, folder_name, score_table
 from nftbench.stats.paired import Change
 from nftbench.training.config.recipe import load_recipe
 from nftbench.training.run import resumed_recipe

@@ -11,7 +11,7 @@ from nftbench.cli.pull import AcceptDigest, Mirror, Offline, pull_files
 from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:
-    from nftbench.benchmark.registry import Benchmark
+    from nftbench.benchmark.schema import Benchmark
     from nftbench.evaluation.ranking import Ranking
     from nftbench.reporting.text_tables import Grid
     from nftbench.stats.estimates import Estimate

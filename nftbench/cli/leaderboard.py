@@ -81,7 +81,8 @@ def card(
 ) -> None:
     """Print a run as Hugging Face model-card metadata (`model-index`), to stand between `---` lines."""
     from nftbench.reporting.leaderboard.model_card import card as as_yaml
-    from nftbench.runs.run_folder import Run, write_atomic
+    from nftbench.runs.io import write_atomic
+    from nftbench.runs.run_folder import Run
 
     text = as_yaml(Run.open(run))
     if out is None:

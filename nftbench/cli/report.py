@@ -86,7 +86,7 @@ def _show(
     form: str, out: Path | None, grids: "Sequence[Grid]", records: Sequence[Mapping[str, Any]]
 ) -> None:
     from nftbench.reporting import text_tables
-    from nftbench.runs.run_folder import write_atomic
+    from nftbench.runs.io import write_atomic
 
     if out is not None:
         write_atomic(out, text_tables.render(form, grids, records).encode())

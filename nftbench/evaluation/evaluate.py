@@ -15,13 +15,15 @@ from importlib.metadata import version
 import pandas as pd
 
 import nftbench
-from nftbench.benchmark.registry import Protocol, choose, load_benchmark
+from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.runs.contact_sheet import contact_sheet
+from nftbench.runs.io import write_table
 from nftbench.runs.rows import About, Row, summarise
-from nftbench.runs.run_folder import Run, write_table
+from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt, Reward, RewardInfo
 
 PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")

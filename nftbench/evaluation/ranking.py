@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.registry import known, names, read
-from nftbench.benchmark.suites import Frozen
+from nftbench.benchmark.schema import Frozen
 from nftbench.evaluation.scoring import score_files
 from nftbench.stats.estimates import Estimate, clustered_mean
 from rewards.base import ConfigError, Progress, Prompt, Reward, Weight

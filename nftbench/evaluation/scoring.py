@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nftbench.benchmark.prompts import check_id, json_object, required, text_lines
-from nftbench.runs.run_folder import read_image
+from nftbench.runs.io import read_image
 from rewards.base import ConfigError, Prompt, Reward, Scores
 
 

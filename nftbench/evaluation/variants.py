@@ -14,7 +14,8 @@ from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.evaluation.loading import load_rewards, quiet
 from nftbench.evaluation.scoring import read_image_list, score_files
 from nftbench.generation.sampling import samples
-from nftbench.runs.run_folder import MANIFEST, Run, write_atomic
+from nftbench.runs.io import write_atomic
+from nftbench.runs.run_folder import MANIFEST, Run
 from rewards.base import ConfigError, Progress, Prompt, Reward
 from rewards.variants import Disagreement, disagreements
 

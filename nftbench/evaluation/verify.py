@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nftbench.benchmark.registry import Protocol, choose, load_benchmark
+from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.loading import load_rewards, quiet
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples

@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from nftbench.benchmark.registry import SamplingParameters
+from nftbench.benchmark.schema import SamplingParameters
 from rewards.base import ConfigError, Prompt
 
 

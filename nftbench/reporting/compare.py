@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from nftbench.benchmark.registry import Protocol
+from nftbench.benchmark.schema import Protocol
 from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
 from nftbench.reporting.text_tables import Grid, GridCell, GridLine
 from nftbench.runs.rows import PART

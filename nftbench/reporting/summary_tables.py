@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from nftbench.benchmark.registry import Benchmark, Suite
+from nftbench.benchmark.schema import Benchmark
+from nftbench.benchmark.suites import Suite
 from nftbench.reporting.naming import aggregate_name
 from nftbench.reporting.text_tables import Grid, GridCell, GridLine, grid_of
 from nftbench.runs.rows import Row

@@ -13,7 +13,6 @@ Every file is written beside its place and renamed into it, so a run that is kil
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,51 +20,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from nftbench.benchmark.registry import Protocol, in_words
+from nftbench.benchmark.schema import Protocol, in_words
 from nftbench.generation.sampling import Sample
+from nftbench.runs.io import read_table, write_atomic, write_table
 from rewards.base import ConfigError, Reward, Scores
 
 MANIFEST = "manifest.json"
 RUNS = Path("runs")
 """Where commands make the folders that nobody named."""
+SAMPLE_COLUMNS = (
+    "key",
+    "prompt_id",
+    "prompt",
+    "tag",
+    "image_index",
+    "seed",
+    "image",
+    "sha256",
+)
+"""Of every sample table, before the rewards' own columns."""
 NEEDED = frozenset({"batch_size", "checkpoint", "protocols", "rewards", "versions"})
 """Entries of a manifest that the engine reads back."""
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a parquet file whole or not at all."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_atomic(path, buffer.getvalue())
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Pixels of an image file, uint8 RGB (H, W, 3).
-
-    Raises:
-        OSError: absent, truncated or no image; the message says which.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise OSError(f"{path.name} is no image") from None
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path.name} is broken: {error}") from None
 
 
 def folder_name(checkpoint: str) -> str:
@@ -187,6 +165,23 @@ class Run:
     def samples_path(self, benchmark: str) -> Path:
         """Where a benchmark's sample table lies."""
         return self.folder / benchmark / "samples.parquet"
+
+    def read_samples(self, benchmark: str) -> pd.DataFrame:
+        """A benchmark's sample table, as `evaluate.sample_table` makes it: one row an image.
+
+        Raises:
+            ConfigError: the run is not finished, or its table is broken or lacks a column.
+        """
+        path, remedy = self.samples_path(benchmark), f"run: nftbench score {self.folder}"
+        if not path.is_file():
+            raise ConfigError(
+                f"{self.folder} is not finished: {benchmark} has no {path.name}; {remedy}"
+            )
+        table = read_table(path, remedy=remedy)
+        missing = set(SAMPLE_COLUMNS) - set(table.columns)
+        if missing:
+            raise ConfigError(f"{path} lacks {min(missing)}; {remedy}")
+        return table
 
 
 def score_table(reward: str, samples: Sequence[Sample], scores: Scores) -> pd.DataFrame:

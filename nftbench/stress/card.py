@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nftbench.reporting.text_tables import Grid, GridCell, GridLine, render
-from nftbench.runs.run_folder import write_atomic
+from nftbench.runs.io import write_atomic
 from nftbench.stress.checks import CheckResult, Figure
 
 NOTE = (

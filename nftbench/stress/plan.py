@@ -8,7 +8,8 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from nftbench.benchmark.registry import Benchmark, choose, load_benchmark, load_suite
+from nftbench.benchmark.registry import choose, load_benchmark, load_suite
+from nftbench.benchmark.schema import Benchmark
 from nftbench.evaluation.evaluate import Work
 from nftbench.evaluation.loading import load_rewards
 from nftbench.generation.checkpoint import own_suite

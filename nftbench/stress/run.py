@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 
 import rewards as registry
-from nftbench.benchmark.registry import Protocol
+from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.evaluate import Work, evaluate
 from nftbench.evaluation.loading import quiet
 from nftbench.generation.checkpoint import LoadedModel, load_model, trained_folder
-from nftbench.runs.run_folder import RUNS, Run, folder_name, read_image
+from nftbench.runs.io import read_image
+from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import PAIR
 from nftbench.stress import checks
 from nftbench.stress.card import Card, save

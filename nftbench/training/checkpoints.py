@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nftbench.runs.run_folder import write_atomic
+from nftbench.runs.io import write_atomic
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.rollouts import seed_of
 from rewards.base import ConfigError

@@ -13,7 +13,7 @@ import pandas as pd
 from accelerate import Accelerator
 
 from nftbench.runs.contact_sheet import sheet
-from nftbench.runs.run_folder import write_atomic
+from nftbench.runs.io import write_atomic
 from nftbench.stats.paired import PAIR, Change, changes
 
 METRICS = "metrics.jsonl"

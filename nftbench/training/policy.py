@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nftbench.generation.checkpoint import POLICY_FILE
 from nftbench.generation.replay import denoiser_of
-from nftbench.runs.run_folder import write_atomic
+from nftbench.runs.io import write_atomic
 from nftbench.training.config.recipe import PolicyConfig
 from rewards.base import ConfigError
 

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 from accelerate import Accelerator
 
-from nftbench.benchmark.registry import SamplingParameters
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import load_model
 from nftbench.generation.replay import distilled, learn
 from nftbench.generation.sampling import Sample, generate
-from nftbench.runs.run_folder import write_table
+from nftbench.runs.io import write_table
 from nftbench.stats.paired import Change, changes
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.checkpoints import (

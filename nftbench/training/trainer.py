@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from nftbench.benchmark.registry import SamplingParameters
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.replay import Layout, record, watch
 from nftbench.generation.sampling import Sample, generate, texts_remembered
 from nftbench.training import Interrupted, TrainingFailed

@@ -8,7 +8,8 @@ import pandas as pd
 from accelerate.utils import gather_object
 from diffusers import DiffusionPipeline
 
-from nftbench.benchmark.registry import Protocol, choose, load_benchmark
+from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.schema import Protocol
 from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.runs.rows import PART
 from nftbench.stats.estimates import Estimate

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from nftbench import resources
 from nftbench.benchmark import data_cache as data
-from nftbench.benchmark import registry as benchmark
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import load_benchmark, names
 from nftbench.cli import data as cli_data
@@ -76,9 +76,9 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def signs(tmp_path, monkeypatch):
     """`signs(sha256)` makes a benchmark of that name the only one."""
-    shelf = tmp_path / "shelf"
+    shelf = tmp_path / "shelf" / "data" / "benchmarks"
     (shelf / "suites").mkdir(parents=True)
-    monkeypatch.setattr(benchmark, "folder", lambda: shelf)
+    monkeypatch.setattr(resources, "HERE", tmp_path / "shelf")
 
     def make(sha256: str = SHA256):
         (shelf / "signs.toml").write_text(TOML.format(sha256=sha256))

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.benchmark import registry as benchmark
-from nftbench.benchmark.registry import (
-    Protocol,
-    choose,
-    folder,
-    load_benchmark,
-    load_suite,
-    names,
-)
+from nftbench import resources
+from nftbench.benchmark.registry import choose, folder, load_benchmark, load_suite, names
+from nftbench.benchmark.schema import Protocol
 from nftbench.pocket.world.scenes import held_out
 from rewards import resolve
 from rewards.base import ConfigError, Prompt
@@ -257,14 +251,15 @@ def test_a_setting_out_of_range_is_refused_by_name(setting, value):
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     """A copy of the benchmarks' folder: `shelf(name, old, new)` edits one TOML of it."""
-    (tmp_path / "suites").mkdir()
+    made = tmp_path / "data" / "benchmarks"
+    (made / "suites").mkdir(parents=True)
     for path in [*folder().glob("*.toml"), *folder().glob("suites/*.toml")]:
-        copy = tmp_path / path.relative_to(folder())
+        copy = made / path.relative_to(folder())
         copy.write_text(path.read_text("utf-8"), encoding="utf-8")
-    monkeypatch.setattr(benchmark, "folder", lambda: tmp_path)
+    monkeypatch.setattr(resources, "HERE", tmp_path)
 
     def edit(name: str, old: str, new: str) -> Path:
-        path = tmp_path / name
+        path = made / name
         text = path.read_text("utf-8")
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
         path.write_text(text.replace(old, new), encoding="utf-8")
@@ -308,12 +303,13 @@ def test_a_typo_in_a_suite_is_named(shelf):
 
 def test_changed_prompts_are_refused(shelf, tmp_path):
     shelf("ocr-pocket.toml", "count = 72", "count = 71")
-    (tmp_path / "prompts").mkdir()
+    prompts = tmp_path / "data" / "benchmarks" / "prompts"
+    prompts.mkdir()
     shipped = (ROOT / "benchmarks/prompts/ocr-pocket.txt").read_bytes()
-    (tmp_path / "prompts" / "ocr-pocket.txt").write_bytes(shipped)
+    (prompts / "ocr-pocket.txt").write_bytes(shipped)
     with pytest.raises(ConfigError, match="expected 71 prompts, got 72"):
         load_benchmark("ocr-pocket").load()
-    (tmp_path / "prompts" / "ocr-pocket.txt").write_bytes(shipped.replace(b"BOAT", b"BOOT"))
+    (prompts / "ocr-pocket.txt").write_bytes(shipped.replace(b"BOAT", b"BOOT"))
     with pytest.raises(ConfigError, match="expected sha256 5fa4977f3fef7a58"):
         load_benchmark("ocr-pocket").load()
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import rewards
-from nftbench.benchmark import registry as benchmark
+from nftbench import resources
 from nftbench.benchmark.registry import (
     folder,
     load_benchmark,
@@ -67,10 +67,10 @@ def quietly(stage: str, done: int, total: int) -> None:
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     """A copy of the benchmarks' folder with the suite `two`."""
-    shelf = tmp_path / "shelf"
+    shelf = tmp_path / "shelf" / "data" / "benchmarks"
     shutil.copytree(folder(), shelf, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
     (shelf / "suites" / "two.toml").write_text(TWO)
-    monkeypatch.setattr(benchmark, "folder", lambda: shelf)
+    monkeypatch.setattr(resources, "HERE", tmp_path / "shelf")
     return shelf
 
 

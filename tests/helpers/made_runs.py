@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nftbench.benchmark.registry import Protocol
+from nftbench.benchmark.schema import Protocol
 from nftbench.generation.sampling import image_seed
+from nftbench.runs.io import write_table
 from nftbench.runs.rows import About, summarise
-from nftbench.runs.run_folder import Run, write_table
+from nftbench.runs.run_folder import Run
 from rewards.base import RewardInfo
 
 BENCHMARK = "made"

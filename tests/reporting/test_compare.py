@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from nftbench.cli import main as cli
 from nftbench.reporting.compare import compare, grids, records
 from nftbench.reporting.text_tables import render
-from nftbench.runs.run_folder import Run, write_table
+from nftbench.runs.io import write_table
+from nftbench.runs.run_folder import Run
 from nftbench.stats.estimates import clustered_mean, task_mean
 from nftbench.stats.paired import PAIR, chance, change, paired_samples, tally
 from rewards.base import ConfigError

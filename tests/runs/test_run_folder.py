@@ -14,7 +14,8 @@ from PIL import Image
 
 from nftbench.generation.sampling import Sample
 from nftbench.runs import run_folder as store
-from nftbench.runs.run_folder import Run, read_image, score_table, write_atomic, write_table
+from nftbench.runs.io import read_image, write_atomic, write_table
+from nftbench.runs.run_folder import Run, score_table
 from rewards.base import ConfigError, Prompt, Scores
 
 SAMPLES = [Sample(Prompt(id=f"{i:04d}", text="x"), 0) for i in range(3)]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nftbench.runs.run_folder import write_table
+from nftbench.runs.io import write_table
 from nftbench.stats.paired import changes
 from nftbench.training.metrics_log import HELD_OUT, read_changes, write_by_task
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from nftbench.benchmark.registry import SamplingParameters
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.cli.commands import train_checkpoint
 from nftbench.generation.checkpoint import load_model, local_folder
 from nftbench.generation.sampling import Sample, generate

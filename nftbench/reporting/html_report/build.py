@@ -26,8 +26,8 @@ from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report.data import SAME, Evaluated, Trained, column_of
 from nftbench.reporting.html_report.images import ReportImage, place_all
 from nftbench.reporting.naming import aggregate_name
+from nftbench.runs.io import write_atomic
 from nftbench.runs.rows import Row
-from nftbench.runs.run_folder import write_atomic
 from nftbench.stats.estimates import Estimate
 from rewards.base import ConfigError, Progress
 

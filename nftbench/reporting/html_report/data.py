@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from nftbench.benchmark.registry import Protocol
+from nftbench.benchmark.schema import Protocol
 from nftbench.reporting.leaderboard.board import run_rows
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import MANIFEST, Run

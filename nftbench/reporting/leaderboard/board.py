@@ -17,11 +17,13 @@ from typing import Any
 from pydantic import ValidationError
 
 import rewards as registry
-from nftbench.benchmark.registry import Protocol, SamplingParameters, load_benchmark
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.schema import Protocol, SamplingParameters
 from nftbench.reporting.naming import MEANS
 from nftbench.resources import data_folder
+from nftbench.runs.io import write_atomic
 from nftbench.runs.rows import PART, Row
-from nftbench.runs.run_folder import Run, write_atomic
+from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 from rewards.certify.verdicts import verdict
 

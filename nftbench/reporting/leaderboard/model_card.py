@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nftbench.benchmark.registry import Protocol, load_benchmark
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.schema import Protocol
 from nftbench.reporting.leaderboard.board import refuse, run_rows
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run

@@ -22,8 +22,8 @@ from nftbench.reporting.leaderboard.board import (
     stated,
 )
 from nftbench.reporting.naming import MEANS, aggregate_name
+from nftbench.runs.io import write_atomic
 from nftbench.runs.rows import PART, Row
-from nftbench.runs.run_folder import write_atomic
 from rewards.base import ConfigError
 
 MARK = re.compile(r"(<!-- leaderboard:(\S+) -->\n)(.*?)(<!-- /leaderboard -->)", re.DOTALL)

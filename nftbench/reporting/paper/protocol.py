@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nftbench.benchmark.registry import Protocol, load_benchmark
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.schema import Protocol
 from nftbench.benchmark.suites import Column, Suite
 from nftbench.reporting.leaderboard.board import Entry, stated
 from nftbench.runs.rows import Row

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import rewards as registry
-from nftbench.benchmark.registry import Protocol, known
+from nftbench.benchmark.registry import known
+from nftbench.benchmark.schema import Protocol
 from nftbench.benchmark.suites import Column, Suite
 from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.leaderboard.board import Entry

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from nftbench.benchmark.registry import in_words
+from nftbench.benchmark.schema import in_words
 from nftbench.training.algorithms.nft import OldSchedule
 from rewards.base import ConfigError
 

@@ -14,7 +14,7 @@ from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report.build import PAGE, script, write_report
 from nftbench.reporting.html_report.images import SMALL, WHOLE, inside, place
-from nftbench.runs.run_folder import write_table
+from nftbench.runs.io import write_table
 from nftbench.stats.estimates import clustered_mean
 from rewards.base import ConfigError
 from tests.helpers import made_runs

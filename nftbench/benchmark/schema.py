@@ -1,0 +1,251 @@
+"""What a benchmark's TOML may say, and the protocol whose hash stands beside every number."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nftbench.benchmark import data_cache as data
+from nftbench.benchmark.prompts import load_prompts
+from nftbench.resources import data_folder
+from rewards.base import ConfigError, Prompt, Weight
+
+
+class Frozen(BaseModel):
+    """A record that says no to what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def in_words(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong: field, fault, value."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}, got {first['input']!r}"
+
+
+class SamplingParameters(Frozen):
+    """How images are drawn, in evaluation and in training."""
+
+    height: int = Field(ge=8)
+    width: int = Field(ge=8)
+    num_inference_steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=0, allow_inf_nan=False)
+    """1 is no classifier-free guidance."""
+    max_sequence_length: int | None = Field(default=None, ge=0)
+    """Length of the long text encoder's input; None leaves the pipeline's own."""
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def about(self) -> str:
+        """What fixes these settings, for messages."""
+        return "the recipe"
+
+
+class Protocol(SamplingParameters):
+    """Everything that moves a number, but for the reward: a row names that itself, with its variant.
+
+    Two rows of one metric may be compared when their protocols have one hash.
+    """
+
+    benchmark: str
+    version: int
+    prompts_sha256: str
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many prompts were asked: never publishable."""
+    images_per_prompt: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    noise: Literal["cpu-generator-per-image"] = "cpu-generator-per-image"
+    pixels: Literal["uint8-png"] = "uint8-png"
+    aggregation: Literal["mean", "task_mean"]
+
+    @property
+    def about(self) -> str:
+        """What fixes these settings, for messages."""
+        return f"protocol {self.hash} of {self.benchmark}"
+
+    @property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the sha256 of all fields, as canonical JSON."""
+        fields = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(fields.encode()).hexdigest()[:12]
+
+    def difference(self, other: "Protocol") -> str:
+        """The fields in which two protocols differ, in words; empty when they do not."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return ", ".join(
+            f"{k}: {mine[k]!r} here, {theirs[k]!r} there" for k in mine if mine[k] != theirs[k]
+        )
+
+
+class PromptSource(Frozen):
+    """A prompt file: one that ships with the project, or one of others that `nftbench data pull` fetches."""
+
+    file: str
+    """Name in `benchmarks/prompts`; where there is a `url`, in the data cache."""
+    url: str = Field(default="", pattern="^(https://.+)?$")
+    """Where the file comes from, at a pinned commit where there is one; empty where it ships."""
+    layout: Literal["geneval", "text"]
+    member: str = ""
+    """How the name of the file ends that is meant, where `file` is a zip archive."""
+    count: int = Field(ge=1)
+    """Distinct prompts."""
+    copies: int = Field(default=1, ge=1)
+    """How often each stands in the file: it is one prompt, with so many images."""
+    tag: str = ""
+    """Task of all its prompts, where the file names none; their ids begin with it."""
+    sha256: str = Field(pattern="^([0-9a-f]{64})?$")
+    """Empty where nobody could pin it yet: what is measured then cannot be published."""
+    size: int = Field(default=0, ge=0)
+    """Bytes; 0 where it is not known."""
+
+    @model_validator(mode="after")
+    def _shipped_is_pinned(self) -> "PromptSource":
+        if not (self.url or self.sha256):
+            raise ValueError("a file that ships has a sha256")
+        return self
+
+    def asset(self, licence: str) -> Weight:
+        """The file as something that can be fetched."""
+        return Weight(
+            name=self.file, url=self.url, sha256=self.sha256, size=self.size, licence=licence
+        )
+
+    def path(self, *, remedy: str) -> Path:
+        """Where the file lies.
+
+        Raises:
+            ConfigError: it was not fetched; names the command that does.
+        """
+        return (
+            data.found(self.file, remedy=remedy)
+            if self.url
+            else data_folder("benchmarks") / "prompts" / self.file
+        )
+
+    def digest(self) -> str:
+        """The pinned sha256, else what was recorded of the file, else its own; empty where it is missing."""
+        return self.sha256 or data.digest(self.asset(""))
+
+    def load(self, *, remedy: str, prefix: str = "") -> list[Prompt]:
+        """The prompts, checked against digest and count.
+
+        Args:
+            remedy: the command that fetches the file.
+            prefix: see `load_prompts`.
+        """
+        prompts = load_prompts(
+            self.path(remedy=remedy),
+            self.layout,
+            count=self.count,
+            sha256=self.digest(),
+            prefix=f"{self.tag}-" if self.tag else prefix,
+            member=self.member,
+            copies=self.copies,
+        )
+        return [replace(p, tag=self.tag) for p in prompts] if self.tag else prompts
+
+
+class SamplingDefaults(Frozen):
+    """The benchmark's own setting; flags of `nftbench eval` replace single fields."""
+
+    images_per_prompt: int = Field(ge=1)
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    max_sequence_length: int | None = None
+
+
+class Benchmark(Frozen):
+    """One TOML of `benchmarks/`."""
+
+    kind: Literal["generating"] = "generating"
+    """Images are made; `ranking`s (`nftbench.evaluation.ranking`) judge ready ones."""
+    name: str
+    version: int = Field(ge=1)
+    title: str
+    licence: str
+    citation: str
+    prompts: PromptSource
+    more_prompts: tuple[PromptSource, ...] = ()
+    """Further files, asked behind `prompts`."""
+    tasks: Mapping[str, int] = {}
+    """Prompts of each task; empty where there is one task only."""
+    training: PromptSource | None = None
+    """What may be trained on: never asked by the benchmark."""
+    sampling: SamplingDefaults
+    rewards: tuple[str, ...] = Field(min_length=1)
+    aggregation: Literal["mean", "task_mean"]
+
+    @property
+    def sources(self) -> tuple[PromptSource, ...]:
+        """The files of prompts that are asked."""
+        return (self.prompts, *self.more_prompts)
+
+    @property
+    def count(self) -> int:
+        """Distinct prompts that are asked."""
+        return sum(source.count for source in self.sources)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether everybody who names this benchmark means the same prompts; nothing is published of others."""
+        return all(source.sha256 for source in self.sources)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the prompt file; of several, that of their digests; empty where one is not here."""
+        digests = [source.digest() for source in self.sources]
+        if len(digests) == 1 or not all(digests):
+            return min(digests)
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def load(self) -> list[Prompt]:
+        """The prompts, checked against count, tasks and digest.
+
+        Raises:
+            ConfigError: a file that was not fetched (names the command that does) or is another one.
+        """
+        remedy = f"nftbench data pull {self.name}"
+        prompts = [p for source in self.sources for p in source.load(remedy=remedy)]
+        found = dict(Counter(p.tag for p in prompts))
+        if self.tasks and found != dict(self.tasks):
+            raise ConfigError(
+                f"benchmark {self.name}: expected tasks {dict(self.tasks)}, got {found}"
+            )
+        return prompts
+
+    def load_training(self) -> list[Prompt]:
+        """The prompts to train on; their ids are none of those that are asked.
+
+        Raises:
+            ConfigError: the benchmark has none.
+        """
+        if self.training is None:
+            raise ConfigError(f"benchmark {self.name} has no training prompts; name a prompt file")
+        return self.training.load(remedy=f"nftbench data pull {self.name}", prefix="t")
+
+    def protocol(self, *, limit: int | None = None, seed: int = 0, **changes: Any) -> Protocol:
+        """The benchmark's protocol with single settings changed; None leaves a setting as it is.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
+        fields = self.sampling.model_dump() | {k: v for k, v in changes.items() if v is not None}
+        try:
+            return Protocol(
+                benchmark=self.name,
+                version=self.version,
+                prompts_sha256=self.digest,
+                limit=limit,
+                seed=seed,
+                aggregation=self.aggregation,
+                **fields,
+            )
+        except ValidationError as error:
+            raise ConfigError(in_words(error)) from None
