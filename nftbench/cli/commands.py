@@ -19,13 +19,13 @@ from nftbench.runs.io import write_table
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import RUNS, Run, folder_name, score_table
 from nftbench.stats.paired import Change
-from nftbench.training.config.recipe import load_recipe
-from nftbench.training.run import resumed_recipe
+from nftbench.training.config.overrides import load_recipe
 from nftbench.training.run import train as training
+from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError, Progress
 
-POCKET_RECIPES = {"nft": "pocket", "flow-grpo": "pocket-flow-grpo"}
-"""What `nftbench train` does when no recipe is named."""
+POCKET_RECIPES = {"flow-grpo": "pocket-flow-grpo"}
+"""What `nftbench train` does when no recipe is named, where it is not `pocket` with another algorithm."""
 
 
 def evaluate_checkpoint(
@@ -111,10 +111,10 @@ def train_checkpoint(
         named = [f"{k}={v}" for k, v in top.items() if v is not None]
         asked = load_recipe(recipe, settings, **top) if recipe else None
         whole = resumed_recipe(resume, asked, [*named, *settings])
-        return resume, training(whole, resume, resume=True, report=progress, say=say)
-    whole = load_recipe(recipe or POCKET_RECIPES[top["algorithm"] or "nft"], settings, **top)
+        return resume, training(whole, resume, resume=True, progress=progress, say=say)
+    whole = load_recipe(recipe or POCKET_RECIPES.get(top["algorithm"], "pocket"), settings, **top)
     folder = out or _fresh(f"train-{whole.name}")
-    return folder, training(whole, folder, resume=False, report=progress, say=say)
+    return folder, training(whole, folder, resume=False, progress=progress, say=say)
 
 
 def _fresh(name: str) -> Path:

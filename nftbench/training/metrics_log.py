@@ -25,7 +25,7 @@ GRID_ROWS, GRID_COLUMNS = 8, 8
 
 
 class Clock:
-    """Seconds by part of the work."""
+    """Seconds by part of the work, of all threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -130,9 +130,11 @@ def curve(folder: Path) -> None:
     figure = Figure(figsize=(10, 2.6 * len(columns)), layout="constrained")
     axes = figure.subplots(len(columns), 2, squeeze=False)
     for row, column in zip(axes, columns, strict=True):
-        looks = table[table[column].notna()]  # a stage may be asked what another was not
+        validated = table[
+            table[column].notna()
+        ]  # one stage may be validated on what another was not
         for axis, name in zip(row, ("iteration", "minutes"), strict=True):
-            axis.plot(looks[name], looks[column], marker="o", markersize=3)
+            axis.plot(validated[name], validated[column], marker="o", markersize=3)
             axis.set_xlabel(name)
             axis.grid(alpha=0.3)
         row[0].set_title(column.removeprefix("held_out/"), loc="left", fontsize=10)

@@ -6,7 +6,7 @@ network holds theta; `with weights.using("old"):` puts another set in its place 
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import peft
@@ -17,6 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nftbench.generation.checkpoint import POLICY_FILE
 from nftbench.generation.replay import denoiser_of
@@ -31,6 +32,9 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """diffusers' own name of a LoRA's file."""
 
 BLIND_STEPS = 3
+"""Updates in a row in which two different policies may say the same."""
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NoEffect(RuntimeError):
@@ -40,23 +44,26 @@ class NoEffect(RuntimeError):
 class Weights:
     """Named sets of the trained parameters, float32.
 
-    Whatever is trained, a LoRA or the whole network, there is one way to reach another policy: its tensors change
-    places with the network's. `ref` is the set as it was at the start; a fresh LoRA is then the base exactly, for
+    Whatever is trained, a LoRA or the whole network, there is one way to reach another policy: its tensors are
+    exchanged for the network's. `ref` is the set as it was at the start; a fresh LoRA is then the base exactly, for
     its second factor is zero.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.parameters = parameters
         self._sets: dict[str, list[Tensor]] = {}
+        self._placed: str | None = None
         for name in ("old", "ref", "ema"):
             self.copy(name)
 
     def __getitem__(self, name: str) -> list[Tensor]:
         """The tensors of a set, in the order of `parameters`."""
+        self._refuse_while_placed(f"read {name!r}")
         return [p.data for p in self.parameters.values()] if name == "theta" else self._sets[name]
 
     def copy(self, name: str) -> None:
         """Make a set equal to theta."""
+        self._refuse_while_placed(f"copy theta to {name!r}")
         self._sets[name] = [p.detach().clone() for p in self.parameters.values()]
 
     def blend(self, name: str, keep: float) -> None:
@@ -66,21 +73,34 @@ class Weights:
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """The network with another set's weights, without gradients."""
+        """The network with another set's weights, without gradients.
+
+        Raises:
+            RuntimeError: inside another such block; which tensors are whose would be wrong in silence.
+        """
+        self._refuse_while_placed(f"use {name!r}")
         with torch.no_grad():
             self._swap(name)
+            self._placed = name
             try:
                 yield
             finally:
+                self._placed = None
                 self._swap(name)
+
+    def _refuse_while_placed(self, wanted: str) -> None:
+        if self._placed is not None:
+            raise RuntimeError(
+                f"cannot {wanted} while the network holds {self._placed!r}; leave that block first"
+            )
 
     def _swap(self, name: str) -> None:
         if name == "theta":
             return
-        for place, (parameter, other) in enumerate(
+        for i, (parameter, other) in enumerate(
             zip(self.parameters.values(), self._sets[name], strict=True)
         ):
-            parameter.data, self._sets[name][place] = other, parameter.data
+            parameter.data, self._sets[name][i] = other, parameter.data
 
     def distance(self, one: str, other: str) -> float:
         """Euclidean distance of two sets."""
@@ -162,7 +182,7 @@ class TrainedPolicy:
             if ".lora_" in name
         }
         if not opened:
-            raise ConfigError("no LoRA layer came to be; choose other policy.targets")
+            raise ConfigError("policy.targets made no LoRA layer; choose other targets")
         for parameter in opened.values():
             parameter.data = parameter.data.float()
         return opened
@@ -230,8 +250,8 @@ class TrainedPolicy:
             self._blind = 0
         if self._blind == BLIND_STEPS:
             raise NoEffect(
-                "theta and old have differed for several updates, and the network says the same with both: the "
-                "policy that draws is not the one that is trained"
+                "theta and old have differed for several updates, and the network gives the same output with both: "
+                "the policy that draws is not the one that is trained"
             )
 
     def save(self, folder: Path, *, base: str, base_digest: str, which: str = "ema") -> None:
@@ -265,6 +285,21 @@ class TrainedPolicy:
             },
         )
         _write_again(folder / LORA_FILE)
+
+
+@contextmanager
+def mixed(device: torch.device, precision: str = "no") -> Iterator[None]:
+    """Automatic mixed precision (`no`, `bf16`, `fp16`) on a device.
+
+    On a CPU attention is computed by its plain formula: the fused kernel's backward pass is slower than all matrix
+    products together (44% of a training step of the pocket policy).
+    """
+    with ExitStack() as stack:
+        if precision != "no":
+            stack.enter_context(torch.autocast(device.type, HALVES[precision]))
+        if device.type == "cpu":
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 def _write_again(path: Path) -> None:

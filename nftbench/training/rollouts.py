@@ -1,43 +1,42 @@
-"""The rollout of an iteration: which prompts, in which batches, with which noise, judged while the next are drawn.
+"""The rollout of an iteration: which prompts, in which batches, with which noise, scored while the next are drawn.
 
 Everything here follows from (seed, stage, iteration) and the old policy's weights: an iteration that was cut can be
 drawn again, image by image the same, whatever the batches and however many processes share it.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from torch import Tensor
 
-from nftbench.generation.replay import Record
-from nftbench.generation.sampling import Sample, image_seed
-from nftbench.training.algorithms.advantages import RewardValues
-from nftbench.training.algorithms.flow_grpo import SdeScheduler, Step
-from nftbench.training.config.recipe import FlowGrpoConfig
-from rewards import RewardSpec
-from rewards.base import ConfigError, Prompt, Reward, Scores
-
-NOT_ASKED = "does not apply"
-"""Reason of a value that a reward was not asked for."""
-
-
-def seed_of(*parts: object) -> int:
-    """A seed in [0, 2^63) named by anything."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+from nftbench.benchmark.schema import SamplingParameters
+from nftbench.generation.replay import Layout, record, watch
+from nftbench.generation.sampling import Sample, generate, texts_remembered
+from nftbench.training import TrainingFailed
+from nftbench.training.algorithms.advantages import (
+    GroupAdvantages,
+    RewardValues,
+    combine_advantages,
+)
+from nftbench.training.algorithms.base import Algorithm, RolloutBatch
+from nftbench.training.checkpoints import TrainState, seed_of
+from nftbench.training.config.recipe import Recipe
+from nftbench.training.guards import picture_statistics
+from nftbench.training.metrics_log import Clock
+from nftbench.training.policy import TrainedPolicy, mixed
+from nftbench.training.processes import Processes
+from nftbench.training.stages import StageData, failure_reason, reward_values, score_all
+from rewards.base import Prompt, Scores
 
 
 def prompts_of(prompts: Sequence[Prompt], count: int, iteration: int, seed: int) -> list[Prompt]:
     """The prompts of one iteration: the next `count` of an endless sequence of shuffled passes over all of them."""
     chosen = []
-    for place in range(iteration * count, (iteration + 1) * count):
-        turn, index = divmod(place, len(prompts))
+    for number in range(iteration * count, (iteration + 1) * count):
+        turn, index = divmod(number, len(prompts))
         order = np.random.default_rng(seed_of(seed, "order", turn)).permutation(len(prompts))
         chosen.append(prompts[order[index]])
     return chosen
@@ -64,120 +63,142 @@ def batches(groups: Sequence[Sequence[Sample]], batch_size: int) -> list[list[Sa
     return found
 
 
-@dataclass(kw_only=True)
-class RolloutBatch:
-    """One call of the pipeline: its images and what is needed to train on them."""
+class Rollout:
+    """Draws an iteration's images with the old policy, and has them scored meanwhile."""
 
-    samples: list[Sample]
-    images: np.ndarray
-    """uint8 (B, H, W, 3)."""
-    record: Record
-    steps: Sequence[Step]
-    """Stochastic steps, for FlowGRPO; empty for an ODE."""
-    scores: Future
-    """Of `dict[str, Scores]`: by reward, NaN where it does not apply."""
-    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
-    """(B,), set when all images of the iteration are judged."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        policy: TrainedPolicy,
+        layout: Layout,
+        algorithm: Algorithm,
+        processes: Processes,
+        clock: Clock,
+    ) -> None:
+        self._recipe, self._policy, self._layout = recipe, policy, layout
+        self._algorithm, self._processes, self._clock = algorithm, processes, clock
+        self._scorer = ThreadPoolExecutor(max_workers=1)
+
+    def draw(self, data: StageData, state: TrainState, batch_size: int) -> list[RolloutBatch]:
+        """This process's part of the iteration's images; their scores may still be on their way.
+
+        Raises:
+            Interrupted: a stop was asked for.
+        """
+        chosen = prompts_of(
+            data.prompts,
+            data.stage.groups,
+            state.iteration,
+            seed_of(self._recipe.seed, "prompts", state.stage),
+        )
+        mine = self._processes.share(grouped(chosen, data.stage.group_size))
+        parameters = SamplingParameters(
+            **self._recipe.rollout.model_dump(exclude={"batch_size"}),
+            num_inference_steps=data.stage.num_inference_steps,
+            seed=state.seed(self._recipe.seed, "images"),
+        )
+        steps_seed = state.seed(self._recipe.seed, "steps")
+        drawn = []
+        with self._policy.drawing("old"), texts_remembered(self._policy.pipeline):
+            for samples in batches(mine, batch_size):
+                self._processes.stop_here_if_asked()
+                with self._clock.part("rollout"):
+                    drawn.append(self._batch(data, samples, parameters, steps_seed))
+        return drawn
+
+    def _batch(
+        self, data: StageData, samples: list[Sample], parameters: SamplingParameters, seed: int
+    ) -> RolloutBatch:
+        pipeline = self._policy.pipeline
+        sampler = self._algorithm.sampler(pipeline, samples, seed)
+        precision = mixed(self._processes.device, self._recipe.policy.precision)
+        with sampler as steps, watch(pipeline) as trace, precision:
+            images = generate(pipeline, samples, parameters)
+        ids = [s.prompt.id for s in samples]
+        return RolloutBatch(
+            samples=samples,
+            images=images,
+            record=record(trace, self._layout, [ids.index(i) for i in ids]),
+            steps=steps,
+            scores=self._scorer.submit(self._score, data, images, [s.prompt for s in samples]),
+        )
+
+    def _score(
+        self, data: StageData, images: np.ndarray, prompts: Sequence[Prompt]
+    ) -> dict[str, Scores]:
+        with self._clock.part("rewards"):  # in its own thread, while the next batch is drawn
+            return score_all(data.rewards, images, prompts)
+
+    # --- advantages -----------------------------------------------------------------------------------------------
+
+    def score(
+        self, rollout: Sequence[RolloutBatch], data: StageData, state: TrainState
+    ) -> tuple[GroupAdvantages, dict[str, float]]:
+        """Advantages of all processes' images, of which each batch is given its own; and the rollout's metrics.
+
+        Raises:
+            TrainingFailed: not one image could be scored.
+        """
+        everyone = self._scored_images(rollout)
+        prompts = [one.sample.prompt for one in everyone]
+        values = {r.key: np.array([one.values[r.key] for one in everyone]) for r in data.rewards}
+        rewards = reward_values(data.rewards, values, prompts)
+        stage = data.stage
+        groups = combine_advantages(
+            rewards, [p.id for p in prompts], combine=stage.combine, std=stage.advantage_std
+        )
+        if not groups.usable.any():
+            reason = next((one.reason for one in everyone if one.reason), "no reason given")
+            raise TrainingFailed(
+                f"none of the {len(everyone)} images of iteration {state.done} could be scored: {reason}"
+            )
+        rows = {(s.prompt.id, s.index): row for row, s in enumerate(e.sample for e in everyone)}
+        for batch in rollout:
+            batch.rows = np.array([rows[s.prompt.id, s.index] for s in batch.samples])
+            batch.advantages = torch.from_numpy(groups.advantages[batch.rows])
+        metrics: dict[str, float] = {"images": state.images + len(everyone)}
+        return groups, metrics | _metrics(rollout, rewards, groups)
+
+    def _scored_images(self, rollout: Sequence[RolloutBatch]) -> list["_ScoredImage"]:
+        """Of all processes, by prompt and index, however they were shared."""
+        with self._clock.part("waiting for rewards"):
+            scores = [batch.scores.result() for batch in rollout]
+        mine = [
+            _ScoredImage(
+                sample,
+                {k: float(s.values[i]) for k, s in of_batch.items()},
+                failure_reason(of_batch, i),
+            )
+            for batch, of_batch in zip(rollout, scores, strict=True)
+            for i, sample in enumerate(batch.samples)
+        ]
+        everyone = self._processes.gather(mine)
+        return sorted(everyone, key=lambda one: (one.sample.prompt.id, one.sample.index))
 
 
 @dataclass(frozen=True, slots=True)
-class WeightedReward:
-    """A reward with its weight in the recipe."""
-
-    spec: RewardSpec
-    reward: Reward
-
-    def applies(self, prompt: Prompt) -> bool:
-        """Whether it judges a prompt: the prompt names it or names none, and it can."""
-        named = self.spec.key in prompt.rewards or self.spec.key.partition("@")[0] in prompt.rewards
-        if prompt.rewards and not named:
-            return False
-        try:
-            self.reward.check([prompt])
-        except ConfigError:
-            return False
-        return True
+class _ScoredImage:
+    sample: Sample
+    values: Mapping[str, float]
+    """By reward."""
+    reason: str
+    """Why it could not be scored."""
 
 
-def score_all(
-    judges: Sequence[WeightedReward], images: np.ndarray, prompts: Sequence[Prompt]
-) -> dict[str, Scores]:
-    """Every reward's scores of one batch; an image whose prompt it does not judge is NaN with that reason."""
-    return {j.spec.key: _score(j, images, prompts) for j in judges}
-
-
-def _score(judge: WeightedReward, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-    mine = [i for i, p in enumerate(prompts) if judge.applies(p)]
-    values = np.full(len(prompts), np.nan, dtype=np.float32)
-    reasons = [NOT_ASKED] * len(prompts)
-    parts: dict[str, np.ndarray] = {}
-    if mine:
-        scores = judge.reward.score(images[mine], [prompts[i] for i in mine])
-        values[mine] = scores.values
-        for name, part in scores.parts.items():
-            parts[name] = np.full(len(prompts), np.nan, dtype=np.float32)
-            parts[name][mine] = part
-        for place, i in enumerate(mine):
-            reasons[i] = scores.reasons[place]
-    return Scores(values=values, reasons=tuple(reasons), parts=parts)
-
-
-def why(scores: Mapping[str, Scores], place: int) -> str:
-    """Why an image is not scored; empty where it is, or where a reward does not apply."""
-    return next(
-        (s.reasons[place] for s in scores.values() if s.reasons[place] not in ("", NOT_ASKED)), ""
-    )
-
-
-def reward_values(
-    judges: Sequence[WeightedReward], values: Mapping[str, np.ndarray], prompts: Sequence[Prompt]
-) -> dict[str, RewardValues]:
-    """Values by reward as the advantages need them."""
-    known = {j.spec.key: {p.id: j.applies(p) for p in prompts} for j in judges}
-    return {
-        j.spec.key: RewardValues(
-            values=values[j.spec.key].astype(np.float64),
-            applies=np.array([known[j.spec.key][p.id] for p in prompts], dtype=bool),
-            weight=j.spec.weight,
-            scale=j.reward.info.train_scale * (1 if j.reward.info.higher_is_better else -1),
-        )
-        for j in judges
+def _metrics(
+    rollout: Sequence[RolloutBatch], rewards: Mapping[str, RewardValues], groups: GroupAdvantages
+) -> dict[str, float]:
+    """Rewards of all processes' images; size and looks of this process's."""
+    sizes = [b.record.x_0.float().square().flatten(1).mean(1).sqrt() for b in rollout]
+    metrics = {
+        "reward/total": float(np.nanmean(groups.total)),
+        "reward/spread": float(np.nanstd(groups.total)),
+        "unscored": int(np.isnan(groups.total).sum()),
+        "groups_lost": groups.lost_groups,
+        "zero_spread": 1 - float(groups.spread.sum() / groups.usable.sum()),
+        "x_0_norm": float(torch.cat(sizes).mean()),
     }
-
-
-def training_noise(
-    sample: Sample, seed: int, shape: Sequence[int], *, times: int, available: int
-) -> tuple[Tensor, Tensor]:
-    """At which times an image is trained, and the noise it gets there.
-
-    Args:
-        sample: the image.
-        seed: of the iteration.
-        shape: of its latents.
-        times: how many, at most `available`.
-        available: the sampler's times.
-
-    Returns:
-        int64 (times,) distinct places among the sampler's times, and float32 (times, *shape).
-    """
-    generator = torch.Generator("cpu").manual_seed(image_seed(seed, sample.prompt.id, sample.index))
-    chosen = torch.randperm(available, generator=generator)[:times]
-    return chosen, torch.randn(times, *shape, generator=generator)
-
-
-@contextmanager
-def noisy(
-    pipeline: DiffusionPipeline, config: FlowGrpoConfig, batch: Sequence[Sample], seed: int
-) -> Iterator[SdeScheduler]:
-    """FlowGRPO's sampler in the pipeline's place; each image's noise is its own."""
-    with SdeScheduler.swap(
-        pipeline,
-        noise_level=config.noise_level,
-        variant=config.variant,
-        window=config.window,
-    ) as scheduler:
-        scheduler.generators = [
-            torch.Generator("cpu").manual_seed(image_seed(seed, s.prompt.id, s.index))
-            for s in batch
-        ]
-        yield scheduler
+    for key, reward in rewards.items():
+        scored = reward.values[~np.isnan(reward.values)]
+        metrics[f"reward/{key}"] = float(scored.mean()) if len(scored) else math.nan
+    return metrics | picture_statistics(np.concatenate([b.images for b in rollout]))

@@ -1,27 +1,52 @@
-"""What a stage trains on: its prompts, and the rewards that judge them."""
+"""What a stage trains on: its prompts, and the rewards that score them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import rewards as registry
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import load_benchmark, names
+from nftbench.training.algorithms.advantages import RewardValues
 from nftbench.training.config.recipe import Recipe, Stage
-from nftbench.training.rollouts import WeightedReward
-from rewards.base import ConfigError, Prompt
+from rewards import RewardSpec
+from rewards.base import ConfigError, Prompt, Reward, Scores
+
+NOT_APPLICABLE = "does not apply"
+"""Reason of a value that a reward was not asked for."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """What one stage trains on."""
+@dataclass(frozen=True, slots=True)
+class WeightedReward:
+    """A reward with its weight in the recipe."""
 
-    stage: Stage
-    prompts: Sequence[Prompt]
-    judges: Sequence[WeightedReward]
-    left_out: int = 0
-    """Prompts that were named and that not all judges can judge."""
+    spec: RewardSpec
+    reward: Reward
+
+    @property
+    def key(self) -> str:
+        """`name@variant`."""
+        return self.spec.key
+
+    @property
+    def scale(self) -> float:
+        """What training divides its values by; negative where less is better."""
+        info = self.reward.info
+        return info.train_scale * (1 if info.higher_is_better else -1)
+
+    def applies(self, prompt: Prompt) -> bool:
+        """Whether it scores a prompt: the prompt names it or names none, and it can."""
+        named = self.key in prompt.rewards or self.key.partition("@")[0] in prompt.rewards
+        if prompt.rewards and not named:
+            return False
+        try:
+            self.reward.check([prompt])
+        except ConfigError:
+            return False
+        return True
 
 
 class RewardSet:
@@ -32,7 +57,7 @@ class RewardSet:
         self._loaded: dict[str, Any] = {}
 
     def listed(self, text: str) -> list[WeightedReward]:
-        """The judges of `ocr,pickscore:0.5`."""
+        """The rewards of `ocr,pickscore:0.5`."""
         if not text:
             return []
         specs = registry.parse_rewards(",".join(map(self._full, text.split(","))))
@@ -49,10 +74,25 @@ class RewardSet:
         return self._loaded[key]
 
 
-def task_of(stage: Stage, judges: RewardSet) -> Task:
-    """A stage's prompts and judges: the prompts that all judges can judge, or, where there are none, that any can."""
-    mine = judges.listed(stage.rewards)
-    everything = [p for place, name in enumerate(stage.prompts) for p in _prompts(name, place)]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageData:
+    """What one stage trains on."""
+
+    stage: Stage
+    prompts: Sequence[Prompt]
+    rewards: Sequence[WeightedReward]
+    left_out: int = 0
+    """Prompts that were named and that not all rewards can score."""
+
+
+def stage_data(stage: Stage, reward_set: RewardSet) -> StageData:
+    """A stage's rewards, and the prompts that all of them can score, or, where there are none, that any can.
+
+    Raises:
+        ConfigError: no such prompts, an id that stands twice, or a reward that applies to none of them.
+    """
+    mine = reward_set.listed(stage.rewards)
+    everything = [p for number, name in enumerate(stage.prompts) for p in _prompts(name, number)]
     ids = [p.id for p in everything]
     twice = next((i for i in ids if ids.count(i) > 1), None)
     if twice is not None:
@@ -60,26 +100,74 @@ def task_of(stage: Stage, judges: RewardSet) -> Task:
             f"prompt id {twice!r} stands in two of {', '.join(stage.prompts)}; give one of them another id"
         )
     for fits in (all, any):
-        prompts = [p for p in everything if fits(j.applies(p) for j in mine)]
+        prompts = [p for p in everything if fits(r.applies(p) for r in mine)]
         if prompts:
             break
-    unused = [j.spec.key for j in mine if not any(j.applies(p) for p in prompts)]
+    unused = [r.key for r in mine if not any(r.applies(p) for p in prompts)]
     if unused or not prompts:
         mine[0].reward.check(everything)
         raise ConfigError(
             f"reward {', '.join(unused)} applies to none of the prompts of {', '.join(stage.prompts)}"
         )
     left_out = len(everything) - len(prompts)
-    return Task(stage=stage, prompts=prompts, judges=mine, left_out=left_out)
+    return StageData(stage=stage, prompts=prompts, rewards=mine, left_out=left_out)
 
 
-def _prompts(name: str, place: int) -> list[Prompt]:
+def _prompts(name: str, number: int) -> list[Prompt]:
     if name in names():
         return load_benchmark(name).load_training()
     path = Path(name)
     if not path.is_file():
         raise ConfigError(
-            f"no prompts {name!r}: neither a file nor a benchmark ({', '.join(names())})"
+            f"no prompts {name!r}: expected a file or a benchmark ({', '.join(names())})"
         )
     layout = "geneval" if path.suffix == ".jsonl" else "text"
-    return load_prompts(path, layout, prefix=f"t{place}-")
+    return load_prompts(path, layout, prefix=f"t{number}-")
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def score_all(
+    rewards: Sequence[WeightedReward], images: np.ndarray, prompts: Sequence[Prompt]
+) -> dict[str, Scores]:
+    """Every reward's scores of one batch; where it does not apply the value is NaN with that reason."""
+    return {r.key: _score(r, images, prompts) for r in rewards}
+
+
+def _score(reward: WeightedReward, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+    mine = [i for i, p in enumerate(prompts) if reward.applies(p)]
+    values = np.full(len(prompts), np.nan, dtype=np.float32)
+    reasons = [NOT_APPLICABLE] * len(prompts)
+    parts: dict[str, np.ndarray] = {}
+    if mine:
+        scores = reward.reward.score(images[mine], [prompts[i] for i in mine])
+        values[mine] = scores.values
+        for name, part in scores.parts.items():
+            parts[name] = np.full(len(prompts), np.nan, dtype=np.float32)
+            parts[name][mine] = part
+        for row, i in enumerate(mine):
+            reasons[i] = scores.reasons[row]
+    return Scores(values=values, reasons=tuple(reasons), parts=parts)
+
+
+def failure_reason(scores: Mapping[str, Scores], image: int) -> str:
+    """Why an image is not scored; empty where it is, or where a reward does not apply."""
+    reasons = (s.reasons[image] for s in scores.values())
+    return next((r for r in reasons if r not in ("", NOT_APPLICABLE)), "")
+
+
+def reward_values(
+    rewards: Sequence[WeightedReward], values: Mapping[str, np.ndarray], prompts: Sequence[Prompt]
+) -> dict[str, RewardValues]:
+    """Values by reward as the advantages need them."""
+    known = {r.key: {p.id: r.applies(p) for p in prompts} for r in rewards}
+    return {
+        r.key: RewardValues(
+            values=values[r.key].astype(np.float64),
+            applies=np.array([known[r.key][p.id] for p in prompts], dtype=bool),
+            weight=r.spec.weight,
+            scale=r.scale,
+        )
+        for r in rewards
+    }

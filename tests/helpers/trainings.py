@@ -6,7 +6,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from nftbench.evaluation.loading import quiet
-from nftbench.training.config.recipe import Recipe, load_recipe
+from nftbench.training.config.overrides import load_recipe
+from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun
 
 SMALL = (
@@ -27,7 +28,7 @@ SMALL = (
 
 
 def quietly(*_: object) -> None:
-    """Words and reports nobody reads."""
+    """Words and progress nobody reads."""
 
 
 def small(*settings: str, recipe: str = "pocket") -> Recipe:
@@ -44,7 +45,7 @@ def begin(recipe: Recipe, folder: Path, *, resume: bool = False, say=quietly) ->
     return run
 
 
-def journal(folder: Path) -> list[dict]:
+def metrics_of(folder: Path) -> list[dict]:
     """metrics.jsonl without its times."""
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     return [

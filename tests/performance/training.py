@@ -20,7 +20,8 @@ from nftbench.evaluation.loading import quiet
 from nftbench.generation.checkpoint import load_model
 from nftbench.generation.sampling import to_uint8
 from nftbench.training.algorithms.nft import nft_loss, velocity_kl
-from nftbench.training.config.recipe import ATTENTION, load_recipe
+from nftbench.training.config.overrides import load_recipe
+from nftbench.training.config.recipe import ATTENTION
 from nftbench.training.run import TrainingRun
 
 GROUPS, GROUP_SIZE, TIMES, BATCH, STEPS = 8, 12, 3, 48, 10

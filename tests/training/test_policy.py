@@ -48,6 +48,37 @@ def test_theta_comes_back_after_an_error():
     assert all((t == 1).all() for t in weights["old"])
 
 
+@pytest.mark.parametrize("inner", ["old", "ema", "theta"])
+@pytest.mark.parametrize("outer", ["old", "theta"])
+def test_sets_are_not_nested(outer, inner):
+    """`old` inside `old` was theta; `theta` inside `old` was old."""
+    network, weights = three()
+    with weights.using(outer):
+        held = says(network)
+        refused = pytest.raises(RuntimeError, match=f"cannot use '{inner}' .* holds '{outer}'")
+        with refused, weights.using(inner):
+            pass
+        assert says(network) == held
+    assert says(network) == 9.0 and all((t == 1).all() for t in weights["old"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda w: w["theta"],
+        lambda w: w.copy("ema"),
+        lambda w: w.blend("ema", 0.5),
+        lambda w: w.distance("theta", "old"),
+        lambda w: w.state(),
+    ],
+)
+def test_sets_are_not_touched_while_one_is_in_the_network(wrong):
+    network, weights = three()
+    with weights.using("old"), pytest.raises(RuntimeError, match="while the network holds 'old'"):
+        wrong(weights)
+    assert says(network) == 9.0 and all((t == 1).all() for t in weights["ema"])
+
+
 @pytest.mark.parametrize(("keep", "expected"), [(0.0, 3.0), (0.25, 2.5), (0.9, 1.2), (1.0, 1.0)])
 def test_blend_in_closed_form(keep, expected):
     _, weights = three()
@@ -135,6 +166,16 @@ def test_a_fresh_lora_is_the_base_bit_for_bit(pipeline, fresh):
         assert (fresh.transformer(**given).sample - base).abs().max() > 1e-3
         with trained.weights.using("ref"):
             assert torch.equal(fresh.transformer(**given).sample, base)
+
+
+def test_a_merged_lora_and_another_set_are_refused(fresh):
+    trained = TrainedPolicy(fresh, PolicyConfig(rank=4), seed=0)
+    with (
+        trained.drawing("old"),
+        pytest.raises(RuntimeError, match="holds 'old'"),
+        trained.weights.using("ref"),
+    ):
+        pass
 
 
 def test_a_lora_follows_from_the_seed_alone(pipeline):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from nftbench.training.checkpoints import save_recipe
-from nftbench.training.config.recipe import load_recipe
+from nftbench.training.config.overrides import load_recipe
 
 SETTINGS = (
     "policy.rank=4",
@@ -39,7 +39,7 @@ from nftbench.training.run import train
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-train(stored_recipe(folder), folder / "run", resume=False, report=lambda *a: None, say=print)
+train(stored_recipe(folder), folder / "run", resume=False, progress=lambda *a: None, say=print)
 """
 
 pytestmark = pytest.mark.slow

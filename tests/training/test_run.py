@@ -1,4 +1,4 @@
-"""A training run that was cut goes on as if it had not been; what it leaves, anything can load."""
+"""A training run that was cut is resumed as if it had not been; what it leaves, anything can load."""
 
 import hashlib
 import json
@@ -16,10 +16,12 @@ from nftbench.generation.checkpoint import load_model, local_folder
 from nftbench.generation.sampling import Sample, generate
 from nftbench.training import Interrupted
 from nftbench.training.checkpoints import checkpoints, load_state
+from nftbench.training.config.overrides import difference
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.run import TrainingRun, resumed_recipe
+from nftbench.training.run import TrainingRun
+from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError, Prompt
-from tests.helpers.trainings import SMALL, begin, journal, quietly, small
+from tests.helpers.trainings import SMALL, begin, metrics_of, quietly, small
 
 
 def sha256(folder: Path) -> dict[str, str]:
@@ -32,20 +34,21 @@ def sha256(folder: Path) -> dict[str, str]:
 
 
 def stop_at(run: TrainingRun, method: str, done: int, updates: int) -> None:
-    """Ask for a stop when the trainer first comes to a method at that place."""
+    """Ask for a stop when the run first comes to a method in that train state."""
     trainer = run.trainer
-    original = getattr(trainer, method)
+    owner = {"_batch": trainer.rollout, "_terms": trainer.update}.get(method, trainer)
+    original = getattr(owner, method)
 
     def hooked(*arguments):
-        if (trainer.position.done, trainer.position.updates) == (done, updates):
-            trainer.stop_asked = True
+        if (trainer.state.done, trainer.state.updates) == (done, updates):
+            run.processes.ask_to_stop()
         return original(*arguments)
 
-    setattr(trainer, method, hooked)
+    setattr(owner, method, hooked)
 
 
 def finished(recipe: Recipe, folder: Path) -> Path:
-    begin(recipe, folder).go()
+    begin(recipe, folder).run()
     return folder
 
 
@@ -55,24 +58,24 @@ def whole(tmp_path_factory) -> Path:
     return finished(small(), tmp_path_factory.mktemp("whole") / "run")
 
 
-# --- cut and gone on --------------------------------------------------------------------------------------------------
+# --- cut and resumed --------------------------------------------------------------------------------------------------
 
 CUTS = {
-    "first rollout": ("_draw", 0, 0),
-    "rollout": ("_draw", 1, 0),
+    "first rollout": ("_batch", 0, 0),
+    "rollout": ("_batch", 1, 0),
     "before the first step": ("_terms", 1, 0),
     "between two steps of the first iteration": ("_terms", 0, 1),
     "between two steps": ("_terms", 1, 1),
-    "between two iterations": ("_follow", 1, 2),
+    "between two iterations": ("_old_follows", 1, 2),
 }
 
 
 def test_the_uncut_run_trains(whole):
-    lines = journal(whole)
+    lines = metrics_of(whole)
     assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
     assert [line["images"] for line in lines] == [0, 12, 24, 36]
     state = load_state(checkpoints(whole / "checkpoints")[-1])
-    assert (state.position.steps, state.position.done) == (6, 3)
+    assert (state.train_state.optimizer_steps, state.train_state.done) == (6, 3)
     names = [k.removeprefix("theta.") for k in state.weights if k.startswith("theta.")]
     assert any((state.weights[f"theta.{k}"] != state.weights[f"ema.{k}"]).any() for k in names)
 
@@ -83,12 +86,12 @@ def test_a_cut_run_ends_with_the_same_bytes(whole, tmp_path, cut):
     run = begin(small(), tmp_path / "run")
     stop_at(run, method, done, updates)
     with pytest.raises(Interrupted, match="nftbench train --resume"):
-        run.go()
-    position = load_state(checkpoints(tmp_path / "run" / "checkpoints")[-1]).position
-    expected = (done + 1, 0) if method == "_follow" else (done, updates)
-    assert (position.done, position.updates) == expected
-    begin(small(), tmp_path / "run", resume=True).go()
-    assert journal(tmp_path / "run") == journal(whole)
+        run.run()
+    state = load_state(checkpoints(tmp_path / "run" / "checkpoints")[-1]).train_state
+    expected = (done + 1, 0) if method == "_old_follows" else (done, updates)
+    assert (state.done, state.updates) == expected
+    begin(small(), tmp_path / "run", resume=True).run()
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)
     assert sha256(tmp_path / "run") == sha256(whole)
 
 
@@ -97,20 +100,20 @@ def test_a_run_cut_twice(whole, tmp_path):
         run = begin(small(), tmp_path, resume=done > 0)
         stop_at(run, method, done, updates)
         with pytest.raises(Interrupted):
-            run.go()
-    begin(small(), tmp_path, resume=True).go()
-    assert journal(tmp_path) == journal(whole)
+            run.run()
+    begin(small(), tmp_path, resume=True).run()
+    assert metrics_of(tmp_path) == metrics_of(whole)
     assert sha256(tmp_path) == sha256(whole)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     recipe = small("stages.iterations=1")
-    before = sha256(finished(recipe, tmp_path)), journal(tmp_path)
-    begin(recipe, tmp_path, resume=True).go()
-    assert (sha256(tmp_path), journal(tmp_path)) == before
+    before = sha256(finished(recipe, tmp_path)), metrics_of(tmp_path)
+    begin(recipe, tmp_path, resume=True).run()
+    assert (sha256(tmp_path), metrics_of(tmp_path)) == before
 
 
-def test_a_process_told_to_stop_saves_and_goes_on(whole, start, tmp_path):
+def test_a_process_told_to_stop_saves_and_is_resumed(whole, start, tmp_path):
     settings = [part for s in SMALL for part in ("--set", s)]
     command = start("train", "--recipe", "pocket", *settings, "--out", "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -122,13 +125,13 @@ def test_a_process_told_to_stop_saves_and_goes_on(whole, start, tmp_path):
     assert "asked to stop; saved" in err.splitlines()[-1] and "Traceback" not in err
     code, _, err = start("train", "--resume", "run").finish()
     assert code == 0, err
-    assert journal(tmp_path / "run") == journal(whole)
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)
     assert sha256(tmp_path / "run") == sha256(whole)
 
 
 # --- what it leaves ---------------------------------------------------------------------------------------------------
 
-DRAWING = SamplingParameters(
+PARAMETERS = SamplingParameters(
     height=64, width=64, num_inference_steps=3, guidance_scale=1.0, max_sequence_length=0
 )
 
@@ -138,7 +141,7 @@ ABSENT = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "featu
 
 def picture(pipeline) -> np.ndarray:
     prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(("a red circle", "a cat"))]
-    return generate(pipeline, [Sample(p, 0) for p in prompts], DRAWING).astype(int)
+    return generate(pipeline, [Sample(p, 0) for p in prompts], PARAMETERS).astype(int)
 
 
 def test_plain_diffusers_loads_the_lora(whole):
@@ -152,7 +155,7 @@ def test_plain_diffusers_loads_the_lora(whole):
 
 def test_the_lora_is_the_averaged_policy_of_the_trainer(tmp_path):
     run = begin(small("stages.iterations=1"), tmp_path)
-    run.go()
+    run.run()
     with run.policy.weights.using("ema"):
         own = picture(run.policy.pipeline)
     assert np.abs(picture(load_model(str(tmp_path)).pipeline) - own).max() <= 1
@@ -160,7 +163,7 @@ def test_the_lora_is_the_averaged_policy_of_the_trainer(tmp_path):
 
 def test_full_training_leaves_a_pipeline(tmp_path):
     run = begin(small("policy.method=full", "stages.iterations=1", "stages.updates=1"), tmp_path)
-    run.go()
+    run.run()
     with run.policy.weights.using("ema"):
         own = picture(run.policy.pipeline)
     loaded = load_model(str(tmp_path)).pipeline
@@ -181,29 +184,29 @@ def test_a_base_that_changed_is_refused(whole, tmp_path):
 
 
 def test_a_folder_that_holds_a_run_is_not_begun_again(whole):
-    with pytest.raises(ConfigError, match="holds a training run; go on with --resume"):
+    with pytest.raises(ConfigError, match="holds a training run; resume it with --resume"):
         begin(small(), whole)
 
 
-def test_a_folder_without_checkpoints_cannot_go_on(tmp_path):
+def test_a_folder_without_checkpoints_cannot_be_resumed(tmp_path):
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         begin(small(), tmp_path, resume=True)
-    with pytest.raises(ConfigError, match=r"it holds no recipe\.json"):
+    with pytest.raises(ConfigError, match=r"holds no recipe\.json"):
         resumed_recipe(tmp_path, None, [])
 
 
-def test_weights_of_another_lora_do_not_go_on(whole):
+def test_weights_of_another_lora_are_not_resumed(whole):
     with pytest.raises(ConfigError, match="weights of another model or LoRA"):
         begin(small("policy.rank=8"), whole, resume=True)
     with pytest.raises(ConfigError, match="weights of another model or LoRA"):
         begin(small("policy.method=full"), whole, resume=True)
 
 
-def test_another_recipe_does_not_go_on(whole):
+def test_another_recipe_is_not_resumed(whole):
     assert resumed_recipe(whole, None, []) == small()
     assert resumed_recipe(whole, small(), []) == small()
     longer = resumed_recipe(whole, None, ["stages.iterations=9"])
-    assert small().difference(longer) == ["stages.0.iterations"]
+    assert difference(small(), longer) == ["stages.0.iterations"]
     with pytest.raises(ConfigError, match=r"another recipe \(optimizer\.lr differ\)"):
         resumed_recipe(whole, small("optimizer.lr=0.5"), [])
     with pytest.raises(ConfigError, match="leave out --out"):

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from nftbench.generation.sampling import Sample
 from nftbench.training import TrainingFailed
-from nftbench.training.rollouts import WeightedReward, batches, grouped, prompts_of, training_noise
+from nftbench.training.rollouts import batches, grouped, prompts_of
 from nftbench.training.run import TrainingRun
+from nftbench.training.stages import WeightedReward
+from nftbench.training.update import training_noise
 from rewards.base import Prompt, Scores
-from tests.helpers.trainings import begin, journal, small
+from tests.helpers.trainings import begin, metrics_of, small
 
 ONE = ("stages.iterations=1", "stages.updates=1")
 """One iteration, one step."""
@@ -66,12 +68,14 @@ def test_batches_hold_every_image_once(sizes, batch_size):
 @given(times=st.integers(1, 6), seed=st.integers(0, 99))
 def test_noise_of_training_belongs_to_the_image(times, seed):
     one, other = Sample(prompts(2)[0], 0), Sample(prompts(2)[1], 0)
-    places, eps = training_noise(one, seed, (2, 3), times=times, available=6)
-    training_noise(other, seed, (2, 3), times=times, available=6)
-    again, same = training_noise(one, seed, (2, 3), times=times, available=6)
-    assert torch.equal(places, again) and torch.equal(eps, same)
-    assert len(set(places.tolist())) == times and set(places.tolist()) <= set(range(6))
-    assert not torch.equal(eps, training_noise(other, seed, (2, 3), times=times, available=6)[1])
+    indices, eps = training_noise(one, seed, (2, 3), count=times, trainable_times=6)
+    training_noise(other, seed, (2, 3), count=times, trainable_times=6)
+    again, same = training_noise(one, seed, (2, 3), count=times, trainable_times=6)
+    assert torch.equal(indices, again) and torch.equal(eps, same)
+    assert len(set(indices.tolist())) == times and set(indices.tolist()) <= set(range(6))
+    assert not torch.equal(
+        eps, training_noise(other, seed, (2, 3), count=times, trainable_times=6)[1]
+    )
 
 
 # --- the same update --------------------------------------------------------------------------------------------------
@@ -81,17 +85,17 @@ def theta(run: TrainingRun) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in run.policy.weights["theta"]])
 
 
-def judged_by_place(run: TrainingRun) -> TrainingRun:
-    """Advantages by the image's place: a pixel that rounds the other way changes a JPEG by a byte."""
-    judge = run.trainer._judge
+def advantages_by_index(run: TrainingRun) -> TrainingRun:
+    """Advantages by the image's index: a pixel that rounds the other way changes a JPEG by a byte."""
+    score = run.trainer.rollout.score
 
-    def fixed(draws):
-        found = judge(draws)
-        for draw in draws:
-            draw.advantages = torch.tensor([1.5 - s.index for s in draw.samples]).double()
+    def fixed(rollout, *arguments):
+        found = score(rollout, *arguments)
+        for batch in rollout:
+            batch.advantages = torch.tensor([1.5 - s.index for s in batch.samples]).double()
         return found
 
-    run.trainer._judge = fixed
+    run.trainer.rollout.score = fixed
     return run
 
 
@@ -99,21 +103,21 @@ def judged_by_place(run: TrainingRun) -> TrainingRun:
 def twelve(tmp_path_factory) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """theta before and after one update on all twelve images at once, and what was measured."""
     recipe = small(*ONE, *LINEAR, "rollout.batch_size=12")
-    run = judged_by_place(begin(recipe, tmp_path_factory.mktemp("run")))
+    run = advantages_by_index(begin(recipe, tmp_path_factory.mktemp("run")))
     before = theta(run)
-    run.go()
-    return before, theta(run), journal(run.folder)[1]
+    run.run()
+    return before, theta(run), metrics_of(run.folder)[1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_update_does_not_depend_on_the_batches(twelve, tmp_path, batch_size):
     before, after, metrics = twelve
     recipe = small(*ONE, *LINEAR, f"rollout.batch_size={batch_size}")
-    run = judged_by_place(begin(recipe, tmp_path))
-    run.go()
+    run = advantages_by_index(begin(recipe, tmp_path))
+    run.run()
     assert (after - before).abs().max() > 1e-2
     assert (theta(run) - after).abs().max() < 1e-5
-    mine = journal(tmp_path)[1]
+    mine = metrics_of(tmp_path)[1]
     assert mine.keys() == metrics.keys()
     for key in ("images", "reward/total", "loss", "grad_norm", "x_0_norm"):
         assert mine[key] == pytest.approx(metrics[key], rel=1e-3), key
@@ -130,14 +134,14 @@ def test_too_much_memory_halves_the_batch_and_is_said(tmp_path):
             raise torch.OutOfMemoryError
 
     run.policy.denoiser.register_forward_pre_hook(refuse, with_kwargs=True)
-    run.go()
+    run.run()
     assert [t for t in said if "out of memory" in t] == [
-        f"out of memory: going on with {n} images at once" for n in (6, 3)
+        f"out of memory: continuing with {n} images at once" for n in (6, 3)
     ]
     other = begin(small("stages.iterations=2", "rollout.batch_size=3"), tmp_path / "small")
-    other.go()
+    other.run()
     assert torch.equal(theta(run), theta(other))
-    assert journal(tmp_path / "large") == journal(tmp_path / "small")
+    assert metrics_of(tmp_path / "large") == metrics_of(tmp_path / "small")
 
 
 def test_memory_that_does_not_do_for_one_image_ends_the_run(tmp_path):
@@ -148,7 +152,7 @@ def test_memory_that_does_not_do_for_one_image_ends_the_run(tmp_path):
 
     run.policy.denoiser.register_forward_pre_hook(refuse)
     with pytest.raises(TrainingFailed, match=r"out of memory with 1 images .* rollout\.batch_size"):
-        run.go()
+        run.run()
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -165,14 +169,14 @@ class Broken:
         failed = np.array([self.fails(p) for p in asked])
         return Scores(
             values=np.where(failed, np.nan, scores.values).astype(np.float32),
-            reasons=tuple("the judge is asleep" if f else "" for f in failed),
+            reasons=tuple("the model is asleep" if f else "" for f in failed),
         )
 
 
 def breaks(run: TrainingRun, fails) -> None:
     """Put a broken reward in the place of the only one."""
-    (judge,) = run.trainer.task.judges
-    run.trainer.task.judges[0] = WeightedReward(judge.spec, Broken(judge.reward, fails))
+    (one,) = run.trainer.data.rewards
+    run.trainer.data.rewards[0] = WeightedReward(one.spec, Broken(one.reward, fails))
 
 
 def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):
@@ -180,8 +184,8 @@ def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):
     seen = []
     breaks(run, lambda p: seen.append(p.id) or p.id == seen[0])
     before = theta(run)
-    run.go()
-    line = journal(tmp_path)[1]
+    run.run()
+    line = metrics_of(tmp_path)[1]
     assert (line["groups_lost"], line["unscored"], line["images"]) == (1, 4, 12)
     assert all(math.isfinite(line[k]) for k in ("loss", "reward/total", "reward/jpeg"))
     assert (theta(run) - before).abs().max() > 0
@@ -190,21 +194,21 @@ def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):
 def test_nothing_scored_ends_the_run_with_the_reason(tmp_path):
     run = begin(small(*ONE), tmp_path)
     breaks(run, lambda _: True)
-    with pytest.raises(TrainingFailed, match=r"none of the 12 .* judge is asleep; no checkpoint"):
-        run.go()
+    with pytest.raises(TrainingFailed, match=r"none of the 12 .* model is asleep; no checkpoint"):
+        run.run()
 
 
 def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
     run = begin(small("checkpoints.every=1"), tmp_path)
-    terms = run.trainer._terms
+    terms = run.trainer.update._terms
 
-    def infinite(pick):
-        found = terms(pick)
-        return found | {"loss": found["loss"] * math.inf} if run.trainer.position.done else found
+    def infinite(*arguments):
+        found = terms(*arguments)
+        return found | {"loss": found["loss"] * math.inf} if run.trainer.state.done else found
 
-    run.trainer._terms = infinite
+    run.trainer.update._terms = infinite
     with pytest.raises(TrainingFailed, match=r"loss of iteration 1 is .*checkpoints/000001"):
-        run.go()
+        run.run()
     assert theta(run).isfinite().all()
 
 
@@ -220,8 +224,8 @@ def test_flow_grpo_begins_on_policy_and_then_moves(tmp_path):
     )
     run = begin(recipe, tmp_path)
     before = theta(run)
-    run.go()
-    first, second = journal(tmp_path)[1:]
+    run.run()
+    first, second = metrics_of(tmp_path)[1:]
     assert first["ratio_deviation"] < 1e-5 and first["clipped"] == 0
     assert abs(first["policy_loss"]) < 1.0 and first["kl"] < 1e-8
     assert second["ratio_deviation"] < 1 and second["kl"] > 0

@@ -1,26 +1,18 @@
-"""A recipe: everything that a training run is made of, one TOML under `nftbench/recipes/` or the user's own."""
+"""What a training run is made of: the models that a recipe, one TOML, is read into."""
 
-import difflib
-import tomllib
-import types
-from collections.abc import Iterable, Mapping
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from nftbench.benchmark.schema import in_words
+from nftbench.training.algorithms import check_name
 from nftbench.training.algorithms.nft import OldSchedule
-from rewards.base import ConfigError
 
 ATTENTION = (
     "to_q",
@@ -96,16 +88,16 @@ class FlowGrpoConfig(_Frozen):
 
 
 class EvaluationConfig(_Frozen):
-    """What is held out."""
+    """Validation on held-out prompts."""
 
     benchmarks: tuple[str, ...] = ()
-    """Their prompts are drawn by the averaged policy; rewards that cannot judge a benchmark pass it over."""
+    """Their prompts are drawn by the averaged policy, each scored by the rewards that apply to it."""
     every: int = Field(default=20, ge=1)
-    """Iterations between two looks."""
+    """Iterations between two validations."""
     limit: int | None = Field(default=None, ge=1)
-    """Prompts of each benchmark that a look asks; before and after the training all are asked."""
+    """Prompts of each benchmark in a validation; before and after the training all are drawn."""
     images_per_prompt: int = Field(default=1, ge=1)
-    """Of a look; before and after the training as the benchmark has it."""
+    """In a validation; before and after the training as the benchmark has it."""
     num_inference_steps: int | None = Field(default=None, ge=1)
     """None leaves the benchmark's own."""
     held_out_rewards: str = ""
@@ -193,7 +185,7 @@ class Stage(_Frozen):
     zero_spread: Literal["train", "skip"] = "train"
     """Groups whose images all got one reward: `train` pulls them towards the old policy, `skip` saves their cost."""
     reset: tuple[Literal["old", "ema", "optimizer"], ...] = ()
-    """What the stage begins anew; all else goes on from the stage before it."""
+    """What the stage begins anew; all else continues from the stage before it."""
 
     @field_validator("timesteps_per_image", mode="before")
     @classmethod
@@ -204,14 +196,14 @@ class Stage(_Frozen):
             raise ValueError("expected 'all', a share between 0 and 1, or a whole number >= 1")
         return value
 
-    def times(self, available: int) -> int:
-        """How many of the sampler's times an image is trained at."""
+    def timestep_count(self, trainable_times: int) -> int:
+        """How many of so many times an image is trained at."""
         wanted = self.timesteps_per_image
         if wanted == "all":
-            return available
-        return (
-            max(1, int(available * wanted)) if isinstance(wanted, float) else min(wanted, available)
-        )
+            return trainable_times
+        if isinstance(wanted, float):
+            return max(1, int(trainable_times * wanted))
+        return min(wanted, trainable_times)
 
 
 class Recipe(_Frozen):
@@ -223,7 +215,8 @@ class Recipe(_Frozen):
     """What has been measured with it."""
     checkpoint: str
     """Where it starts, as `nftbench eval` takes it."""
-    algorithm: Literal["nft", "flow-grpo"] = "nft"
+    algorithm: str = "nft"
+    """A name of `nftbench.training.algorithms`."""
     seed: int = Field(default=0, ge=0)
     variants: dict[str, str] = {}
     """Variant that a bare reward name means in this recipe, such as `geneval = "pocket-nft"`."""
@@ -238,143 +231,8 @@ class Recipe(_Frozen):
     """Accelerate's trackers; `metrics.jsonl` is written in any case."""
     stages: tuple[Stage, ...] = Field(min_length=1)
 
-    def changed(self, settings: Iterable[str]) -> "Recipe":
-        """The recipe with single settings changed, as `load_recipe` takes them.
-
-        Raises:
-            ConfigError: an unknown key, or a value out of range.
-        """
-        fields = self.model_dump(mode="json")
-        for setting in settings:
-            _set(fields, setting)
-        return _validated(fields, self.name)
-
-    def difference(self, other: "Recipe") -> list[str]:
-        """Dotted names of the settings in which two recipes differ."""
-        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-        return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
-
-
-def folder() -> Path:
-    """Where the shipped recipes lie."""
-    return Path(str(files("nftbench"))) / "recipes"
-
-
-def names() -> list[str]:
-    """All shipped recipes."""
-    return sorted(p.stem for p in folder().glob("*.toml"))
-
-
-def load_recipe(name: str, settings: Iterable[str] = (), **top: Any) -> Recipe:
-    """Read a recipe and apply what the command line changes.
-
-    Args:
-        name: a shipped recipe or a TOML file.
-        settings: `section.key=value` each, the value in TOML or bare text; `stages.key` means every stage,
-            `stages[0].key` the first.
-        top: values of top-level keys; None leaves one as it is.
-
-    Raises:
-        ConfigError: no such recipe, no TOML, an unknown key (the near one is named) or a value out of range.
-    """
-    fields = _toml(name)
-    fields |= {k: v for k, v in top.items() if v is not None}
-    for setting in settings:
-        _set(fields, setting)
-    return _validated(fields, name)
-
-
-def _validated(fields: dict[str, Any], name: str) -> Recipe:
-    try:
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        raise ConfigError(f"recipe {name}: {_explain(error)}") from None
-
-
-def _toml(name: str) -> dict[str, Any]:
-    path = Path(name) if name.endswith(".toml") else folder() / f"{name}.toml"
-    if not path.is_file():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f" did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"unknown recipe {name!r};{hint} shipped: {', '.join(names())}; or pass a .toml file"
-        )
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from None
-
-
-def _set(fields: dict[str, Any], setting: str) -> None:
-    path, equals, text = setting.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"expected --set section.key=value, got {setting!r}")
-    *sections, key = path.strip().split(".")
-    for target in _targets(fields, sections, setting):
-        target[key] = _value(text.strip())
-
-
-def _targets(fields: dict[str, Any], sections: list[str], setting: str) -> list[dict[str, Any]]:
-    """The tables that a dotted name means: one, or every stage."""
-    tables: list[Any] = [fields]
-    for section in sections:
-        tables = [_inner(table, section, setting) for table in tables]
-        tables = [t for table in tables for t in (table if isinstance(table, list) else [table])]
-    return tables
-
-
-def _inner(table: dict[str, Any], section: str, setting: str) -> Any:
-    name, bracket, index = section.partition("[")
-    inner = table.setdefault(name, {})
-    if bracket:
-        number = index.removesuffix("]")
-        if not (isinstance(inner, list) and number.isdigit() and int(number) < len(inner)):
-            raise ConfigError(f"--set {setting}: there is no {section}")
-        inner = inner[int(number)]
-    if not isinstance(inner, (dict, list)):
-        raise ConfigError(f"--set {setting}: {name} is a value, not a section")
-    return inner
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text  # a bare word is a string: --set policy.method=full
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    if first["type"] != "extra_forbidden":
-        return in_words(error)
-    *place, key = first["loc"]
-    known = _known(Recipe, place)
-    near = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(known)}"
-    return f"unknown key {'.'.join(map(str, first['loc']))!r}{hint}"
-
-
-def _known(model: type[BaseModel], place: Iterable[str | int]) -> list[str]:
-    """Names of the fields of the section at `place`."""
-    for step in place:
-        if isinstance(step, str):
-            model = _model_in(model.model_fields[step].annotation)
-    return sorted(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation
-    assert get_origin(annotation) is not None
-    return next(_model_in(a) for a in get_args(annotation) if a is not Ellipsis)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        pairs = value.items()
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        pairs = enumerate(value)
-    else:
-        return {name: value}
-    inner = [_flat(v, f"{name}.{k}" if name else str(k)) for k, v in pairs]
-    return {k: v for part in inner for k, v in part.items()}
+    @field_validator("algorithm")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        check_name(value)
+        return value

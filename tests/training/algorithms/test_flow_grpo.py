@@ -17,15 +17,18 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.training.algorithms.flow_grpo import (
+from nftbench.training.algorithms.flow_grpo import grpo_loss, transition_kl
+from nftbench.training.algorithms.sde_sampler import (
+    LEVELS,
+    LOG_PROB,
     SdeScheduler,
+    Step,
     Transition,
     cps_log_prob,
     cps_transition,
-    grpo_loss,
+    gaussian,
     log_prob,
     sde_transition,
-    transition_kl,
 )
 from rewards.base import ConfigError
 from tests.helpers.paths import GOLDEN
@@ -53,6 +56,12 @@ def golden(key: str) -> torch.Tensor:
 
 def close(got, expected, relative: float = 1e-11) -> None:
     torch.testing.assert_close(got, expected, rtol=relative, atol=relative)
+
+
+def transition_of(scheduler: SdeScheduler, v: torch.Tensor, step: Step) -> Transition:
+    """The Gaussian of a recorded step for any velocity, as an update computes it."""
+    levels = {name: getattr(step, name) for name in LEVELS}
+    return gaussian(step.x, v, scheduler.variant, scheduler.noise_level, **levels)
 
 
 # --- transitions ----------------------------------------------------------------------------------
@@ -368,8 +377,8 @@ def test_recorded_steps_replay_to_the_last_bit(pipeline, variant, drawn):
     assert [step.index for step in steps] == list(range(drawn))
     fresh = generators(3)
     for step, v in zip(steps, velocities, strict=False):
-        again = scheduler.transition(step.x, v, step)
-        assert torch.equal(scheduler.log_prob(step.x_next, again), step.log_prob)
+        again = transition_of(scheduler, v, step)
+        assert torch.equal(LOG_PROB[scheduler.variant](step.x_next, again), step.log_prob)
         z = torch.stack([torch.randn(step.x.shape[1:], generator=g) for g in fresh])
         torch.testing.assert_close((step.x_next - again.mean) / again.std, z, rtol=0, atol=2e-3)
         assert (step.sigma, step.sigma_next) == tuple(scheduler.sigmas[step.index :][:2].tolist())
@@ -386,8 +395,8 @@ def test_a_recorded_step_teaches_the_velocity(pipeline):
         sample(pipeline)
     step = scheduler.transitions[1]
     v = normal(0, *step.x.shape).float().requires_grad_()
-    at = scheduler.transition(step.x, v, step)
-    scheduler.log_prob(step.x_next, at).sum().backward()
+    at = transition_of(scheduler, v, step)
+    LOG_PROB[scheduler.variant](step.x_next, at).sum().backward()
     dt = step.sigma_next - step.sigma
     slope = (1 + at.diffusion**2 * (1 - step.sigma) / (2 * step.sigma)) * dt
     expected = (step.x_next - at.mean) / at.std**2 * slope / step.x[0].numel()
@@ -420,9 +429,9 @@ def test_half_precision_records_what_the_pipeline_got():
     (step,) = scheduler.transitions
     assert output.prev_sample.dtype == step.x_next.dtype == torch.bfloat16
     assert torch.equal(output.prev_sample, step.x_next) and step.log_prob.dtype == torch.float32
-    again = scheduler.log_prob(step.x_next, scheduler.transition(step.x, v, step))
+    again = LOG_PROB[scheduler.variant](step.x_next, transition_of(scheduler, v, step))
     assert torch.equal(again, step.log_prob)
-    at = scheduler.transition(step.x, v, step)
+    at = transition_of(scheduler, v, step)
     expected = torch.distributions.Normal(at.mean, at.std).log_prob(step.x_next.float())
     torch.testing.assert_close(step.log_prob, expected.mean((1, 2)), rtol=1e-5, atol=1e-5)
 

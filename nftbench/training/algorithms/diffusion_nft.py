@@ -1,0 +1,59 @@
+"""DiffusionNFT as the trainer runs it; its mathematics are the page `nft.py`."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from diffusers import DiffusionPipeline
+
+from nftbench.generation.sampling import Sample
+from nftbench.training.algorithms.base import (
+    RolloutBatch,
+    Terms,
+    TrainingBatch,
+    Velocity,
+    root_mean_square,
+)
+from nftbench.training.algorithms.nft import nft_loss, optimality, velocity_kl
+from nftbench.training.config.recipe import Recipe, Stage
+
+
+class DiffusionNFT:
+    """Needs clean latents alone: any solver may draw them, and any of its times can be trained."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Nothing of the recipe is its own: all settings are a stage's."""
+
+    def sampler(
+        self, pipeline: DiffusionPipeline, samples: Sequence[Sample], seed: int
+    ) -> AbstractContextManager[Sequence[object]]:
+        """The pipeline's own solver; nothing is noted."""
+        return nullcontext(())
+
+    def trainable_times(self, rollout: RolloutBatch) -> int:
+        """All of the record."""
+        return len(rollout.record.t)
+
+    def terms(self, batch: TrainingBatch, velocity: Velocity, stage: Stage) -> Terms:
+        """NFT's loss on images noised again."""
+        record = batch.rollout.record
+        x_0 = record.x_0[batch.images].float()
+        t = record.t.to(x_0)[batch.time_indices].reshape(-1, *[1] * (x_0.ndim - 1))
+        x_t = record.noised(x_0, batch.eps, t)
+        v_old = velocity("old", x_t, batch.time_indices)
+        v_ref = velocity("ref", x_t, batch.time_indices) if stage.kl_weight else None
+        v_theta = velocity("theta", x_t, batch.time_indices)
+        advantages = batch.rollout.advantages[batch.images].numpy()
+        r = torch.from_numpy(optimality(advantages, clip=stage.adv_clip)).to(x_0)
+        policy = stage.adv_clip * nft_loss(v_theta, v_old, x_0, x_t, t, r, beta=stage.beta)
+        moved = v_theta.detach()
+        size_before = root_mean_square(v_old if v_ref is None else v_ref)
+        terms = {
+            "policy_loss": policy.detach(),
+            "old_deviation": (moved - v_old).abs().mean(tuple(range(1, moved.ndim))),
+            "velocity_ratio": root_mean_square(moved) / size_before,
+        }
+        if v_ref is None:
+            return {"loss": policy} | terms
+        kl = velocity_kl(v_theta, v_ref)
+        return {"loss": policy + stage.kl_weight * kl, "kl": kl.detach()} | terms

@@ -1,0 +1,158 @@
+"""A recipe as it is named and overridden: found, read, changed by `--set`, compared; near names where one is wrong."""
+
+import difflib
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from nftbench.benchmark.schema import in_words
+from nftbench.training.config.recipe import Recipe
+from rewards.base import ConfigError
+
+
+def folder() -> Path:
+    """Where the shipped recipes lie."""
+    return Path(str(files("nftbench"))) / "recipes"
+
+
+def names() -> list[str]:
+    """All shipped recipes."""
+    return sorted(p.stem for p in folder().glob("*.toml"))
+
+
+def load_recipe(name: str, settings: Iterable[str] = (), **top: Any) -> Recipe:
+    """Read a recipe and apply what the command line changes.
+
+    Args:
+        name: a shipped recipe or a TOML file.
+        settings: `section.key=value` each, the value in TOML or bare text; `stages.key` means every stage,
+            `stages[0].key` the first.
+        top: values of top-level keys; None leaves one as it is.
+
+    Raises:
+        ConfigError: no such recipe, not a TOML file, an unknown key (the near one is named) or a value out of range.
+    """
+    fields = _toml(name)
+    fields |= {k: v for k, v in top.items() if v is not None}
+    for setting in settings:
+        _set(fields, setting)
+    return _validated(fields, name)
+
+
+def changed(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """A recipe with single settings changed, as `load_recipe` takes them.
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+    fields = recipe.model_dump(mode="json")
+    for setting in settings:
+        _set(fields, setting)
+    return _validated(fields, recipe.name)
+
+
+def difference(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted names of the settings in which two recipes differ."""
+    mine, theirs = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+
+
+def _validated(fields: dict[str, Any], name: str) -> Recipe:
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {name}: {_explain(error)}") from None
+
+
+def _toml(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith(".toml") else folder() / f"{name}.toml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f" did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"unknown recipe {name!r};{hint} shipped: {', '.join(names())}; or pass a .toml file"
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a valid TOML file: {path}: {error}") from None
+
+
+def _set(fields: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"expected --set section.key=value, got {setting!r}")
+    *sections, key = path.strip().split(".")
+    for target in _targets(fields, sections, setting):
+        target[key] = _value(text.strip())
+
+
+def _targets(fields: dict[str, Any], sections: list[str], setting: str) -> list[dict[str, Any]]:
+    """The tables that a dotted name means: one, or every stage."""
+    tables: list[Any] = [fields]
+    for section in sections:
+        tables = [_inner(table, section, setting) for table in tables]
+        tables = [t for table in tables for t in (table if isinstance(table, list) else [table])]
+    return tables
+
+
+def _inner(table: dict[str, Any], section: str, setting: str) -> Any:
+    name, bracket, index = section.partition("[")
+    inner = table.setdefault(name, {})
+    if bracket:
+        number = index.removesuffix("]")
+        if not (isinstance(inner, list) and number.isdigit() and int(number) < len(inner)):
+            raise ConfigError(f"--set {setting}: there is no {section}")
+        inner = inner[int(number)]
+    if not isinstance(inner, (dict, list)):
+        raise ConfigError(f"--set {setting}: {name} is a value, not a section")
+    return inner
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: --set policy.method=full
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if first["type"] != "extra_forbidden":
+        return in_words(error)
+    *section, key = first["loc"]
+    known = _known(Recipe, section)
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(known)}"
+    return f"unknown key {'.'.join(map(str, first['loc']))!r}{hint}"
+
+
+def _known(model: type[BaseModel], section: Iterable[str | int]) -> list[str]:
+    """Names of the fields of a section, given by the keys and indices that lead to it."""
+    for name in section:
+        if isinstance(name, str):
+            model = _model_in(model.model_fields[name].annotation)
+    return sorted(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation
+    assert get_origin(annotation) is not None
+    return next(_model_in(a) for a in get_args(annotation) if a is not Ellipsis)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        pairs = value.items()
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        pairs = enumerate(value)
+    else:
+        return {name: value}
+    inner = [_flat(v, f"{name}.{k}" if name else str(k)) for k, v in pairs]
+    return {k: v for part in inner for k, v in part.items()}
