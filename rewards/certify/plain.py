@@ -20,7 +20,7 @@ from rewards.geneval.judge import (
     relative_position,
 )
 from rewards.jpeg import Compressibility, Incompressibility
-from rewards.ocr.engines import Line, OcrFailure
+from rewards.ocr.engines import OcrFailure, TextLine
 from rewards.ocr.reward import Ocr, ocr_reward, quoted_text, read_text
 
 JPEG = "NVlabs/DiffusionNFT@24af555 flow_grpo/rewards.py (Pillow 10.4)"
@@ -52,10 +52,10 @@ def jpeg(folder: Path) -> Iterator[Check]:
 class _Given:
     """An engine that reads what it is given; None breaks it."""
 
-    def __init__(self, page: list[Line] | None) -> None:
+    def __init__(self, page: list[TextLine] | None) -> None:
         self._page = page
 
-    def read(self, image: np.ndarray) -> list[Line]:
+    def read(self, image: np.ndarray) -> list[TextLine]:
         if self._page is None:
             raise OcrFailure("no page")
         return self._page
@@ -85,10 +85,10 @@ def _failed(case: dict[str, Any]) -> bool:
     return bool(case["raises"]) or case["engine_failure_swallowed"]
 
 
-def _lines(case: dict[str, Any]) -> list[Line] | None:
+def _lines(case: dict[str, Any]) -> list[TextLine] | None:
     if case["engine_failure_swallowed"]:
         return None
-    return [Line(text, confidence, (0, 0, 1, 1)) for text, confidence in case["lines"] or []]
+    return [TextLine(text, confidence, (0, 0, 1, 1)) for text, confidence in case["lines"] or []]
 
 
 def _ocr_value(case: dict[str, Any]) -> float:

@@ -37,7 +37,7 @@ class OcrFailure(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextLine:
     """One line of text found in a picture."""
 
     text: str
@@ -56,7 +56,7 @@ class OcrEngine(Protocol):
     files: ClassVar[tuple[Weight, ...]]
     licence: ClassVar[str]
 
-    def read(self, image: np.ndarray) -> list[Line]:
+    def read(self, image: np.ndarray) -> list[TextLine]:
         """Lines of one picture, top to bottom, then left to right; none where there is no text.
 
         Args:
@@ -83,7 +83,7 @@ class RapidOcr:
     def __init__(self) -> None:
         self._engine = _rapidocr(*ppocr_models(), {"Det.limit_side_len": MIN_SIDE})
 
-    def read(self, image: np.ndarray) -> list[Line]:
+    def read(self, image: np.ndarray) -> list[TextLine]:
         """Lines of one picture: see `OcrEngine.read`."""
         return _rapidocr_lines(self._engine, _bgr(image))
 
@@ -132,7 +132,7 @@ class PpOcr29:
             self.settings,
         )
 
-    def read(self, image: np.ndarray) -> list[Line]:
+    def read(self, image: np.ndarray) -> list[TextLine]:
         """Lines of one picture: see `OcrEngine.read`."""
         return _rapidocr_lines(self._engine, np.ascontiguousarray(image))
 
@@ -169,7 +169,7 @@ class PaddleOcr:
                 text_rec_score_thresh=MIN_CONFIDENCE,
             )
 
-    def read(self, image: np.ndarray) -> list[Line]:
+    def read(self, image: np.ndarray) -> list[TextLine]:
         """Lines of one picture: see `OcrEngine.read`."""
         return _paddle_lines(self._engine, image)
 
@@ -205,7 +205,7 @@ class PaddleOcr3:
             settings[f"{step}_model_dir"] = str(folder)
         self._engine = paddleocr(engine="onnxruntime", device="cpu", **settings)
 
-    def read(self, image: np.ndarray) -> list[Line]:
+    def read(self, image: np.ndarray) -> list[TextLine]:
         """Lines of one picture: see `OcrEngine.read`."""
         return _paddle_lines(self._engine, image)
 
@@ -232,7 +232,7 @@ class Tesseract:
             )
         self._module = pytesseract
 
-    def read(self, image: np.ndarray) -> list[Line]:
+    def read(self, image: np.ndarray) -> list[TextLine]:
         """Words of one picture as lines: see `OcrEngine.read`."""
         try:
             data = self._module.image_to_data(
@@ -243,7 +243,7 @@ class Tesseract:
         names = ("text", "conf", "left", "top", "width", "height")
         rows = zip(*(data[name] for name in names), strict=True)
         words = [
-            Line(text, float(conf) / 100, (x, y, x + width, y + height))
+            TextLine(text, float(conf) / 100, (x, y, x + width, y + height))
             for text, conf, x, y, width, height in rows
             if text.strip()
         ]
@@ -270,7 +270,7 @@ def _rapidocr(detector: Path, recogniser: Path, settings: Mapping[str, Any]) -> 
     )
 
 
-def _rapidocr_lines(engine: Any, picture: np.ndarray) -> list[Line]:
+def _rapidocr_lines(engine: Any, picture: np.ndarray) -> list[TextLine]:
     """Lines of a picture as rapidocr shall see it, uint8 (H, W, 3)."""
     from rapidocr.inference_engine.onnxruntime.main import ONNXRuntimeError
     from rapidocr.utils.process_img import ResizeImgError
@@ -300,7 +300,7 @@ def _import_paddleocr(variant: str) -> Any:
     return PaddleOCR
 
 
-def _paddle_lines(engine: Any, image: np.ndarray) -> list[Line]:
+def _paddle_lines(engine: Any, image: np.ndarray) -> list[TextLine]:
     """Lines of a picture, uint8 RGB (H, W, 3), by PaddleOCR 3."""
     try:
         (page,) = engine.predict(_bgr(image))
@@ -319,10 +319,10 @@ def _pp3_folders() -> dict[str, Path]:
     return {step: folders[0] for step, folders in paths.items()}
 
 
-def _line(text: str, confidence: float, corners: Any) -> Line:
+def _line(text: str, confidence: float, corners: Any) -> TextLine:
     xs, ys = np.asarray(corners, dtype=float).T
     edges = (xs.min(), ys.min(), xs.max(), ys.max())
-    return Line(text, float(confidence), tuple(map(float, edges)))
+    return TextLine(text, float(confidence), tuple(map(float, edges)))
 
 
 def _bgr(image: np.ndarray) -> np.ndarray:

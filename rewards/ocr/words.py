@@ -5,16 +5,11 @@ Source: microsoft/unilm@159df56 textdiffuser/eval/ocr_eval.py.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
 from rewards.ocr import engines as ocr_engines
-from rewards.ocr.engines import Line, OcrEngine, OcrFailure
-
-PARTS = ("precision", "recall", "f", "exact")
+from rewards.ocr.engines import TextLine
+from rewards.ocr.scorer import Reading, TextScorer, variant
 
 
 def keywords(prompt: str) -> list[str]:
@@ -27,7 +22,7 @@ def keywords(prompt: str) -> list[str]:
     return [word for part in re.findall("'(.*?)'", prompt.lower()) for word in part.split()]
 
 
-def words_read(lines: Sequence[Line]) -> list[str]:
+def words_read(lines: Sequence[TextLine]) -> list[str]:
     """The words of all lines that count (confidence > 0), lower case, in reading order."""
     return [w for line in lines if line.confidence > 0 for w in line.text.lower().split()]
 
@@ -56,7 +51,7 @@ def word_scores(read: Sequence[str], target: Sequence[str]) -> tuple[float, floa
     return precision, recall, f, float(Counter(read) == Counter(target))
 
 
-class OcrWords:
+class OcrWords(TextScorer):
     """How many of the single-quoted words can be read in the image: F, in [0, 1].
 
     Parts: `precision`, `recall`, `f` (the value itself) and `exact`. Evidence: `target`, `read`.
@@ -64,83 +59,24 @@ class OcrWords:
     Differs: upstream reads with MaskTextSpotter v3; a failure of the engine is NaN here.
     """
 
-    def __init__(self, engine: OcrEngine, *, info: RewardInfo) -> None:
-        """Put a variant together.
+    parts = ("precision", "recall", "f", "exact")
+    asks_nothing = "it has no word in straight single quotes ('...')"
 
-        Args:
-            engine: reads the lines of one picture.
-            info: what the numbers of this variant mean.
-        """
-        self.info = info
-        self._engine = engine
+    def target(self, prompt: str) -> list[str]:
+        """The quoted words."""
+        return keywords(prompt)
 
-    def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
-        unseen, count = unfit(images), len(PARTS)
-        judged = [self._judge(*pair, unseen) for pair in zip(images, prompts, strict=True)]
-        rows = np.array([numbers for numbers, _, _ in judged], dtype=np.float32).reshape(-1, count)
-        return Scores(
-            values=rows[:, PARTS.index("f")],
-            reasons=tuple(reason for _, reason, _ in judged),
-            parts={part: rows[:, place] for place, part in enumerate(PARTS)},
-            evidence=tuple(evidence for _, _, evidence in judged),
-        )
-
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts without a word in single quotes.
-
-        Raises:
-            ConfigError: naming the first such prompt.
-        """
-        for prompt in prompts:
-            fault = _fault(prompt)
-            if fault:
-                raise ConfigError(
-                    f"prompt {prompt.id!r} cannot be scored by {self.info.key}: {fault}."
-                )
-
-    def _judge(
-        self, image: np.ndarray, prompt: Prompt, unseen: str
-    ) -> tuple[tuple[float, ...], str, dict[str, Any]]:
-        """The parts; the reason where they are NaN; the evidence."""
-        unscored = (np.nan,) * len(PARTS)
-        fault = _fault(prompt) or unseen
-        if fault:
-            return unscored, fault, {}
-        target = keywords(prompt.text)
-        try:
-            read = words_read(self._engine.read(image))
-        except OcrFailure as failure:
-            return unscored, f"the OCR engine failed: {failure}", {"target": target}
-        return word_scores(read, target), "", {"target": target, "read": read}
+    def compare(self, lines: Sequence[TextLine], target: Sequence[str]) -> Reading:
+        """See `TextScorer.compare`."""
+        read = words_read(lines)
+        parts = dict(zip(self.parts, word_scores(read, target), strict=True))
+        return Reading(value=parts["f"], parts=parts, evidence={"target": target, "read": read})
 
 
-def _fault(prompt: Prompt) -> str:
-    if keywords(prompt.text):
-        return ""
-    return f"it has no word in straight single quotes ('...'): {prompt.text!r}"
-
-
-def _variant(engine: type[OcrEngine]) -> Callable[..., Reward]:
-    """Factory of one variant, with its `info`."""
-    info = RewardInfo(
-        name="ocr-words",
-        variant=engine.name,
-        summary=f"F of the single-quoted words that {engine.summary} reads, as MARIO-Eval counts",
-        low=0.0,
-        high=1.0,
-        needs="quoted text",
-        weights=engine.weights,
-        licence=engine.licence,
-        source="microsoft/unilm@159df56 textdiffuser/eval/ocr_eval.py:32,58",
-    )
-
-    def factory(*, device: str = "cpu") -> Reward:
-        del device  # the engines run on the CPU
-        return OcrWords(engine(), info=info)
-
-    factory.info = info  # type: ignore[attr-defined]
-    return factory
-
-
-rapidocr = _variant(ocr_engines.RapidOcr)
+rapidocr = variant(
+    OcrWords,
+    ocr_engines.RapidOcr,
+    name="ocr-words",
+    summary="F of the single-quoted words that {engine} reads, as MARIO-Eval counts",
+    source="microsoft/unilm@159df56 textdiffuser/eval/ocr_eval.py:32,58",
+)

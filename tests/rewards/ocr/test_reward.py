@@ -17,13 +17,13 @@ from rewards.base import ConfigError, MissingExtra, MissingWeights, Prompt, Rewa
 from rewards.ocr import models as ocr_models
 from rewards.ocr import reward as ocr
 from rewards.ocr.engines import (
-    Line,
     OcrFailure,
     PaddleOcr,
     PaddleOcr3,
     PpOcr29,
     RapidOcr,
     Tesseract,
+    TextLine,
 )
 from rewards.ocr.reward import Ocr, ocr_reward, plain, quoted_text, read_text, spam_share
 from tests.helpers.paths import GOLDEN
@@ -45,7 +45,7 @@ class FakeEngine:
         page = self.pages.pop(0)
         if page is None:
             raise OcrFailure("it broke")
-        return [Line(text, confidence, BOX) for text, confidence in page]
+        return [TextLine(text, confidence, BOX) for text, confidence in page]
 
 
 def scored(prompt: str, page, scale: int = 1):
@@ -107,7 +107,12 @@ def test_quoted_text():
 
 
 def test_read_text_joins_lines_without_a_gap():
-    lines = [Line("ab", 0.9, BOX), Line("x", 0.0, BOX), Line("y", -0.1, BOX), Line("c", 0.1, BOX)]
+    lines = [
+        TextLine("ab", 0.9, BOX),
+        TextLine("x", 0.0, BOX),
+        TextLine("y", -0.1, BOX),
+        TextLine("c", 0.1, BOX),
+    ]
     assert read_text(lines) == "abc"
 
 
@@ -120,7 +125,7 @@ def test_golden(kind):
             assert np.isnan(scores.values[0]) and scores.reasons[0], case["id"]
             continue
         assert scores.values[0] == np.float32(case["reward"]), case["id"]
-        lines = [Line(text, confidence, BOX) for text, confidence in page]
+        lines = [TextLine(text, confidence, BOX) for text, confidence in page]
         exact = ocr_reward(read_text(lines), quoted_text(case["prompt"]))
         assert exact == pytest.approx(case["reward"], abs=1e-15), case["id"]
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import rewards
 from rewards.base import ConfigError, Prompt
-from rewards.ocr.engines import Line, OcrFailure
+from rewards.ocr.engines import OcrFailure, TextLine
 from rewards.ocr.words import OcrWords, keywords, rapidocr, word_scores, words_read
 
 words = st.lists(st.sampled_from(["a", "b", "ab", "new", "york"]), max_size=6)
@@ -26,7 +26,7 @@ class Told:
         lines = self.pictures.pop(0)
         if lines is None:
             raise OcrFailure("no light")
-        return [Line(text, confidence, (0, 0, 1, 1)) for text, confidence in lines]
+        return [TextLine(text, confidence, (0, 0, 1, 1)) for text, confidence in lines]
 
 
 def judged(prompt: str, *pictures):
@@ -50,7 +50,7 @@ def test_keywords(prompt, found):
 
 
 def test_words_of_lines_that_count():
-    lines = [Line("The DARK", 0.9, (0, 0, 1, 1)), Line("x", 0.0, (0, 0, 1, 1))]
+    lines = [TextLine("The DARK", 0.9, (0, 0, 1, 1)), TextLine("x", 0.0, (0, 0, 1, 1))]
     assert words_read(lines) == ["the", "dark"]
 
 
