@@ -1,4 +1,4 @@
-"""Rewards that judge an image, by name: `load_reward("ocr")`, `parse_rewards("ocr,pickscore:0.5")`.
+"""Rewards that score an image, by name: `load_reward("ocr")`, `parse_rewards("ocr,pickscore:0.5")`.
 
 A reward's key is `name@variant`, or the bare `name` where a reward has no variants. Looking keys up
 imports nothing heavy; a reward's module is imported when that reward is first asked for.
@@ -180,7 +180,7 @@ def parse_rewards(text: str) -> tuple[RewardSpec, ...]:
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:
         raise ConfigError(
-            f"reward {twice[0]!r} stands twice in {text!r}; name it once, with one weight."
+            f"reward {twice[0]!r} is named twice in {text!r}; name it once, with one weight."
         )
     return specs
 

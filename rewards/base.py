@@ -1,6 +1,6 @@
 """What a reward is: pixels and prompts in, one number an image out, in the reference's own units.
 
-Everything that judges an image keeps this contract, in evaluation and in training alike:
+Everything that scores an image keeps this contract, in evaluation and in training alike:
 
 - images are uint8 RGB, (N, H, W, 3): the rounded pixels that are saved are the pixels scored;
 - a value depends on its image and prompt alone: never on the batch, the order or the process count;
@@ -14,9 +14,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 MAX_PIXELS = 89_478_485
-"""Pictures with more pixels are not looked at: Pillow's own limit against decompression bombs."""
+"""Pictures with more pixels are not scored: Pillow's own limit against decompression bombs."""
 MAX_RATIO = 200
-"""Pictures whose sides differ by more are not looked at: 224 pixels of one side would leave one of the other, or
+"""Pictures whose sides differ by more are not scored: 224 pixels of one side would leave one of the other, or
 make 45 thousand of it."""
 Progress = Callable[[str, int, int], None]
 """Told how far some work is: its stage, what is done of it, and out of how much (0: not known)."""
@@ -46,7 +46,7 @@ class Prompt:
     target: Mapping[str, Any] = field(default_factory=dict)
     """What a rule-based reward checks: GenEval's metadata (`include`, `exclude`)."""
     rewards: tuple[str, ...] = ()
-    """Names of the only rewards that apply to it, in training; empty is every one that can judge it."""
+    """Names of the only rewards that apply to it, in training; empty is every one that can score it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,19 +129,19 @@ class Scores:
 
 
 def unfit(images: np.ndarray) -> str:
-    """Why pictures (N, H, W, 3) cannot be looked at; empty where they can."""
+    """Why pictures (N, H, W, 3) cannot be scored; empty where they can."""
     height, width = images.shape[1:3]
     if not height or not width:
         return f"the picture is {width}x{height} and has no pixel"
     if height * width > MAX_PIXELS:
-        return f"the picture is {width}x{height}; at most {MAX_PIXELS} pixels can be judged"
+        return f"the picture is {width}x{height}; at most {MAX_PIXELS} pixels can be scored"
     if max(height, width) > MAX_RATIO * min(height, width):
         return f"the picture is {width}x{height}; sides may differ {MAX_RATIO} times at most"
     return ""
 
 
 def unseen(images: np.ndarray) -> Scores | None:
-    """Scores of pictures that cannot be looked at, or of none at all; None where they can be.
+    """Scores of pictures that cannot be scored, or of none at all; None where they can be.
 
     Args:
         images: uint8 RGB (N, H, W, 3).
@@ -155,7 +155,7 @@ def unseen(images: np.ndarray) -> Scores | None:
 
 @runtime_checkable
 class Reward(Protocol):
-    """A judge of images.
+    """Scores images.
 
     It owns its preprocessing; the caller hands over saved pixels and nothing else.
     """
@@ -163,7 +163,7 @@ class Reward(Protocol):
     info: RewardInfo
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images.
+        """Score images.
 
         Args:
             images: uint8 RGB (N, H, W, 3), N >= 1; never written to.

@@ -49,7 +49,7 @@ class Incompressibility:
         del device  # no network runs
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         return _scores(images, 1.0)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
@@ -70,7 +70,7 @@ class Compressibility(Incompressibility):
     )
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         return _scores(images, -1.0 / COMPRESSIBILITY_DIVISOR)
 
 

@@ -11,7 +11,7 @@ from nftbench.cli.pull import AcceptDigest, Mirror, Offline, pull_files
 from rewards.base import ConfigError, Progress, Weight
 
 if TYPE_CHECKING:
-    from rewards.certify.cost import Cost
+    from rewards.cost import Cost
 
 app = typer.Typer(help="The rewards: scale, range, licence, weights; their cost and variants.")
 
@@ -141,10 +141,10 @@ def _files(names: Sequence[str]) -> dict[str, Weight]:
 def _cost(
     keys: tuple[str, ...], images: int, size: int, batch_size: int, *, seeded: bool, device: str
 ) -> "Cost":
-    from rewards.certify import cost
+    from rewards import cost
 
     return cost.measure_apart(
-        cost.Asked(
+        cost.Measurement(
             keys=keys,
             images=images,
             size=size,
@@ -159,7 +159,7 @@ def _costs(
     keys: Sequence[str], cost: "Callable[..., Cost]", report: Progress, *, together: bool
 ) -> "list[tuple[str, Cost]]":
     """What each reward costs, and (`together`) what those that can be measured cost in one process."""
-    from rewards.certify.cost import together as add
+    from rewards.cost import together as add
 
     rows = []
     for done, key in enumerate(keys, start=1):

@@ -14,7 +14,7 @@ from rewards.extras import extra_of
 from rewards.weights.pull import Pulled, state
 
 if TYPE_CHECKING:
-    from rewards.certify.cost import Cost
+    from rewards.cost import Cost
     from rewards.variants import Disagreement
 
 

@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from rewards import preprocess
 from rewards.base import Prompt, Reward
 from rewards.certify import Check, Checks, compare
-from rewards.certify.clip_networks import PATH, empty_state, seeded_tower
 from rewards.certify.preprocessing import crop_of, pictures_of, preprocessing, read_golden
 from rewards.certify.seeded import seeded_state
+from rewards.certify.seeded.clip_networks import PATH, empty_state, seeded_tower
 from rewards.clip import models as clip_models
 from rewards.clip.aesthetic import Aesthetic, AestheticHead, aesthetic, build_head
 from rewards.clip.clipscore import ClipScore

@@ -36,7 +36,7 @@ RULES = {"ocr": "rules only", "geneval": "rules only", "unifiedreward": "needs a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Certificate:
-    """Whether a reward equals its reference, as far as was looked."""
+    """Whether a reward equals its reference, as far as was compared."""
 
     reward: str
     """Full key."""

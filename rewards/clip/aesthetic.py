@@ -62,7 +62,7 @@ class Aesthetic:
         self._transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         nothing = unseen(images)
         if nothing is not None:
             return nothing

@@ -28,7 +28,7 @@ class ClipScore:
         self._transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         return cosine_scores(self._tower, images, prompts, transform=self._transform)
 
     def embed(self, images: np.ndarray) -> np.ndarray:

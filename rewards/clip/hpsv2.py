@@ -43,7 +43,7 @@ class HpsV2:
         self._transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         return cosine_scores(self._tower, images, prompts, transform=self._transform)
 
     def check(self, prompts: Sequence[Prompt]) -> None:

@@ -33,7 +33,7 @@ class PickScore:
         self._transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         scale = self._tower.logit_scale
         return cosine_scores(self._tower, images, prompts, transform=self._transform, scale=scale)
 

@@ -1,1 +1,1 @@
-"""GenEval: object-focused prompts judged by detection, colour and position."""
+"""GenEval: object-focused prompts, scored by detection, colour and position."""

@@ -37,8 +37,8 @@ class Instances:
             floor: objects with a lower score are left out, 0-1.
         """
         rows = torch.cat([self.boxes, self.scores[:, None]], dim=1).cpu()
-        told = self.scores.cpu() >= floor
-        places = {name: told & (self.labels.cpu() == i) for i, name in enumerate(classes)}
+        reported = self.scores.cpu() >= floor
+        places = {name: reported & (self.labels.cpu() == i) for i, name in enumerate(classes)}
         found = {name: place for name, place in places.items() if place.any()}
         return Detections(
             boxes={name: rows[place].numpy() for name, place in found.items()},
@@ -72,8 +72,8 @@ def instances(
     count = min(MAX_INSTANCES, probabilities.numel())
     chances, places = probabilities.flatten().topk(count)
     queries, labels = places // probabilities.shape[1], places % probabilities.shape[1]
-    asked, row = queries.unique(return_inverse=True)
-    logits = _resized(mask_logits[asked].float(), padded)[:, : resized[0], : resized[1]]
+    named, row = queries.unique(return_inverse=True)
+    logits = _resized(mask_logits[named].float(), padded)[:, : resized[0], : resized[1]]
     logits = _resized(logits, original)
     masks = logits > 0
     inside = masks.flatten(1).float()

@@ -1,4 +1,4 @@
-"""GenEval's rules: detected boxes and told colours in, a verdict out. No model, no file, no image.
+"""GenEval's rules: detected boxes and answered colours in, a verdict out. No model, no file, no image.
 
 Two rules judge the same detections. The official one asks for *at least* the wanted objects;
 DiffusionNFT's asks for exactly that many and also gives partial credit, which is what training
@@ -213,17 +213,19 @@ def _color_failure(clause: Mapping[str, Any], colors: Colors) -> str:
     if "color" not in clause:
         return ""
     name, count, wanted = clause["class"], clause["count"], clause["color"]
-    told = list(colors[name][:count])
-    if told.count(wanted) >= count:
+    answers = list(colors[name][:count])
+    if answers.count(wanted) >= count:
         return ""
-    others = ", ".join(f"{told.count(color)} {color}" for color in _in_order(told))
-    return f"expected {wanted} {name}>={count}, found {told.count(wanted)} {wanted}; and {others}"
+    others = ", ".join(f"{answers.count(color)} {color}" for color in _in_order(answers))
+    return (
+        f"expected {wanted} {name}>={count}, found {answers.count(wanted)} {wanted}; and {others}"
+    )
 
 
-def _in_order(told: Sequence[str]) -> list[str]:
+def _in_order(answers: Sequence[str]) -> list[str]:
     """Distinct colours: GenEval's ten in its order, then others by name."""
-    extra = sorted(set(told) - set(COLORS))
-    return [color for color in (*COLORS, *extra) if color in told]
+    extra = sorted(set(answers) - set(COLORS))
+    return [color for color in (*COLORS, *extra) if color in answers]
 
 
 def _position_failure(

@@ -98,7 +98,7 @@ def _filled(state: Mapping[str, Tensor], config: Any) -> Any:
     from transformers.utils import logging
 
     loud = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is missing is told below
+    logging.set_verbosity_error()  # what is missing is named below
     try:
         model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
             None, config=config, state_dict=dict(state), output_loading_info=True

@@ -1,4 +1,4 @@
-"""GenEval as a reward: a detector finds objects, a colour head names colours, the rules judge.
+"""GenEval as a reward: a detector finds objects, a colour head names colours, the rules decide.
 
 Source: djghosh13/geneval@af4902f evaluation/evaluate_images.py; NVlabs/DiffusionNFT@24af555
 flow_grpo/gen_eval.py.
@@ -42,7 +42,7 @@ class GenEval:
 
     The value is one of `correct` (0 or 1 by the official rule), `strict` and `partial` (DiffusionNFT's
     reward); the other two are parts. Evidence, an image: `boxes` that counted (class -> [x1,
-    y1, x2, y2, score]), `colors` that were told (class -> answers for the leading boxes), `reason`
+    y1, x2, y2, score]), `colors` that were answered (class -> answers for the leading boxes), `reason`
     and `strict_reason`.
     """
 
@@ -66,7 +66,7 @@ class GenEval:
             rule: which number is the value, `official` correctness or the partial reward of `nft`.
             threshold: detections count above this score, 0-1.
             counting_threshold: the same for prompts tagged `counting`.
-            jpeg_quality: images are judged as JPEG leaves them, 0-100; None judges them as they are.
+            jpeg_quality: images are scored as JPEG leaves them, 0-100; None scores them as they are.
         """
         self.info = info
         self._detector = detector
@@ -76,7 +76,7 @@ class GenEval:
         self._jpeg_quality = jpeg_quality
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`.
+        """Score images: see `Reward.score`.
 
         The crops of all images go through the colour head together.
         """
@@ -87,8 +87,8 @@ class GenEval:
         found = nothing if unseen or not len(images) else self._detector.detect(images)
         cases = [self._case(*each, unseen) for each in zip(images, prompts, found, strict=True)]
         answers = iter(self._color_head.classify([crop for case in cases for crop in case.crops]))
-        told = [_by_class(case.crops, answers) for case in cases]
-        verdicts = [_verdict(case, colors) for case, colors in zip(cases, told, strict=True)]
+        answered = [_by_class(case.crops, answers) for case in cases]
+        verdicts = [_verdict(case, colors) for case, colors in zip(cases, answered, strict=True)]
         numbers = {
             name: np.array(
                 [np.nan if v is None else getattr(v, name) for v in verdicts], dtype=np.float32
@@ -99,11 +99,11 @@ class GenEval:
             values=numbers.pop(self._value),
             reasons=tuple(case.fault for case in cases),
             parts=numbers,
-            evidence=tuple(map(_evidence, cases, told, verdicts)),
+            evidence=tuple(map(_evidence, cases, answered, verdicts)),
         )
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts without a target that the detector and the colour head can judge.
+        """Refuse prompts without a target that the detector and the colour head know.
 
         Raises:
             ConfigError: naming the first such prompt and the fault of its target.
@@ -160,7 +160,7 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 def target_fault(
     target: Mapping[str, Any], classes: Collection[str], colors: Collection[str]
 ) -> str:
-    """What keeps a GenEval target from being judged; empty if nothing does.
+    """What keeps a GenEval target from being scored; empty if nothing does.
 
     Args:
         target: GenEval metadata; must have at least one `include` clause.
@@ -206,10 +206,10 @@ def _cut(image: np.ndarray, found: Detections, name: str, index: int) -> np.ndar
 
 def _by_class(crops: Sequence[Crop], answers: Any) -> dict[str, list[str]]:
     """Answers of one image's crops, taken from the stream of all."""
-    told: dict[str, list[str]] = {}
+    answered: dict[str, list[str]] = {}
     for crop in crops:
-        told.setdefault(crop.name, []).append(next(answers))
-    return told
+        answered.setdefault(crop.name, []).append(next(answers))
+    return answered
 
 
 def _verdict(case: _Case, colors: Mapping[str, Sequence[str]]) -> Verdict | None:

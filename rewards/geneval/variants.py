@@ -52,7 +52,7 @@ class Knobs:
     channel_order: mask2former.Channels = "rgb"
     """What the detector sees; the colour check always sees right colours."""
     jpeg_quality: int | None = None
-    """0-100; None judges the pixels as they are."""
+    """0-100; None takes the pixels as they are."""
     activation: Activation = "quick_gelu"
     """Of the colour check's CLIP."""
     rule: Literal["official", "nft"] = "official"
@@ -178,7 +178,7 @@ def _variant(variant: str) -> Callable[..., Reward]:
 
     def factory(*, device: str = "cpu", dtype: str = "float32") -> Reward:
         if knobs.detector == "mmdet":
-            mmdet.import_mmdet()  # a missing package is told before missing weights
+            mmdet.import_mmdet()  # a missing package is named before missing weights
         path = weight_file(_detector_weight(knobs), reward=info.key)
         network = _network(knobs.detector, path, device)
         detector = detector_of(variant, network, device=device, dtype=dtype)

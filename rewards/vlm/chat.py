@@ -1,4 +1,9 @@
-"""A client of OpenAI-compatible chat servers: many questions at once, each ended in bounded time."""
+"""A client of OpenAI-compatible chat servers: many questions at once, each ended in bounded time and bytes.
+
+Why not the `openai` package: it times out by the read, so that a server which sends a byte now and then is never given
+up; it reads an answer of any length; and it does not ask again after an answer that is no chat completion. Deadline,
+bound and attempts would have to stay here, and it would replace the one line that posts a body.
+"""
 
 import asyncio
 import json
@@ -19,6 +24,8 @@ PROBE_TIMEOUT = 5.0
 """Seconds that a server has to say that it is there."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts, at most."""
+MAX_BYTES = 1 << 20
+"""Bytes of an answer that are read; a longer one counts as broken."""
 TRANSIENT = frozenset({408, 409, 425, 429})
 """Statuses below 500 that another attempt may turn into an answer."""
 
@@ -145,16 +152,29 @@ async def _ask(
 
 async def _attempt(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str, Any]) -> str:
     try:
-        async with asyncio.timeout(endpoint.timeout):
-            answer = await client.post(f"{endpoint.url}/chat/completions", json=body)
+        async with (
+            asyncio.timeout(endpoint.timeout),
+            client.stream("POST", f"{endpoint.url}/chat/completions", json=body) as answer,
+        ):
+            text = await _read(answer)
     except TimeoutError:
         raise _Failure(f"no answer within {endpoint.timeout:g} s") from None
     except httpx2.HTTPError as error:
         raise _Failure(_said(error)) from None
     if answer.status_code != 200:
         again = answer.status_code >= 500 or answer.status_code in TRANSIENT
-        raise _Failure(f"status {answer.status_code}: {answer.text[:200]}", again=again)
-    return _content(answer.text)
+        raise _Failure(f"status {answer.status_code}: {text[:200]}", again=again)
+    return _content(text)
+
+
+async def _read(answer: httpx2.Response) -> str:
+    """The text of an answer, of which no more than `MAX_BYTES` are ever held."""
+    held = bytearray()
+    async for part in answer.aiter_bytes():
+        held += part
+        if len(held) > MAX_BYTES:
+            raise _Failure(f"an answer of more than {MAX_BYTES} bytes: {bytes(held[:200])!r}")
+    return held.decode("utf-8", "replace")
 
 
 def _content(answer: str) -> str:
@@ -163,7 +183,7 @@ def _content(answer: str) -> str:
     except (ValueError, LookupError, TypeError):
         text = None
     if not isinstance(text, str):
-        raise _Failure(f"no chat completion: {answer[:200]}")
+        raise _Failure(f"not a chat completion: {answer[:200]}")
     return text
 
 

@@ -28,7 +28,7 @@ Tokenize = Callable[[str], Sequence[int]]
 class ImageReward:
     """How well an image suits its prompt, about -2 to 2.
 
-    Each image is judged with its own prompt alone: N pairs cost N passes. Part `truncated`: 1 where the prompt was
+    Each image is scored with its own prompt alone: N pairs cost N passes. Part `truncated`: 1 where the prompt was
     longer than `MAX_TOKENS` and its end was not seen. Evidence: `tokens` of the whole prompt.
 
     Source: THUDM/ImageReward@c1392c6 ImageReward/ImageReward.py `score`; NVlabs/DiffusionNFT@24af555
@@ -69,21 +69,21 @@ class ImageReward:
 
     @torch.no_grad()
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         nothing = unseen(images)
         if nothing is not None:
             return nothing
         tokens = [self._tokenize(prompt.text) for prompt in prompts]
         starts = range(0, len(images), BATCH_SIZE)
         batches = [slice(start, start + BATCH_SIZE) for start in starts]
-        rewards = torch.cat([self._judge(images[b], tokens[b]) for b in batches])
-        values = torch.where(rewards.isfinite(), rewards, torch.nan)
+        found = torch.cat([self._rewards(images[b], tokens[b]) for b in batches])
+        values = torch.where(found.isfinite(), found, torch.nan)
         truncated = np.array([len(ids) > MAX_TOKENS for ids in tokens], dtype=np.float32)
         return Scores(
             values=values.numpy(),
             reasons=tuple(
                 f"the network gave {raw}" if np.isnan(value) else ""
-                for raw, value in zip(rewards.tolist(), values.tolist(), strict=True)
+                for raw, value in zip(found.tolist(), values.tolist(), strict=True)
             ),
             parts={"truncated": truncated},
             evidence=tuple({"tokens": len(ids)} for ids in tokens),
@@ -92,7 +92,7 @@ class ImageReward:
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Any text can be scored; past `MAX_TOKENS` it is cut, which the part `truncated` counts."""
 
-    def _judge(self, images: np.ndarray, tokens: Sequence[Sequence[int]]) -> Tensor:
+    def _rewards(self, images: np.ndarray, tokens: Sequence[Sequence[int]]) -> Tensor:
         size = self._net.image_size
         pixels = torch.stack([preprocess.clipscore_openai(image, size) for image in images])
         ids, mask = (part.to(self._device) for part in padded(tokens))

@@ -179,7 +179,7 @@ class UnifiedReward:
         self._model = model or style.model
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-        """Judge images: see `Reward.score`."""
+        """Score images: see `Reward.score`."""
         nothing = unseen(images)
         if nothing is not None:
             return nothing

@@ -167,7 +167,7 @@ def pull(
     mirrors = [*mirrors, *filter(None, [os.environ.get("NFTBENCH_MIRROR")])]
     path = (folder or cache()) / weight.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    said = []
+    answers = []
     with WeakFileLock(_beside(path, "lock")):
         here = _present(weight, path, accept=accept)
         if here:
@@ -176,8 +176,8 @@ def pull(
             try:
                 return _take(weight, source, path, accept=accept, progress=progress)
             except UnavailableError as error:
-                said.append(str(error))
-    raise MissingWeights(_nowhere(weight, said, offline=offline))
+                answers.append(str(error))
+    raise MissingWeights(_nowhere(weight, answers, offline=offline))
 
 
 def _present(weight: Weight, path: Path, *, accept: bool) -> Pulled | None:
@@ -271,16 +271,16 @@ def _append(weight: Weight, source: Source, part: Path, progress: Progress) -> I
                 return  # another file than the pinned one: no need to have all of it
 
 
-def _nowhere(weight: Weight, said: Sequence[str], *, offline: bool) -> str:
-    told = "; ".join(said) or "no source is left"
+def _nowhere(weight: Weight, answers: Sequence[str], *, offline: bool) -> str:
+    tried = "; ".join(answers) or "no source is left"
     if offline:
         remedy = f"put it as {weight.name} below a folder and name that with --mirror, or go online"
-    elif any("no digest is known" in one for one in said):
+    elif any("no digest is known" in one for one in answers):
         remedy = f"trust what comes with --accept-digest {weight.name}, or use a --mirror that has {weight.name}.sha256"
     else:
         remedy = "run the same command again, or name a --mirror"
     mode = "offline, " if offline else ""
-    return f"weights {weight.name} cannot be had ({mode}{told}); {remedy}."
+    return f"weights {weight.name} cannot be had ({mode}{tried}); {remedy}."
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -83,7 +83,9 @@ def _base(mirror: str) -> str:
         return mirror
     folder = _local(mirror)
     if not Path(folder).is_dir():
-        raise ConfigError(f"mirror {mirror!r} is no folder; expected one, or file:// or http(s)://")
+        raise ConfigError(
+            f"mirror {mirror!r} is not a folder; expected a folder, file:// or http(s)://"
+        )
     return folder
 
 
@@ -141,14 +143,14 @@ def _hub(weight: Weight, *, offline: bool, repo: str, revision: str, path: str) 
 
 def _hub_digest(weight: Weight, url: str, revision: str) -> str:
     """The pin, or what the hub knows of the file in a pinned commit: other revisions can change."""
+    import httpx2  # what huggingface_hub speaks itself
     from huggingface_hub import get_hf_file_metadata
-    from huggingface_hub.utils import httpx
 
     if weight.sha256 or not _SHA1.fullmatch(revision):
         return weight.sha256
     try:
         known = get_hf_file_metadata(url)
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise UnavailableError(f"{url}: {_words(error)}") from None
     return _etag_digest(known.etag or "") if known.commit_hash == revision else ""
 
@@ -178,7 +180,7 @@ def opened(source: Source, start: int) -> Iterator[tuple[int, int, Iterator[byte
         UnavailableError: it does not have the file or will not give it.
         BrokenError: the connection did not hold, or the server is in trouble.
     """
-    from huggingface_hub.utils import httpx
+    import httpx2
 
     if not is_remote(source.place):
         with _opened_here(Path(source.place), start) as found:
@@ -189,18 +191,18 @@ def opened(source: Source, start: int) -> Iterator[tuple[int, int, Iterator[byte
     try:
         with _client().stream("GET", source.place, headers=headers) as response:
             yield _answered(response, source.place, start)
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
+    except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
         raise UnavailableError(f"{source.place}: {_words(error)}") from None
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise BrokenError(f"{source.place}: {_words(error)}") from None
 
 
 @cache
 def _client():
     """One for the whole process: making its TLS context takes longer than a small file."""
-    from huggingface_hub.utils import httpx
+    import httpx2
 
-    return httpx.Client(follow_redirects=True, timeout=TIMEOUT)
+    return httpx2.Client(follow_redirects=True, timeout=TIMEOUT)
 
 
 @contextmanager

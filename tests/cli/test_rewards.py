@@ -236,8 +236,8 @@ build.info = RewardInfo(name="slow", variant="", summary="", low=0, high=1, file
 
 
 def test_benchmark_measures_what_is_here_and_says_why_not(run, tmp_path, monkeypatch):
-    """All in this process: that a process of its own gives the same is tested with `rewards.certify.cost`."""
-    from rewards.certify import cost
+    """All in this process: that a process of its own gives the same is tested with `rewards.cost`."""
+    from rewards import cost
 
     monkeypatch.setattr(cost, "measure_apart", cost.measure)
     monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path))
@@ -252,7 +252,7 @@ def test_benchmark_measures_what_is_here_and_says_why_not(run, tmp_path, monkeyp
 
 
 def test_benchmark_of_everything_is_a_flag_too(run, monkeypatch):
-    from rewards.certify import cost
+    from rewards import cost
 
     asked = []
     answer = cost.Cost(keys=("x",), reason="not here")

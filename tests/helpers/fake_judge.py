@@ -2,7 +2,8 @@
 
 It says its port. What it answers follows from the caption: marks from the picture's mean brightness, except where a
 word of the caption asks for trouble: `fail`, `hang`, `nonsense` always; `fail-once`, `hang-once` at the first time;
-`refuse` (status 400), `empty` (no chat completion). `GET /log` tells what was asked, without the pictures.
+`refuse` (status 400), `empty` (no chat completion), `endless` (an answer without an end).
+`GET /log` tells what was asked, without the pictures.
 """
 
 import base64
@@ -24,7 +25,7 @@ from PIL import Image
 
 HANG = 30.0
 """Seconds: longer than any test waits."""
-TROUBLE = ("fail-once", "hang-once", "fail", "hang", "nonsense", "refuse", "empty")
+TROUBLE = ("fail-once", "hang-once", "fail", "hang", "nonsense", "refuse", "empty", "endless")
 
 
 def mark(picture: np.ndarray) -> float:
@@ -64,6 +65,8 @@ class Judge(BaseHTTPRequestHandler):
             return self.answer(500, {"error": "out of memory"})
         if trouble == "refuse":
             return self.answer(400, {"error": "the picture is not to my liking"})
+        if trouble == "endless":
+            return self.babble()
         if trouble == "empty":
             return self.answer(200, {"choices": []})
         reply = "What a lovely picture." if trouble == "nonsense" else self.reply(picture, text)
@@ -84,6 +87,14 @@ class Judge(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+    def babble(self):
+        self.close_connection = True
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"x" * 65536)
 
     def log_message(self, *_):
         pass

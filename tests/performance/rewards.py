@@ -28,7 +28,7 @@ def judged_by(name: str) -> Callable[[], Judge]:
 
     def build() -> Judge:
         from rewards.base import Prompt
-        from rewards.certify import clip_seeded
+        from rewards.certify.seeded import clip as clip_seeded
 
         reward = getattr(clip_seeded, name)()
         return lambda images: reward.score(
@@ -40,7 +40,7 @@ def judged_by(name: str) -> Callable[[], Judge]:
 
 def geneval_colours() -> Judge:
     """GenEval's colour head: one crop an image."""
-    from rewards.certify.clip_seeded import seeded_color_head
+    from rewards.certify.seeded.clip import seeded_color_head
     from rewards.geneval.colours import Crop
 
     head = seeded_color_head()
@@ -50,7 +50,7 @@ def geneval_colours() -> Judge:
 def imagereward() -> Judge:
     """BLIP."""
     from rewards.base import Prompt
-    from rewards.certify.blip_seeded import seeded_imagereward
+    from rewards.certify.seeded.blip import seeded_imagereward
 
     reward = seeded_imagereward()
     return lambda images: reward.score(images, [Prompt(id="0", text="red cats")] * len(images))
@@ -64,8 +64,8 @@ def together() -> Judge:
 
 def nothing() -> Judge:
     """A process that imports what the others import and judges nothing."""
-    from rewards.certify import clip_seeded
-    from rewards.certify.clip_networks import empty_state
+    from rewards.certify.seeded import clip as clip_seeded
+    from rewards.certify.seeded.clip_networks import empty_state
 
     empty_state("openai"), empty_state("hpsv2")
     return lambda images: (clip_seeded, images)
@@ -88,7 +88,7 @@ ROWS: dict[str, Callable[[], Judge]] = {
 
 def measure(name: str) -> dict[str, float]:
     """Seconds to build, seconds and CPU seconds for the pictures after a first one, peak memory in GB."""
-    from rewards.certify.cost import peak_memory
+    from rewards.cost import peak_memory
 
     images = np.random.default_rng(0).integers(0, 256, (PICTURES, SIDE, SIDE, 3), dtype=np.uint8)
     begun = time.perf_counter()

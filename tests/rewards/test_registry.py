@@ -181,8 +181,8 @@ def test_parse_rewards():
         ("ocr:nan", "finite number >= 0, got 'nan'"),
         ("ocr:inf", "finite number >= 0, got 'inf'"),
         ("ocr:1:2", "finite number >= 0, got '1:2'"),
-        ("ocr,ocr", "'ocr@rapidocr' stands twice"),
-        ("ocr:2,ocr@rapidocr", "'ocr@rapidocr' stands twice"),
+        ("ocr,ocr", "'ocr@rapidocr' is named twice"),
+        ("ocr:2,ocr@rapidocr", "'ocr@rapidocr' is named twice"),
         ("orc", "did you mean 'ocr'"),
     ],
 )

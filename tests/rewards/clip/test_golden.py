@@ -4,7 +4,7 @@ import pytest
 
 from rewards import BUILT_IN
 from rewards.certify import clip
-from rewards.certify.clip_networks import release
+from rewards.certify.seeded import clip_networks
 from tests.helpers.paths import GOLDEN
 
 NAMES = [
@@ -31,7 +31,7 @@ def test_names_and_tokens_are_the_references(check):
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_held_afterwards():
     yield
-    release()
+    clip_networks._held.clear()
 
 
 @pytest.mark.slow

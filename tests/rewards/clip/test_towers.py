@@ -13,7 +13,7 @@ from transformers.models.clip.modeling_clip import CLIPMLP
 
 from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights
-from rewards.certify.clip_networks import renamed
+from rewards.certify.seeded.clip_networks import renamed
 from rewards.clip import models as clip_models
 from rewards.clip.models import clip_tokenizer, load_tower, openai_tower
 from rewards.clip.towers import ClipTower, OpenClipTower, load_clip

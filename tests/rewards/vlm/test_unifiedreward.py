@@ -20,7 +20,7 @@ from PIL import Image
 from rewards import load_reward, resolve
 from rewards.base import ConfigError, Prompt
 from rewards.certify import unifiedreward as certify
-from rewards.vlm.chat import Endpoint, ask
+from rewards.vlm.chat import MAX_BYTES, Endpoint, ask
 from rewards.vlm.unifiedreward import (
     NFT,
     OFFICIAL,
@@ -199,9 +199,18 @@ def test_trouble_is_told_and_left_with_its_image(url):
     assert "holds no mark" in scores.reasons[0]
     assert "in 2 attempts: status 500" in scores.reasons[1]
     assert "in 1 attempts: status 400" in scores.reasons[2]  # asking again would not help
-    assert "no chat completion" in scores.reasons[3]
+    assert "not a chat completion" in scores.reasons[3]
     assert [each["attempts"] for each in scores.evidence] == [1, 2, 1, 2, 2, 1]
     assert scores.evidence[0]["reply"] == "What a lovely picture."
+
+
+def test_an_endless_answer_is_cut_off(url):
+    judge = Endpoint(url=url, key="flowgrpo", timeout=20.0, attempts=1)
+    body = {"messages": [{"content": [{}, {"text": "Text Caption: [endless]"}]}]}
+    start = time.monotonic()
+    (reply,) = ask(judge, [lambda: body])
+    assert reply.failure.startswith(f"an answer of more than {MAX_BYTES} bytes")
+    assert time.monotonic() - start < 15
 
 
 def test_nobody_there(monkeypatch):

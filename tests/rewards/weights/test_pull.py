@@ -327,7 +327,7 @@ def test_another_machines_cache_is_a_mirror_with_its_digests(server, cache, tmp_
 @pytest.mark.parametrize(
     ("mirror", "said"),
     [
-        ("none/such", "is no folder"),
+        ("none/such", "is not a folder"),
         ("ftp://host/x", "expected a path"),
         ("s3://b", "got 's3://b'"),
     ],

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import rewards
-from rewards.certify.cost import (
+from rewards.cost import (
     PROBES,
-    Asked,
     Cost,
+    Measurement,
     measure,
     measure_apart,
     probe_pictures,
@@ -30,7 +30,7 @@ def test_pictures_are_the_same_every_time_and_differ_from_each_other():
 
 
 def test_what_is_measured_is_the_reward():
-    cost = measure(Asked(keys=("jpeg",), images=5, size=64, batch_size=2))
+    cost = measure(Measurement(keys=("jpeg",), images=5, size=64, batch_size=2))
     direct = rewards.load_reward("jpeg").score(probe_pictures(5, 64), [PROBES[0]] * 5)
     assert cost.scores == {"jpeg": direct.values.tolist()}
     assert cost.reason == "" and cost.seconds > 0
@@ -42,7 +42,7 @@ def test_what_is_measured_is_the_reward():
     ("keys", "said"), [(("jpg",), "did you mean 'jpeg'"), (("jpeg", "pickscor"), "unknown reward")]
 )
 def test_what_cannot_be_measured_says_why(keys, said):
-    cost = measure(Asked(keys=keys, images=1, size=64))
+    cost = measure(Measurement(keys=keys, images=1, size=64))
     assert said in cost.reason and cost.images_per_second == 0
 
 
@@ -51,7 +51,7 @@ def test_missing_weights_name_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     missing = [k for k in rewards.available() if rewards.reward_info(k).files and "@" not in k]
     for key in missing:
-        cost = measure(Asked(keys=(key,), images=1, size=64))
+        cost = measure(Measurement(keys=(key,), images=1, size=64))
         assert f"nftbench rewards pull {key}" in cost.reason
 
 
@@ -79,7 +79,7 @@ def test_what_is_seeded_is_registered_and_every_large_network_is():
 
 PEAK = """
 import numpy as np
-from rewards.certify.cost import peak_memory
+from rewards.cost import peak_memory
 before = peak_memory()
 filled = np.ones(30_000_000)
 print(before, peak_memory() - before)
@@ -100,14 +100,14 @@ def test_apart_two_that_share_a_network_take_less_than_their_sum():
     """Both look through the pocket world's one CLIP; the large ones are in tests/performance."""
     pair = ("clipscore@pocket", "geneval@pocket")
     asked = {"images": 2, "size": 64, "batch_size": 2}
-    apart = [measure_apart(Asked(keys=(key,), **asked)) for key in pair]
+    apart = [measure_apart(Measurement(keys=(key,), **asked)) for key in pair]
     assert [cost.reason for cost in apart] == ["", ""]
-    both = measure_apart(Asked(keys=pair, **asked))
+    both = measure_apart(Measurement(keys=pair, **asked))
     assert both.scores == apart[0].scores | apart[1].scores
     assert both.own_memory < together(apart).own_memory
 
 
 @pytest.mark.slow
 def test_apart_a_process_that_fails_is_a_reason():
-    cost = measure_apart(Asked(keys=("jpeg",), images=1, size=64, batch_size=0))
+    cost = measure_apart(Measurement(keys=("jpeg",), images=1, size=64, batch_size=0))
     assert cost.reason.startswith("its process ended with 1: ValueError")

@@ -9,15 +9,15 @@ import torch
 
 from rewards import preprocess
 from rewards.base import Reward
-from rewards.certify.clip_networks import NETWORKS, PATH, empty_state
 from rewards.certify.seeded import seeded_state
+from rewards.certify.seeded.clip_networks import NETWORKS, PATH, empty_state
 from rewards.clip import clipscore, hpsv2
 from rewards.clip.aesthetic import Aesthetic, AestheticHead, aesthetic, build_head
 from rewards.clip.pickscore import PickScore, pickscore
 from rewards.clip.towers import Activation, Tower
 from rewards.geneval.colours import ClipColorHead
 
-HERE = "rewards.certify.clip_seeded"
+HERE = "rewards.certify.seeded.clip"
 SEEDED = {
     "aesthetic": f"{HERE}:seeded_aesthetic",
     "clipscore@nft": f"{HERE}:seeded_clipscore_nft",

@@ -1,7 +1,7 @@
 """What a reward costs: images a second and peak memory, each measured in a process of its own.
 
 Run as a module it measures once and writes what it found as JSON:
-`python -m rewards.certify.cost '{"keys": ["jpeg"]}'`.
+`python -m rewards.cost '{"keys": ["jpeg"]}'`.
 """
 
 import json
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import rewards as registry
-from rewards import certify
 from rewards.base import ConfigError, Prompt, Reward
+from rewards.certify import seeded as seeded_networks
 
 PROBES = tuple(
     Prompt(
@@ -31,15 +31,15 @@ PROBES = tuple(
     )
     for name in ("dog", "circle")
 )
-"""What is asked of the pictures: the first that a reward can judge."""
+"""What is asked of the pictures: the first that a reward can score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Measurement:
     """What to measure."""
 
     keys: tuple[str, ...]
-    """Rewards that judge the same pictures one after the other in one process."""
+    """Rewards that score the same pictures one after the other in one process."""
     images: int = 8
     size: int = 512
     """Height and width, pixels."""
@@ -55,9 +55,9 @@ class Cost:
 
     keys: tuple[str, ...]
     load_seconds: float = 0.0
-    """To build the rewards and judge a first picture."""
+    """To build the rewards and score a first picture."""
     seconds: float = 0.0
-    """To judge all pictures."""
+    """To score all pictures."""
     images_per_second: float = 0.0
     memory: int = 0
     """Peak of the process's resident memory, bytes."""
@@ -71,31 +71,31 @@ class Cost:
     """What the pictures scored, by reward, so that a measurement of nothing is seen."""
 
 
-def measure(asked: Asked) -> Cost:
+def measure(what: Measurement) -> Cost:
     """Measure in this process; memory counts all that happened in it before."""
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     before = peak_memory()
-    *pictures, first = probe_pictures(asked.images + 1, asked.size)
+    *pictures, first = probe_pictures(what.images + 1, what.size)
     started = time.perf_counter()
     try:
-        judges = [(key, *_judge(key, asked)) for key in asked.keys]
-        tried = [judge.score(first[None], [prompt]) for _, judge, prompt in judges]
+        loaded_rewards = [(key, *_load(key, what)) for key in what.keys]
+        tried = [reward.score(first[None], [prompt]) for _, reward, prompt in loaded_rewards]
     except ConfigError as error:
-        return Cost(keys=asked.keys, reason=str(error))
+        return Cost(keys=what.keys, reason=str(error))
     unscored = [scores.reasons[0] for scores in tried if scores.reasons[0]]
     if unscored:
-        return Cost(keys=asked.keys, reason=unscored[0])
+        return Cost(keys=what.keys, reason=unscored[0])
     loaded = time.perf_counter()
-    scores = {key: _score(judge, prompt, pictures, asked) for key, judge, prompt in judges}
+    scores = {key: _score(reward, prompt, pictures, what) for key, reward, prompt in loaded_rewards}
     seconds = time.perf_counter() - loaded
     return Cost(
-        keys=asked.keys,
+        keys=what.keys,
         load_seconds=loaded - started,
         seconds=seconds,
-        images_per_second=asked.images / seconds,
+        images_per_second=what.images / seconds,
         memory=peak_memory(),
         own_memory=peak_memory() - before,
         cuda_memory=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
@@ -103,16 +103,16 @@ def measure(asked: Asked) -> Cost:
     )
 
 
-def measure_apart(asked: Asked) -> Cost:
+def measure_apart(what: Measurement) -> Cost:
     """Measure in a process of its own; one that dies is a reason."""
     done = subprocess.run(
-        [sys.executable, "-m", "rewards.certify.cost", json.dumps(asdict(asked))],
+        [sys.executable, "-m", "rewards.cost", json.dumps(asdict(what))],
         capture_output=True,
         text=True,
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Cost(keys=asked.keys, reason=f"its process ended with {done.returncode}: {last}")
+        return Cost(keys=what.keys, reason=f"its process ended with {done.returncode}: {last}")
     found = json.loads(done.stdout.splitlines()[-1])
     return Cost(**found | {"keys": tuple(found["keys"])})
 
@@ -168,49 +168,52 @@ def peak_memory() -> int:
 def seeded() -> dict[str, str]:
     """Key -> `module:function` that builds a reward at its full size with weights made up from names.
 
-    They are the tables `SEEDED` of the modules `rewards.certify.*_seeded`.
+    They are the tables `SEEDED` of the modules `rewards.certify.seeded.*`.
     """
-    modules = [m.name for m in iter_modules(certify.__path__) if m.name.endswith("_seeded")]
-    tables = [import_module(f"rewards.certify.{name}").SEEDED for name in modules]
+    package = seeded_networks
+    modules = [
+        import_module(f"{package.__name__}.{m.name}") for m in iter_modules(package.__path__)
+    ]
+    tables = [getattr(module, "SEEDED", {}) for module in modules]
     return {key: target for table in tables for key, target in table.items()}
 
 
-def _judge(key: str, asked: Asked) -> tuple[Reward, Prompt]:
+def _load(key: str, what: Measurement) -> tuple[Reward, Prompt]:
     """A reward, and what it can be asked of the pictures."""
     key = registry.resolve(key)
-    target = seeded().get(key) if asked.seeded else None
+    target = seeded().get(key) if what.seeded else None
     if target:
         module, _, name = target.partition(":")
-        judge = getattr(import_module(module), name)(device=asked.device)
+        reward = getattr(import_module(module), name)(device=what.device)
     else:
-        judge = registry.load_reward(key, device=asked.device)
+        reward = registry.load_reward(key, device=what.device)
     for prompt in PROBES[:-1]:
-        if _can_judge(judge, prompt):
-            return judge, prompt
-    judge.check(PROBES[-1:])
-    return judge, PROBES[-1]
+        if _can_score(reward, prompt):
+            return reward, prompt
+    reward.check(PROBES[-1:])
+    return reward, PROBES[-1]
 
 
-def _can_judge(judge: Reward, prompt: Prompt) -> bool:
+def _can_score(reward: Reward, prompt: Prompt) -> bool:
     try:
-        judge.check([prompt])
+        reward.check([prompt])
     except ConfigError:
         return False
     return True
 
 
 def _score(
-    judge: Reward, prompt: Prompt, pictures: Sequence[np.ndarray], asked: Asked
+    reward: Reward, prompt: Prompt, pictures: Sequence[np.ndarray], what: Measurement
 ) -> list[float]:
     """Values of the pictures, each asked for in words of its own: no text is looked at twice."""
     prompts = [replace(prompt, text=f"{i}: {prompt.text}") for i in range(len(pictures))]
     values: list[Any] = []
-    for start in range(0, len(pictures), asked.batch_size):
-        batch = slice(start, start + asked.batch_size)
-        values += judge.score(np.stack(pictures[batch]), prompts[batch]).values.tolist()
+    for start in range(0, len(pictures), what.batch_size):
+        batch = slice(start, start + what.batch_size)
+        values += reward.score(np.stack(pictures[batch]), prompts[batch]).values.tolist()
     return values
 
 
 if __name__ == "__main__":
-    found = measure(Asked(**json.loads(sys.argv[1])))
+    found = measure(Measurement(**json.loads(sys.argv[1])))
     sys.stdout.write(f"\n{json.dumps(asdict(found))}\n")

@@ -112,11 +112,6 @@ def _once(
     return remembered
 
 
-def release() -> None:
-    """Let go of the last network that was made."""
-    _held.clear()
-
-
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An open_clip state dict of a CLIP under transformers' names."""
     ends = {

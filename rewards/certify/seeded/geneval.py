@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from rewards.certify.clip_seeded import seeded_color_head
+from rewards.certify.seeded.clip import seeded_color_head
 from rewards.geneval import mask2former, variants
 from rewards.geneval.reward import GenEval
 
-HERE = "rewards.certify.geneval_seeded"
+HERE = "rewards.certify.seeded.geneval"
 CONVERTED = ("official", "nft", "flowgrpo", "promptrl", "hf")
 """Variants whose detector runs in transformers."""
 SEEDED = {f"geneval@{variant}": f"{HERE}:seeded_{variant}" for variant in CONVERTED}

@@ -5,7 +5,7 @@ from functools import cache
 from rewards.certify.imagereward import seeded_network
 from rewards.vlm.imagereward import INFO, ImageReward
 
-SEEDED = {"imagereward": "rewards.certify.blip_seeded:seeded_imagereward"}
+SEEDED = {"imagereward": "rewards.certify.seeded.blip:seeded_imagereward"}
 """Key -> `module:function`."""
 
 
