@@ -14,6 +14,20 @@ PURE = {
     "rewards/geneval/judge.py": {"numpy"},
 }
 """File -> what it may import beside the standard library."""
+FLOORS = (
+    {"nftbench.cli"},
+    {"nftbench.stress"},
+    {"nftbench.reporting"},
+    {"nftbench.evaluation", "nftbench.training"},
+    {"nftbench.runs"},
+    {"nftbench.generation"},
+    {"nftbench.benchmark"},
+    {"nftbench.stats"},
+    {"rewards"},
+)
+"""From the top down: a folder imports itself and lower floors; two of one floor do not know each other."""
+GROUND = {"nftbench", "nftbench.resources"}
+"""What every folder of nftbench may import: the version, and where the data files lie."""
 
 
 def imported(path: Path) -> set[str]:
@@ -30,6 +44,75 @@ def imported(path: Path) -> set[str]:
 
 def roots(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in imported(path)}
+
+
+def part(module: str) -> str:
+    """The folder that a module belongs to: `nftbench.runs` of `nftbench.runs.io`."""
+    names = module.split(".")
+    return "rewards" if names[0] == "rewards" else ".".join(names[:2])
+
+
+def allowed(folder: str) -> set[str]:
+    """Other folders that a folder may import."""
+    if folder == "rewards":
+        return set()
+    if folder == "nftbench.pocket":
+        return GROUND | {"rewards"}
+    if folder in GROUND:
+        return GROUND
+    floor = next(i for i, names in enumerate(FLOORS) if folder in names)
+    pocket = {"nftbench.pocket"} if folder == "nftbench.cli" else set()
+    return GROUND.union(pocket, *FLOORS[floor + 1 :])
+
+
+def modules_of(path: Path) -> set[str]:
+    """As `imported`, with `from nftbench import resources` as `nftbench.resources`."""
+    found = imported(path)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "nftbench":
+            found |= {f"nftbench.{alias.name}" for alias in node.names}
+    return found
+
+
+def broken_arrows(root: Path) -> list[str]:
+    """Every import of a folder by another that may not: `importer -> imported`."""
+    arrows = []
+    for path in sorted([*(root / "nftbench").rglob("*.py"), *(root / "rewards").rglob("*.py")]):
+        importer = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        mine = {n for n in modules_of(path) if n.partition(".")[0] in ("nftbench", "rewards")}
+        wrong = [n for n in mine if part(n) not in allowed(part(importer)) | {part(importer)}]
+        arrows += [f"{importer} -> {name}" for name in sorted(wrong)]
+    return arrows
+
+
+def test_every_folder_has_a_floor():
+    """A new folder gets its place here before anything is put into it."""
+    folders = {f"nftbench.{p.parent.name}" for p in (ROOT / "nftbench").glob("*/__init__.py")}
+    assert folders == set().union(*FLOORS) - {"rewards"} | {"nftbench.pocket"}
+
+
+def test_imports_run_one_way():
+    arrows = broken_arrows(ROOT)
+    assert not arrows, "these imports run against the layers:\n" + "\n".join(arrows)
+
+
+@pytest.mark.parametrize(
+    ("importer", "name"),
+    [
+        ("nftbench/evaluation/a.py", "nftbench.reporting.b"),
+        ("nftbench/evaluation/a.py", "nftbench.training.b"),
+        ("nftbench/stress/a.py", "nftbench.cli.b"),
+        ("nftbench/stress/a.py", "nftbench.pocket.b"),
+        ("nftbench/pocket/a.py", "nftbench.runs.b"),
+        ("nftbench/stats/a.py", "nftbench.benchmark.b"),
+        ("rewards/a.py", "nftbench.stats.b"),
+    ],
+)
+def test_an_arrow_that_runs_upwards_is_named(tmp_path, importer, name):
+    path = tmp_path / importer
+    path.parent.mkdir(parents=True)
+    path.write_text(f"import numpy\ndef f():\n    from {name} import c\n")
+    assert broken_arrows(tmp_path) == [f"{importer[:-3].replace('/', '.')} -> {name}"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rewards").rglob("*.py")), ids=lambda p: p.stem)

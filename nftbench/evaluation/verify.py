@@ -13,7 +13,9 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.loading import load_rewards, quiet
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
-from nftbench.reporting.leaderboard.board import run_rows
+from nftbench.runs.row_files import (
+    run_rows,
+)
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Reward, RewardInfo
@@ -89,10 +91,7 @@ def _keys(run: Run) -> dict[str, list[str]]:
 
 
 def _table(run: Run, name: str) -> pd.DataFrame:
-    path = run.samples_path(name)
-    if not path.is_file():
-        raise ConfigError(f"{path} is not there; finish the run: nftbench score {run.folder}")
-    return pd.read_parquet(path).set_index("key", drop=False)
+    return run.read_samples(name).set_index("key", drop=False)
 
 
 def _asked(protocol: Protocol) -> list[Sample]:

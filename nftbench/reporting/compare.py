@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow
 
 from nftbench.benchmark.schema import Protocol
-from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
+from nftbench.reporting.leaderboard.board import (
+    LOWER_IS_BETTER,
+)
 from nftbench.reporting.text_tables import Grid, GridCell, GridLine
 from nftbench.runs.rows import PART
 from nftbench.runs.run_folder import Run
@@ -119,7 +119,7 @@ def _other_rewards(a: Run, name: str, b: Run, other: str) -> list[str]:
 
 def _metrics(a: Run, b: Run, shared: Shared) -> list[Compared]:
     """Every metric of one benchmark, not yet corrected for there being several."""
-    before, after = _samples(a, shared.name), _samples(b, shared.other)
+    before, after = a.read_samples(shared.name), b.read_samples(shared.other)
     pairs = paired_samples(before, after, (*PAIR, "prompt"))
     if pairs.empty:
         return []
@@ -150,18 +150,6 @@ def _wins(found: Tally, info: Mapping[str, Any], part: str) -> tuple[int, int, i
     better_when_higher = part not in LOWER_IS_BETTER and (bool(part) or info["higher_is_better"])
     wins, losses = found.higher, found.lower
     return (wins, losses, found.same) if better_when_higher else (losses, wins, found.same)
-
-
-def _samples(run: Run, name: str) -> pd.DataFrame:
-    path = run.samples_path(name)
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{run.folder} is not finished: {name} has no {path.name}; run: nftbench score {run.folder}"
-        ) from None
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"{path} is broken: {error}; run: nftbench score {run.folder}") from None
 
 
 # --- how it is shown ------------------------------------------------------------------------------

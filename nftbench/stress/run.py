@@ -108,7 +108,7 @@ def _generate(
     evaluate(run, works, policy, "stress", report)
     tables = {}
     for work in works:
-        table = pd.read_parquet(run.samples_path(work.name))
+        table = run.read_samples(work.name)
         table["path"] = [str(run.folder / work.name / name) for name in table["image"]]
         seen = pd.DataFrame([picture_statistics(read_image(Path(p))[None]) for p in table["path"]])
         tables[work.name] = table.assign(**seen)

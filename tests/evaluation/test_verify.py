@@ -14,7 +14,13 @@ from nftbench.cli.leaderboard import app
 from nftbench.evaluation.evaluate import versions
 from nftbench.evaluation.verify import verify
 from nftbench.generation.sampling import Sample
-from nftbench.reporting.leaderboard.board import add, read, stated
+from nftbench.reporting.leaderboard.board import (
+    add,
+    read,
+)
+from nftbench.runs.row_files import (
+    stated,
+)
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 

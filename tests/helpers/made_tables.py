@@ -6,8 +6,10 @@ from html.parser import HTMLParser
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.suites import Column, Settings, Suite
-from nftbench.reporting.leaderboard import board as leaderboard
-from nftbench.reporting.leaderboard.board import Entry
+from nftbench.runs.row_files import (
+    COLUMNS,
+    Entry,
+)
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 
@@ -53,7 +55,7 @@ def printed(value: str, settings: str = "", **changes) -> Entry:
     """A published number for `COLUMN`, as it is written."""
     fields = {"source": "published", "protocol": "paper", "confidence": "A", "citation": "a paper"}
     whole = row(COLUMN, float(value), **fields | {"settings": settings} | changes)
-    return Entry(whole, tuple(value if f == "value" else "" for f in leaderboard.COLUMNS))
+    return Entry(whole, tuple(value if f == "value" else "" for f in COLUMNS))
 
 
 def made(folder, suite: Suite, cells: dict[str, tuple], *, name=NFT, drawn=None, rows=None) -> Run:

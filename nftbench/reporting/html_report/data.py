@@ -11,7 +11,9 @@ import pandas as pd
 import pyarrow
 
 from nftbench.benchmark.schema import Protocol
-from nftbench.reporting.leaderboard.board import run_rows
+from nftbench.runs.row_files import (
+    run_rows,
+)
 from nftbench.runs.rows import PART, Row
 from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats import estimates as statistics
@@ -146,7 +148,7 @@ def _evaluated(letter: str, run: Run) -> Evaluated:
         manifest=run.manifest,
         protocols=protocols,
         rows=rows,
-        tables={name: _samples(run, name) for name in protocols},
+        tables={name: run.read_samples(name) for name in protocols},
     )
 
 
@@ -154,22 +156,6 @@ def _under_its_folder(row: Row, protocols: Mapping[str, Protocol]) -> Row:
     """A run may hold one benchmark under several protocols, each in a folder of its own."""
     names = (name for name, protocol in protocols.items() if protocol.hash == row.protocol)
     return row.model_copy(update={"benchmark": next(names, row.benchmark)})
-
-
-def _samples(run: Run, benchmark: str) -> pd.DataFrame:
-    path = run.samples_path(benchmark)
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{run.folder} is not finished: {benchmark} has no {path.name}; run the same `nftbench eval` again"
-        ) from None
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"{path} is broken: {error}; run: nftbench score {run.folder}") from None
-    missing = {*SAME, "key", "tag", "image"} - set(table.columns)
-    if missing:
-        raise ConfigError(f"{path} lacks {min(missing)}; run: nftbench score {run.folder}")
-    return table
 
 
 def _trained(letter: str, folder: Path) -> Trained:

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Protocol
-from nftbench.reporting.leaderboard.board import refuse, run_rows
+from nftbench.reporting.leaderboard.board import (
+    refuse,
+)
+from nftbench.runs.row_files import (
+    run_rows,
+)
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 

@@ -11,18 +11,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.registry import names as benchmark_names
 from nftbench.reporting.leaderboard.board import (
-    Entry,
     column,
-    encode,
     folder,
     order,
     rank,
     read,
     rivals,
-    stated,
 )
 from nftbench.reporting.naming import MEANS, aggregate_name
 from nftbench.runs.io import write_atomic
+from nftbench.runs.row_files import (
+    Entry,
+    encode,
+    stated,
+)
 from nftbench.runs.rows import PART, Row
 from rewards.base import ConfigError
 

@@ -7,7 +7,10 @@ from typing import Any
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.benchmark.suites import Column, Suite
-from nftbench.reporting.leaderboard.board import Entry, stated
+from nftbench.runs.row_files import (
+    Entry,
+    stated,
+)
 from nftbench.runs.rows import Row
 
 FIELDS = (

@@ -17,9 +17,13 @@ from nftbench.benchmark.registry import known
 from nftbench.benchmark.schema import Protocol
 from nftbench.benchmark.suites import Column, Suite
 from nftbench.reporting.leaderboard import board as leaderboard
-from nftbench.reporting.leaderboard.board import Entry
 from nftbench.reporting.naming import MEANS
 from nftbench.reporting.paper.protocol import OPEN, Wanted, wanted
+from nftbench.runs.row_files import (
+    Entry,
+    run_rows,
+    stated,
+)
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
@@ -135,7 +139,7 @@ class _Rival:
     @property
     def flags(self) -> dict[str, Any]:
         """Settings of the line that `nftbench eval` is told."""
-        said = [leaderboard.stated(e.row.settings) for e in self.published.values()]
+        said = [stated(e.row.settings) for e in self.published.values()]
         told = {f: s[f] for s in said for f in FLAGS if s.get(f, OPEN) != OPEN}
         return told | dict(self.settings)
 
@@ -234,7 +238,7 @@ def _checkpoints(suite: Suite, rival: _Rival) -> set[str]:
 
 
 def _cells(suite: Suite, run: Run, rival: _Rival) -> list[PaperCell]:
-    rows, protocols = leaderboard.run_rows(run), {p.hash: p for p in run.protocols().values()}
+    rows, protocols = run_rows(run), {p.hash: p for p in run.protocols().values()}
     again = _evaluate(suite, run.manifest["checkpoint"]["name"], rival)
     cells = []
     for column in suite.columns:

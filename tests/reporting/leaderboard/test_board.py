@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 
 from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.leaderboard.board import (
-    COLUMNS,
-    IDENTITY,
-    encode,
-    entry,
     order,
     publish,
     rank,
     read,
 )
 from nftbench.reporting.leaderboard.site import build
+from nftbench.runs.row_files import (
+    COLUMNS,
+    IDENTITY,
+    Entry,
+    encode,
+    entry,
+)
 from nftbench.runs.rows import Row
 from rewards.base import ConfigError
 from rewards.certify import verdicts
@@ -182,7 +185,7 @@ def test_a_wrong_type_is_named_by_file_line_and_column(tmp_path, name, wrong, sa
     cells = list(entry(row(aggregate="image_mean")).cells)
     cells[COLUMNS.index(name)] = wrong
     path = tmp_path / "geneval-pocket.csv"
-    path.write_bytes(encode([entry(row(model="two\nlines")), leaderboard.Entry(ROW, tuple(cells))]))
+    path.write_bytes(encode([entry(row(model="two\nlines")), Entry(ROW, tuple(cells))]))
     number = COLUMNS.index(name) + 1
     with pytest.raises(ConfigError) as caught:
         read(path)

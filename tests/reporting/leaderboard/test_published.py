@@ -6,7 +6,14 @@ import pandas as pd
 import pytest
 
 from nftbench.reporting.leaderboard import board as leaderboard
-from nftbench.reporting.leaderboard.board import COLUMNS, read, stated
+from nftbench.reporting.leaderboard.board import (
+    read,
+)
+from nftbench.runs.row_files import (
+    COLUMNS,
+    EMPTY,
+    stated,
+)
 from nftbench.runs.rows import Row
 
 COUNTS = {
@@ -142,7 +149,7 @@ def test_the_second_table_is_sure_of_five_columns(published):
 def test_what_nobody_told_is_unknown(published):
     for e in published:
         assert (e.row.n, e.row.n_failed, e.row.n_prompts) == (None, None, None)
-        assert all(e.cells[COLUMNS.index(name)] == "" for name in leaderboard.EMPTY)
+        assert all(e.cells[COLUMNS.index(name)] == "" for name in EMPTY)
         assert e.row.citation and e.row.confidence and not e.row.limited
 
 
@@ -197,7 +204,6 @@ def test_pandas_and_the_model_read_every_leaderboard(path):
     assert table["value"].dtype == float and set(table["benchmark"]) == {path.stem}
     text = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
     rows = [
-        Row.model_validate({k: v if v else leaderboard.EMPTY.get(k, v) for k, v in r.items()})
-        for r in text
+        Row.model_validate({k: v if v else EMPTY.get(k, v) for k, v in r.items()}) for r in text
     ]
     assert [r.value for r in rows] == [e.row.value for e in read(path)]

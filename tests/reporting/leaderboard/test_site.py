@@ -7,7 +7,10 @@ import shutil
 import pytest
 
 from nftbench.reporting.leaderboard import board as leaderboard
-from nftbench.reporting.leaderboard.board import publish, read
+from nftbench.reporting.leaderboard.board import (
+    publish,
+    read,
+)
 from nftbench.reporting.leaderboard.site import board, build, fill, page
 from rewards.base import ConfigError
 from tests.helpers.board_rows import PUBLISHED, row

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from nftbench.benchmark.registry import load_benchmark, load_suite
 from nftbench.benchmark.suites import Settings, Suite, SuiteRow
 from nftbench.cli import main as cli
-from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.paper.render import as_table
 from nftbench.reporting.paper.table import PaperCell, named, paper_table, rounding
 from nftbench.reporting.text_tables import render
+from nftbench.runs.row_files import read_rows
 from rewards.base import ConfigError
 from tests.helpers.made_tables import (
     BASE,
@@ -192,7 +192,7 @@ def test_of_two_protocols_in_a_run_the_wanted_one_is_taken(tmp_path, table1):
     manifest = run.manifest
     manifest["protocols"] = {"ocr+cfg": other.model_dump(mode="json")} | manifest["protocols"]
     run.save_manifest(manifest)
-    (mine,) = [entry.row for _, entry in leaderboard.read_rows(run.folder / "rows.csv")]
+    (mine,) = [entry.row for _, entry in read_rows(run.folder / "rows.csv")]
     run.save_rows([row(table1.columns[1], 0.1, protocol=other.hash), mine])
     cell = ours(table1, str(run.folder))["OCR"]
     assert cell.row.value == 0.905 and cell.verdict == "agrees"
