@@ -21,7 +21,7 @@ from nftbench.evaluation.scoring import score_files
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.runs.contact_sheet import contact_sheet
-from nftbench.runs.io import write_table
+from nftbench.runs.io import sweep, write_table
 from nftbench.runs.rows import About, Row, summarise
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt, Reward, RewardInfo
@@ -147,7 +147,7 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
             manifest["versions_before"] = [*old.get("versions_before", []), old["versions"]]
         for name, known in old["rewards"].items():
             manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
-        run.sweep()
+        sweep(run.folder)
     run.save_manifest(manifest)
 
 

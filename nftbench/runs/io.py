@@ -1,26 +1,108 @@
 """Files of a run: written whole or not at all, read whole or refused with the reason."""
 
+import errno
+import hashlib
 import io
 import os
+import re
+import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow
 from PIL import Image, UnidentifiedImageError
 
 from rewards.base import ConfigError
 
+TEMPORARY = re.compile(r"\.nftbench-(?P<host>.+)-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\.tmp")
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS)
+"""What file systems say that know no such waiting."""
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        data: all of it.
+        durable: once this returns, the file outlives a loss of power. Without it a file may then be empty: only for
+            what is checked against a digest before it is used.
+    """
+    make_folder(path.parent)
+    temporary = temporary_path(path)
     try:
         temporary.write_bytes(data)
+        if durable:
+            sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if durable:
+        sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they outlive a loss of power."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        sync(one.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except PermissionError:  # of a folder on Windows
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(opened)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a file or folder is made before it is renamed to its place: beside it, named after this process."""
+    which = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:8]
+    return path.with_name(f".nftbench-{_host()}-{os.getpid()}-{which}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that have died left half written; nothing of living ones, and no file of a user's own."""
+    for path in folder.rglob(".nftbench-*.tmp"):
+        found = TEMPORARY.fullmatch(path.name)
+        if found is None or found["host"] != _host():
+            continue
+        pid = int(found["pid"])
+        if pid == os.getpid() or not alive(pid):
+            _remove(path)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine still runs; one that ended and was not collected does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() else "." for c in socket.gethostname())[:64]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -140,11 +140,6 @@ class Run:
         for path in (self.folder / benchmark / "scores").glob(f"*/{batch:05d}.parquet"):
             path.unlink()
 
-    def sweep(self) -> None:
-        """Remove the unfinished files that a killed process left."""
-        for path in self.folder.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-
     def scores_path(self, benchmark: str, reward: str, batch: int) -> Path:
         """Where one batch's scores by one reward lie."""
         return self.folder / benchmark / "scores" / reward / f"{batch:05d}.parquet"

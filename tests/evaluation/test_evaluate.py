@@ -1,9 +1,12 @@
 """A run ends with the same bytes however often it was stopped, and refuses to become another run."""
 
+import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from nftbench.evaluation.evaluate import plan, score
 from nftbench.generation.sampling import samples
 from nftbench.pocket.world.drawing import render
 from nftbench.pocket.world.scenes import Scene, random_scene
+from nftbench.runs.io import temporary_path
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Scores
 from rewards.jpeg import Incompressibility
@@ -152,8 +156,12 @@ def test_scoring_too_early_does_not_stick(whole, copy, policy):
 
 
 def test_leftovers_of_a_killed_process_are_swept(whole, copy, policy):
-    (copy.folder / "geneval-pocket" / "images" / ".0000-00.png.99999.tmp").write_bytes(b"half")
-    (copy.folder / ".manifest.json.99999.tmp").write_bytes(b"half")
+    images = copy.folder / "geneval-pocket" / "images"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for path in (images / "0000-00.png", copy.folder / "manifest.json"):
+        name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+        path.with_name(name).write_bytes(b"half")
     evaluated(copy.folder, policy)
     assert files(copy.folder) == files(whole.folder)
 
