@@ -22,6 +22,34 @@ Progress = Callable[[str, int, int], None]
 """Told how far some work is: its stage, what is done of it, and out of how much (0: not known)."""
 
 
+PART = ":"
+"""Parts a reward's key from a sub-score's name: `geneval@pocket:strict`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A reward's value or one of its sub-scores; written `geneval@pocket:strict`, in tables and as a column alike."""
+
+    name: str
+    variant: str = ""
+    part: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Metric":
+        """What `str` of a metric, or a bare reward's key, means."""
+        key, _, part = text.partition(PART)
+        name, _, variant = key.partition("@")
+        return cls(name, variant, part)
+
+    @property
+    def key(self) -> str:
+        """Of its reward: `name@variant`, or the bare name where there is only one variant."""
+        return f"{self.name}@{self.variant}" if self.variant else self.name
+
+    def __str__(self) -> str:
+        return f"{self.key}{PART}{self.part}" if self.part else self.key
+
+
 class ConfigError(ValueError):
     """The user asked for what cannot be: says what was expected, what came and what to do."""
 
@@ -90,7 +118,12 @@ class RewardInfo:
     @property
     def key(self) -> str:
         """`name@variant`, or the bare name where there is only one variant."""
-        return f"{self.name}@{self.variant}" if self.variant else self.name
+        return Metric(self.name, self.variant).key
+
+    @property
+    def needs_metadata(self) -> bool:
+        """Whether it scores by a prompt's metadata (GenEval's rules), whose tasks then weigh alike."""
+        return self.needs == "geneval metadata"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from nftbench.benchmark.schema import Frozen
+from rewards.base import Metric
 
 
 class Settings(Frozen):
@@ -42,8 +43,7 @@ class Column(Frozen):
     @property
     def reward(self) -> str:
         """Key of the reward that fills the cell."""
-        name = self.metric.partition(":")[0]
-        return f"{name}@{self.variant}" if self.variant else name
+        return Metric(Metric.parse(self.metric).name, self.variant).key
 
 
 class SuiteRow(Frozen):

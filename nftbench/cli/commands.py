@@ -10,13 +10,13 @@ import pandas as pd
 
 from nftbench.benchmark.registry import load_suite, names, protocols_of, suite_names
 from nftbench.benchmark.schema import Protocol
-from nftbench.evaluation.evaluate import Work, evaluate, plan, refuse_other_judges, score
+from nftbench.evaluation.evaluate import Work, evaluate, plan, refuse_other_rewards, score
 from nftbench.evaluation.loading import load_named, load_rewards, quiet
 from nftbench.evaluation.scoring import read_image_list, score_files
 from nftbench.generation.checkpoint import load_model, own_suite
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import write_table
-from nftbench.runs.rows import About, Row, summarise
+from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import RUNS, Run, folder_name, score_table
 from nftbench.stats.paired import Change
 from nftbench.training.config.overrides import load_recipe
@@ -146,7 +146,7 @@ def score_run(folder: Path, rewards: str | None, progress: Progress) -> list[Row
         own = [list(manifest["rewards"][name]) for name in protocols]
         works = _own_works(list(protocols.values()), own, manifest["batch_size"])
     judges = {w.name: w.rewards for w in works}
-    refuse_other_judges(run, judges)
+    refuse_other_rewards(run, judges)
     run.add_rewards(judges)
     return score(run, works, progress)
 
@@ -189,7 +189,7 @@ def score_list(
         table = pd.concat([table, pd.concat(parts, ignore_index=True)], axis=1)
     written = out or path.with_suffix(".scores.parquet")
     write_table(written, table)
-    about = About(
+    about = Provenance(
         model=path.parent.resolve().name,
         checkpoint="",
         benchmark=path.name,

@@ -22,7 +22,7 @@ from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.io import sweep, write_table
-from nftbench.runs.rows import About, Row, summarise
+from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt, Reward, RewardInfo
 
@@ -142,7 +142,7 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
     old = run.manifest
     if old:
         _refuse_change(run, old, manifest)
-        refuse_other_judges(run, {w.name: w.rewards for w in works})
+        refuse_other_rewards(run, {w.name: w.rewards for w in works})
         if old["versions"] != manifest["versions"]:
             manifest["versions_before"] = [*old.get("versions_before", []), old["versions"]]
         for name, known in old["rewards"].items():
@@ -171,7 +171,7 @@ def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:
             )
 
 
-def refuse_other_judges(run: Run, rewards: Mapping[str, Mapping[str, Reward]]) -> None:
+def refuse_other_rewards(run: Run, rewards: Mapping[str, Mapping[str, Reward]]) -> None:
     """Refuse to mix scores of two judges under one name, such as before and after new weights.
 
     Args:
@@ -270,7 +270,7 @@ def aggregate(run: Run, work: Work) -> list[Row]:
     manifest = run.manifest
     known = manifest["rewards"][work.name]
     infos = [RewardInfo(**known[key]) for key in scored(run, work)]
-    about = About(
+    about = Provenance(
         model=manifest["checkpoint"]["name"],
         checkpoint=manifest["checkpoint"]["digest"],
         benchmark=work.protocol.benchmark,

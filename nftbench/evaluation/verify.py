@@ -16,7 +16,7 @@ from nftbench.generation.sampling import Sample, samples
 from nftbench.runs.row_files import (
     run_rows,
 )
-from nftbench.runs.rows import About, Row, summarise
+from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Reward, RewardInfo
 
@@ -148,8 +148,8 @@ def _wrong_rows(
             )
 
 
-def _about(row: Row, protocol: Protocol) -> About:
-    return About(
+def _about(row: Row, protocol: Protocol) -> Provenance:
+    return Provenance(
         model=row.model,
         checkpoint=row.checkpoint,
         benchmark=row.benchmark,
@@ -160,8 +160,8 @@ def _about(row: Row, protocol: Protocol) -> About:
     )
 
 
-def _cell(row: Row) -> tuple[str, str, str]:
-    return row.metric, row.variant, row.aggregate
+def _cell(row: Row) -> tuple[str, str]:
+    return str(row.spelled), row.aggregate
 
 
 def _same_numbers(row: Row, again: Row) -> bool:

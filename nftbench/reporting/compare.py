@@ -12,11 +12,10 @@ from nftbench.reporting.leaderboard.board import (
     LOWER_IS_BETTER,
 )
 from nftbench.reporting.text_tables import Grid, GridCell, GridLine
-from nftbench.runs.rows import PART
 from nftbench.runs.run_folder import Run
 from nftbench.stats import estimates as statistics
 from nftbench.stats.paired import PAIR, Change, Tally, chance, change, paired_samples, tally
-from rewards.base import ConfigError
+from rewards.base import ConfigError, Metric, RewardInfo
 
 SCORED_BY = ("weights", "files", "needs", "higher_is_better")
 """Of what a reward says of itself: what makes it another reward under the same name."""
@@ -126,11 +125,11 @@ def _metrics(a: Run, b: Run, shared: Shared) -> list[Compared]:
     by_task = a.protocols()[shared.name].aggregation == "task_mean"
     infos: Mapping[str, Any] = a.manifest["rewards"][shared.name]
     found = []
-    for metric in (c for c in before if c in after and c.partition(PART)[0] in infos):
-        key, _, part = metric.partition(PART)
+    for metric in (c for c in before if c in after and Metric.parse(c).key in infos):
+        key, part = (of := Metric.parse(metric)).key, of.part
         if part in WORDS:
             continue
-        tasks = by_task and infos[key]["needs"] == "geneval metadata"
+        tasks = by_task and RewardInfo(**infos[key]).needs_metadata
         wins, losses, ties = _wins(tally(pairs, metric), infos[key], part)
         found.append(
             Compared(

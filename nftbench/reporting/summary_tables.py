@@ -61,9 +61,14 @@ def _scores(rows: Sequence[Row], benchmark: str, protocol: str, limited: bool) -
 
 
 def _texts(row: Row) -> list[str]:
-    metric = f"{row.metric}@{row.variant}" if row.variant else row.metric
     counts = (str(row.n), str(row.n_failed))
-    return [metric, aggregate_name(row.aggregate), f"{row.value:.3f}", interval(row), *counts]
+    return [
+        str(row.spelled),
+        aggregate_name(row.aggregate),
+        f"{row.value:.3f}",
+        interval(row),
+        *counts,
+    ]
 
 
 def changes(found: Sequence["Change"]) -> list[Grid]:

@@ -122,7 +122,7 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
-        raise OSError(f"{path.name} is no image") from None
+        raise OSError(f"{path.name} is not an image") from None
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"{path.name} is broken: {error}") from None
 

@@ -75,7 +75,7 @@ def read_rows(path: Path) -> list[tuple[int, Entry]]:
             found.append((line, _entry(f"{path}, line {line}", cells)))
             line = reader.line_num + 1
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} is no table: {error}; mend or remove it") from None
+        raise ConfigError(f"{path} is not a table: {error}; mend or remove it") from None
     return found
 
 

@@ -11,10 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 import nftbench
 from nftbench.stats import estimates as statistics
-from rewards.base import RewardInfo
-
-PART = ":"
-"""Parts a reward's key from a sub-score's name in columns: `geneval@pocket:strict`."""
+from rewards.base import PART, Metric, RewardInfo
 
 
 class Row(BaseModel):
@@ -27,7 +24,7 @@ class Row(BaseModel):
     """Digest of the weights, or the hub's commit; of a published number a hub id, where one is named."""
     benchmark: str
     metric: str
-    """Reward, with `:part` for a sub-score."""
+    """Reward, with `:part` for a sub-score; `spelled` is it with its variant."""
     variant: str
     aggregate: str
     """`image_mean`, `task_mean`, or `task:NAME`."""
@@ -57,9 +54,15 @@ class Row(BaseModel):
     version: str = nftbench.__version__
     date: datetime.date
 
+    @property
+    def spelled(self) -> Metric:
+        """The metric as it is written everywhere but in these two columns."""
+        name, _, part = self.metric.partition(PART)
+        return Metric(name, self.variant, part)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class About:
+class Provenance:
     """What all rows of one table have in common."""
 
     model: str
@@ -72,7 +75,7 @@ class About:
     date: datetime.date
 
 
-def summarise(table: pd.DataFrame, infos: Sequence[RewardInfo], about: About) -> list[Row]:
+def summarise(table: pd.DataFrame, infos: Sequence[RewardInfo], about: Provenance) -> list[Row]:
     """All rows of one table of scored images.
 
     Args:
@@ -83,8 +86,8 @@ def summarise(table: pd.DataFrame, infos: Sequence[RewardInfo], about: About) ->
     return [row for info in infos for row in _rows(table, info, about)]
 
 
-def _rows(table: pd.DataFrame, info: RewardInfo, about: About) -> Iterator[Row]:
-    tasks = about.by_task and info.needs == "geneval metadata"
+def _rows(table: pd.DataFrame, info: RewardInfo, about: Provenance) -> Iterator[Row]:
+    tasks = about.by_task and info.needs_metadata
     common = asdict(about)
     del common["by_task"]
     for column, metric in _metrics(table, info):

@@ -66,7 +66,7 @@ class Run:
         """
         if not (folder / MANIFEST).is_file():
             raise ConfigError(
-                f"{folder} is no run: it holds no {MANIFEST}; expected a folder made by `nftbench eval`"
+                f"not a run: {folder} holds no {MANIFEST}; expected a folder made by `nftbench eval`"
             )
         return cls(folder)
 
@@ -79,11 +79,11 @@ class Run:
         try:
             manifest = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ConfigError(f"{path} is no JSON ({error}); choose another --out") from None
+            raise ConfigError(f"{path} is not JSON ({error}); choose another --out") from None
         known = set(manifest) if isinstance(manifest, dict) else set()
         if not known >= NEEDED:
             raise ConfigError(
-                f"{path} lacks {', '.join(sorted(NEEDED - known))}; it is no run of this version of nftbench"
+                f"{path} lacks {', '.join(sorted(NEEDED - known))}; not a run of this version of nftbench"
             )
         return manifest
 
@@ -108,7 +108,7 @@ class Run:
             return {name: Protocol(**fields) for name, fields in protocols.items()}
         except ValidationError as error:
             raise ConfigError(
-                f"{self.folder / MANIFEST} holds no protocol of this version of nftbench: {in_words(error)}"
+                f"{self.folder / MANIFEST} holds a protocol of another version of nftbench: {in_words(error)}"
             ) from None
 
     def image_path(self, benchmark: str, sample: Sample) -> Path:

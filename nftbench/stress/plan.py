@@ -64,7 +64,7 @@ class Plan:
     @property
     def metric(self) -> str:
         """The column that most checks are about: GenEval's, else the first."""
-        ruled = [k for k, r in self.rewards.items() if r.info.needs == "geneval metadata"]
+        ruled = [k for k, r in self.rewards.items() if r.info.needs_metadata]
         return [*ruled, *self.rewards][0]
 
     def words(self, turn: int) -> dict[str, tuple[str, Prompt]]:

@@ -262,7 +262,7 @@ def _held_out(
             check, "the checkpoint has no recipe that names the rewards it was trained on"
         )
     better = [k for k, r in plan.rewards.items() if r.info.higher_is_better]
-    ruled = [k for k in better if plan.rewards[k].info.needs == "geneval metadata"]
+    ruled = [k for k in better if plan.rewards[k].info.needs_metadata]
     line = checks.held_out(asked, before, better, trained, ruled)
     here = {key.partition("@")[0] for key in better}
     absent = [name for name in trained if name not in here]

@@ -10,13 +10,12 @@ from diffusers import DiffusionPipeline
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.generation.sampling import Sample, generate, samples
-from nftbench.runs.rows import PART
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, mean
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.processes import Processes
 from nftbench.training.stages import WeightedReward, score_all
-from rewards.base import ConfigError, Progress
+from rewards.base import PART, ConfigError, Metric, Progress
 
 COLUMNS = ("benchmark", *PAIR)
 
@@ -35,9 +34,9 @@ class ValidationSet:
 
     def by_task(self, column: str) -> bool:
         """Whether a column is GenEval's, whose tasks weigh alike."""
-        mine = [r for r in self.rewards if r.key == column.partition(PART)[0]]
+        mine = [r for r in self.rewards if r.key == Metric.parse(column).key]
         return self.protocol.aggregation == "task_mean" and any(
-            r.reward.info.needs == "geneval metadata" for r in mine
+            r.reward.info.needs_metadata for r in mine
         )
 
 
@@ -136,7 +135,7 @@ def by_task(table: pd.DataFrame, sets: Sequence[ValidationSet]) -> dict[str, dic
 
 def _metrics(table: pd.DataFrame, validation_set: ValidationSet) -> list[str]:
     keys = {r.key for r in validation_set.rewards}
-    return [c for c in table.columns if c.partition(PART)[0] in keys]
+    return [c for c in table.columns if Metric.parse(c).key in keys]
 
 
 def total(

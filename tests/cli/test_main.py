@@ -108,7 +108,7 @@ def test_lists(start):
         (["eval", "pocket+lora=none.safetensors", *SMALL], "no LoRA at none.safetensors"),
         (["eval", "pocket", *SMALL, "--out", "file"], "file is a file; --out takes a folder"),
         (["score", "none"], "none is neither a run folder nor a list of images"),
-        (["score", "empty"], "empty is no run: it holds no manifest.json"),
+        (["score", "empty"], "not a run: empty holds no manifest.json"),
         (["score", "broken.jsonl"], "pass --rewards"),
         (["score", "broken.jsonl", "--rewards", "jpeg"], "broken.jsonl, line 2: expected a JSON object"),
         (["score", "good.jsonl", "--rewards", "geneval@pocket"], "geneval"),
@@ -196,7 +196,7 @@ def test_score_a_list(start, tmp_path):
     table = pd.read_parquet(tmp_path / "album" / "images.scores.parquet")
     assert table["image"].tolist() == ["0.png", "1.png", "2.png", "gone.png"]
     assert table["jpeg"].notna().tolist() == [True, False, True, False]
-    assert table["jpeg:reason"][1] == "unreadable image: 1.png is no image"
+    assert table["jpeg:reason"][1] == "unreadable image: 1.png is not an image"
     assert "No such file" in table["jpeg:reason"][3]
     (row,) = [line for line in out.splitlines() if "@compressibility" in line]
     assert [cell.strip() for cell in row.split("│")][-3:-1] == ["2", "2"]

@@ -197,7 +197,7 @@ def test_a_truncated_image_of_a_run_is_nan_and_the_rest_is_scored(whole, copy):
     assert (row.variant, row.n, row.n_failed) == ("compressibility", 10, 2)
     found = table(copy).set_index("key")["jpeg@compressibility:reason"]
     assert found[found != ""].index.tolist() == [work().samples[0].key, sample.key]
-    assert "no image" in found.iloc[0] and "truncated" in found.iloc[6].lower()
+    assert "not an image" in found.iloc[0] and "truncated" in found.iloc[6].lower()
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from PIL import Image
 from nftbench.benchmark.schema import Protocol
 from nftbench.generation.sampling import image_seed
 from nftbench.runs.io import write_table
-from nftbench.runs.rows import About, summarise
+from nftbench.runs.rows import Provenance, summarise
 from nftbench.runs.run_folder import Run
 from rewards.base import RewardInfo
 
@@ -115,7 +115,7 @@ def evaluation(
             "versions": {},
         }
     )
-    about = About(
+    about = Provenance(
         model="made-checkpoint",
         checkpoint="ab12",
         benchmark=BENCHMARK,

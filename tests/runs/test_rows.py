@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from nftbench.runs.rows import About, Row, summarise
+from nftbench.runs.rows import Provenance, Row, summarise
 from rewards.base import RewardInfo
 
-ABOUT = About(
+ABOUT = Provenance(
     model="m",
     checkpoint="c",
     benchmark="b",
@@ -66,8 +66,8 @@ def test_a_reward_of_text_has_one_mean(table):
 
 
 def test_no_tasks_where_none_are_wanted(table):
-    fields = {f: getattr(ABOUT, f) for f in About.__dataclass_fields__} | {"by_task": False}
-    rows = summarise(table, [JUDGE], About(**fields))
+    fields = {f: getattr(ABOUT, f) for f in Provenance.__dataclass_fields__} | {"by_task": False}
+    rows = summarise(table, [JUDGE], Provenance(**fields))
     assert picked(rows, "metric", "aggregate") == [
         ("geneval", "image_mean"),
         ("geneval:strict", "image_mean"),

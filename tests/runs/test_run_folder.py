@@ -1,4 +1,4 @@
-"""The run folder: files whole or absent, images that come back, and what is no image."""
+"""The run folder: files whole or absent, images that come back, and what is not an image."""
 
 import errno
 import io
@@ -171,7 +171,7 @@ def test_scores_become_columns_and_come_back_in_order_of_batches(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no run: it holds no manifest\.json"):
+    with pytest.raises(ConfigError, match=r"not a run: .* holds no manifest\.json"):
         Run.open(tmp_path)
     assert Run(tmp_path).manifest == {}
 

@@ -14,14 +14,14 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.runs.row_files import (
     run_rows,
 )
-from nftbench.runs.rows import PART, Row
+from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats import estimates as statistics
 from nftbench.stats import paired
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import Change, paired_samples
 from nftbench.training.metrics_log import HELD_OUT, METRICS, read_changes, read_metrics
-from rewards.base import ConfigError
+from rewards.base import PART, ConfigError, Metric
 
 LETTERS = "ABCDEFGH"
 """Runs are told apart by letter and colour; there are eight colours."""
@@ -55,7 +55,7 @@ class Evaluated:
             column
             for key in self.manifest["rewards"][benchmark]
             for column in columns
-            if column.partition(PART)[0] == key and column.partition(PART)[2] not in WORDS
+            if (of := Metric.parse(column)).key == key and of.part not in WORDS
         ]
 
     def row(self, benchmark: str, column: str, aggregate: str) -> Row | None:
@@ -106,8 +106,7 @@ def _listed(words: Any) -> list[str]:
 
 def column_of(row: Row) -> str:
     """The column that a row was made of: `geneval:strict` of variant `pocket` is `geneval@pocket:strict`."""
-    name, part, rest = row.metric.partition(PART)
-    return f"{name}@{row.variant}{part}{rest}" if row.variant else row.metric
+    return str(row.spelled)
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Evaluated], list[Trained]]:

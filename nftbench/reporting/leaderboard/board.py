@@ -16,9 +16,9 @@ from nftbench.reporting.naming import MEANS
 from nftbench.resources import data_folder
 from nftbench.runs.io import write_atomic
 from nftbench.runs.row_files import Entry, encode, entry, read_rows, run_rows
-from nftbench.runs.rows import PART, Row
+from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
-from rewards.base import ConfigError
+from rewards.base import ConfigError, Metric
 from rewards.certify.verdicts import verdict
 
 HASH = re.compile("[0-9a-f]{12}")
@@ -119,7 +119,7 @@ def publish(
         refuse(row)
     fresh: dict[Path, list[Entry]] = defaultdict(list)
     for row in rows:
-        certificate = row.certificate or verdict(_key(row), proofs)
+        certificate = row.certificate or verdict(row.spelled.key, proofs)
         path = (where or folder()) / f"{row.benchmark}.csv"
         fresh[path].append(entry(row.model_copy(update={"certificate": certificate})))
     # all of them before any is written: a broken one leaves the others as they were
@@ -133,11 +133,6 @@ def _merge(path: Path, new: list[Entry]) -> list[Entry]:
     known = {e.identity for e in new}
     old = read(path) if path.is_file() else []
     return [e for e in old if e.identity not in known] + new
-
-
-def _key(row: Row) -> str:
-    name = row.metric.partition(PART)[0]
-    return f"{name}@{row.variant}" if row.variant else name
 
 
 def add(run: Run, where: Path | None = None) -> list[Path]:
@@ -166,8 +161,7 @@ def rivals(row: Row) -> tuple[str, ...]:
 def rank(entries: Sequence[Entry]) -> list[int]:
     """Place of each row among those of its metric, variant, aggregate and protocol; the best is 1, equals share one."""
     rows = [e.row for e in entries]
-    sign = {key: -1 if _falls(*key) else 1 for key in {(r.metric, r.variant) for r in rows}}
-    good = [sign[r.metric, r.variant] * r.value for r in rows]
+    good = [(-1 if _falls(r.spelled) else 1) * r.value for r in rows]
     groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for row, value in zip(rows, good, strict=True):
         groups[rivals(row)].append(value)
@@ -178,13 +172,12 @@ def rank(entries: Sequence[Entry]) -> list[int]:
 
 
 @cache
-def _falls(metric: str, variant: str) -> bool:
+def _falls(metric: Metric) -> bool:
     """Whether less is better; a reward that is not here is taken to be better with more."""
-    name, _, part = metric.partition(PART)
-    if part in LOWER_IS_BETTER:
+    if metric.part in LOWER_IS_BETTER:
         return True
     try:
-        return not registry.reward_info(f"{name}@{variant}" if variant else name).higher_is_better
+        return not registry.reward_info(metric.key).higher_is_better
     except ConfigError:
         return False
 

@@ -51,7 +51,7 @@ def eval_results(rows: Sequence[Row], protocols: dict[str, Protocol]) -> "list[E
 
 
 def _result(row: Row, protocol: Protocol) -> dict[str, Any]:
-    reward = f"{row.metric}@{row.variant}" if row.variant else row.metric
+    reward = str(row.spelled)
     return {
         "task_type": TASK,
         "task_name": "Text-to-Image",

@@ -25,8 +25,8 @@ from nftbench.runs.row_files import (
     encode,
     stated,
 )
-from nftbench.runs.rows import PART, Row
-from rewards.base import ConfigError
+from nftbench.runs.rows import Row
+from rewards.base import ConfigError, Metric
 
 MARK = re.compile(r"(<!-- leaderboard:(\S+) -->\n)(.*?)(<!-- /leaderboard -->)", re.DOTALL)
 OPENED = re.compile(r"<!-- leaderboard:\S+ -->")
@@ -143,15 +143,12 @@ def fill(readme: Path, known: dict[str, list[Entry]]) -> str:
 
 def _headline(entries: Sequence[Entry]) -> list[Entry]:
     """The means of each metric; tasks, and sub-scores beside their reward's value, are on the HTML page alone."""
-    whole = {(e.row.metric, e.row.variant) for e in entries}
+    whole = {e.row.spelled for e in entries}
     return [
         e
         for e in entries
         if e.row.aggregate in MEANS
-        and (
-            PART not in e.row.metric
-            or (e.row.metric.partition(PART)[0], e.row.variant) not in whole
-        )
+        and (not e.row.spelled.part or Metric.parse(e.row.spelled.key) not in whole)
     ]
 
 
@@ -250,7 +247,7 @@ def _note(e: Entry) -> str:
 
 
 def _metric(row: Row) -> str:
-    return f"{row.metric}@{row.variant}" if row.variant else row.metric
+    return str(row.spelled)
 
 
 def markdown(table: Board) -> str:

@@ -26,7 +26,7 @@ from nftbench.runs.row_files import (
 )
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
-from rewards.base import ConfigError
+from rewards.base import ConfigError, Metric
 
 FLAGS = {"guidance_scale": "--guidance-scale", "num_inference_steps": "--steps"}
 
@@ -104,7 +104,7 @@ def _best(column: Column, lines: Sequence[PaperLine]) -> float:
 
 def higher_is_better(column: Column) -> bool:
     """Which way a column runs; a reward that is not here is taken to run upwards."""
-    if column.metric.partition(":")[2] in leaderboard.LOWER_IS_BETTER:
+    if Metric.parse(column.metric).part in leaderboard.LOWER_IS_BETTER:
         return False
     try:
         return registry.reward_info(column.reward).higher_is_better

@@ -126,7 +126,7 @@ def test_a_large_picture_becomes_a_jpeg_with_a_thumbnail(tmp_path):
     ("data", "fault"),
     [
         (None, "No such file or directory"),
-        (b"text", "a.png is no image"),
+        (b"text", "a.png is not an image"),
         (made_runs.png((0, 0, 0))[:50], "broken|truncated"),
     ],
 )

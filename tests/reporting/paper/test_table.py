@@ -300,7 +300,7 @@ def test_run_and_label(tmp_path):
 def test_refusals(placed, table1, tmp_path):
     with pytest.raises(ConfigError, match=r"unknown label 'SD-XXL'.*'SD-XL'"):
         paper_table(table1, [f"{placed}=SD-XXL"])
-    with pytest.raises(ConfigError, match="is no run"):
+    with pytest.raises(ConfigError, match="not a run: "):
         paper_table(table1, [str(tmp_path / "nowhere")])
     with pytest.raises(ConfigError, match="has no table"):
         paper_table(load_suite("geneval-pocket"), [])
