@@ -247,7 +247,7 @@ def test_an_unknown_recipe_suggests_the_near_one(name, near):
 def test_a_broken_file_is_named(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("name = ", encoding="utf-8")
-    assert f"{path} is no TOML" in refusal(name=str(path))
+    assert f"not a valid TOML file: {path}" in refusal(name=str(path))
     path.write_text('name = "a"\ncheckpont = "b"\n', encoding="utf-8")
     assert str(path) in refusal(name=str(path))
     assert "unknown recipe" in refusal(name=str(tmp_path / "none.toml"))
