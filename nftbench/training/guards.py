@@ -83,6 +83,20 @@ _WATCHES = {
         ("", ""),
         "the prompts are too easy or too hard, or the reward is too coarse",
     ),
+    "kl_exploded": _Watch(
+        "zero",
+        False,
+        "{size:.0%} of pairs of image and time are more than 1 away from the reference policy",
+        ("", ""),
+        "a tail that runs away drags the rest after it; set stages.trust_region",
+    ),
+    "kl_p99": _Watch(
+        "zero",
+        False,
+        "one pair of image and time in a hundred is more than {size:.3g} away from the reference policy",
+        ("", ""),
+        "a tail that runs away drags the rest after it; set stages.trust_region",
+    ),
     "kl": _Watch(
         "zero",
         False,

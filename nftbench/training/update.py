@@ -144,13 +144,16 @@ class Update:
         count = stage.timestep_count(trainable_times)
         total = int(chosen.sum()) * count
         sums: dict[str, Tensor | float] = {}
+        kls: list[Tensor] = []
         seed = state.seed(self._recipe.seed, "training")
         for batch in _training_batches(rollout, chosen, seed, count, trainable_times, batch_size):
             self._processes.stop_here_if_asked()
             with self._clock.part("update"):
-                for name, value in self._backward(batch, stage, total).items():
+                terms = self._backward(batch, stage, total)
+                for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value.sum().double()
-        means = self._means(sums, total)
+                kls += [terms["kl"].float().cpu()] if "kl" in terms else []
+        means = self._means(sums, total) | self._tail(kls)
         if not math.isfinite(means.get("loss", 0.0)):
             raise TrainingFailed(f"the loss of iteration {state.done} is {means['loss']}")
         self._policy.check_seen(means.get("old_deviation"))
@@ -180,6 +183,11 @@ class Update:
         self._processes.sum_gradients(self._policy.weights.parameters.values())
         numbers = self._processes.sum({k: float(v) for k, v in sums.items()})
         return {k: v / total for k, v in numbers.items()}
+
+    def _tail(self, kls: list[Tensor]) -> dict[str, float]:
+        """99th percentile, over the pairs of all processes, of the KL to the reference policy."""
+        everything = self._processes.gather(kls)
+        return {"kl_p99": float(torch.cat(everything).quantile(0.99))} if everything else {}
 
     def _step(self, state: TrainState) -> float:
         """Move theta by the summed gradients; their norm."""

@@ -14,8 +14,16 @@ from nftbench.training.algorithms.base import (
     Velocity,
     root_mean_square,
 )
-from nftbench.training.algorithms.nft import nft_loss, optimality, velocity_kl
+from nftbench.training.algorithms.nft import (
+    nft_loss,
+    optimality,
+    trust_region,
+    velocity_kl,
+)
 from nftbench.training.config.recipe import Recipe, Stage
+
+EXPLODED = 1.0
+"""KL to the reference beyond which a pair counts as exploded: guidance of 4.5 moves the pocket policy this far."""
 
 
 class DiffusionNFT:
@@ -40,8 +48,9 @@ class DiffusionNFT:
         x_0 = record.x_0[batch.images].float()
         t = record.t.to(x_0)[batch.time_indices].reshape(-1, *[1] * (x_0.ndim - 1))
         x_t = record.noised(x_0, batch.eps, t)
+        region = stage.trust_region
         v_old = velocity("old", x_t, batch.time_indices)
-        v_ref = velocity("ref", x_t, batch.time_indices) if stage.kl_weight else None
+        v_ref = velocity("ref", x_t, batch.time_indices) if stage.kl_weight or region else None
         v_theta = velocity("theta", x_t, batch.time_indices)
         advantages = batch.rollout.advantages[batch.images].numpy()
         r = torch.from_numpy(optimality(advantages, clip=stage.adv_clip)).to(x_0)
@@ -56,4 +65,8 @@ class DiffusionNFT:
         if v_ref is None:
             return {"loss": policy} | terms
         kl = velocity_kl(v_theta, v_ref)
-        return {"loss": policy + stage.kl_weight * kl, "kl": kl.detach()} | terms
+        loss = trust_region(policy, kl, limit=region.kl, weight=region.weight) if region else policy
+        if stage.kl_weight:
+            loss = loss + stage.kl_weight * kl
+        exploded = (kl.detach() > EXPLODED).to(kl)
+        return {"loss": loss, "kl": kl.detach(), "kl_exploded": exploded} | terms

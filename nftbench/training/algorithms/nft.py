@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999"]
@@ -92,6 +93,27 @@ def velocity_kl(v_theta: Tensor, v_ref: Tensor) -> Tensor:
     Source: NVlabs/DiffusionNFT@24af555 scripts/train_nft_sd3.py:963-966; not in the paper.
     """
     return (v_theta - v_ref).square().mean(tuple(range(1, v_theta.ndim)))
+
+
+def trust_region(policy: Tensor, kl: Tensor, *, limit: float, weight: float) -> Tensor:
+    """Train a pair while it is near the reference policy; once it is beyond `limit`, only pull it back.
+
+    The policy term pushes a velocity with a force that does not depend on how far it has gone; a weighted KL pulls in
+    proportion to the distance. The two balance far out, so that a tail of inputs runs away while the mean looks sound.
+
+    Args:
+        policy: loss of each pair of image and time, (B,).
+        kl: its `velocity_kl` to the reference, (B,) >= 0.
+        limit: KL up to which a pair is trained, > 0.
+        weight: of the KL in excess, > 0.
+
+    Returns:
+        (B,): `policy` within, weight (kl - limit) beyond.
+
+    Source: measured here (docs/training.md); kin to the hinge on velocity norms of NormGuard, arXiv:2606.27771.
+    """
+    beyond = kl.detach() > limit
+    return torch.where(beyond, torch.zeros_like(policy), policy) + weight * (kl - limit).clamp_min(0)
 
 
 def old_decay(schedule: OldSchedule, step: int) -> float:

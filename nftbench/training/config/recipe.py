@@ -145,6 +145,10 @@ class GuardConfig(_Frozen):
     """Share of groups."""
     kl: Threshold = Threshold(warn=0.5, stop=5.0)
     """Mean squared difference of velocities (FlowGRPO: of its own divergence)."""
+    kl_exploded: Threshold = Threshold(warn=0.05, stop=None)
+    """Share of pairs of image and time with a KL above 1 (NFT)."""
+    kl_p99: Threshold = Threshold(warn=4.0, stop=None)
+    """99th percentile of the KL over pairs."""
     held_out: Threshold = Threshold(warn=2.0, stop=None)
     """Standard errors that a watched reward fell while the trained one rose."""
     idle: Threshold = Threshold(warn=10, stop=None)
@@ -156,6 +160,15 @@ class GuardConfig(_Frozen):
         """One limit given alone must not switch the other off."""
         default = cls.model_fields[str(info.field_name)].default
         return default.model_dump() | value if isinstance(value, dict) else value
+
+
+class TrustRegion(_Frozen):
+    """How far from the reference policy a pair of image and time is trained: see `nft.trust_region`."""
+
+    kl: float = Field(default=0.5, gt=0)
+    """Squared difference of velocities beyond which the policy term is dropped."""
+    weight: float = Field(default=0.2, gt=0)
+    """Of the excess, which is pulled back."""
 
 
 class Stage(_Frozen):
@@ -179,6 +192,8 @@ class Stage(_Frozen):
     """Optimiser steps an iteration."""
     beta: float = Field(default=1.0, gt=0)
     kl_weight: float = Field(default=1e-4, ge=0)
+    trust_region: TrustRegion | None = None
+    """NFT only; None is off."""
     adv_clip: float = Field(default=5.0, gt=0)
     advantage_std: Literal["batch", "group"] = "batch"
     old_schedule: OldSchedule = "linear_to_0.5"
