@@ -140,7 +140,7 @@ class Update:
         batch_size: int,
     ) -> dict[str, float]:
         """One step of the optimiser on the chosen images of all processes."""
-        trainable_times = self._algorithm.trainable_times(rollout[0])
+        trainable_times = self._algorithm.trainable_times(rollout[0], stage)
         count = stage.timestep_count(trainable_times)
         total = int(chosen.sum()) * count
         sums: dict[str, Tensor | float] = {}

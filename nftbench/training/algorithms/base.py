@@ -89,8 +89,8 @@ class Algorithm(Protocol):
         """
         ...
 
-    def trainable_times(self, rollout: RolloutBatch) -> int:
-        """How many times an image of the rollout can be trained at."""
+    def trainable_times(self, rollout: RolloutBatch, stage: Stage) -> int:
+        """How many times an image of the rollout can be trained at in this stage."""
         ...
 
     def terms(self, batch: TrainingBatch, velocity: Velocity, stage: Stage) -> Terms:

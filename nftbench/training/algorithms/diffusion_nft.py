@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from nftbench.generation.sampling import Sample
 from nftbench.training.algorithms.base import (
@@ -21,6 +22,7 @@ from nftbench.training.algorithms.nft import (
     velocity_kl,
 )
 from nftbench.training.config.recipe import Recipe, Stage
+from rewards.base import ConfigError
 
 EXPLODED = 1.0
 """KL to the reference beyond which a pair counts as exploded: guidance of 4.5 moves the pocket policy this far."""
@@ -38,20 +40,21 @@ class DiffusionNFT:
         """The pipeline's own solver; nothing is noted."""
         return nullcontext(())
 
-    def trainable_times(self, rollout: RolloutBatch) -> int:
-        """All of the record."""
-        return len(rollout.record.t)
+    def trainable_times(self, rollout: RolloutBatch, stage: Stage) -> int:
+        """Those of the record within the stage's range of noise."""
+        return len(_times(rollout, stage))
 
     def terms(self, batch: TrainingBatch, velocity: Velocity, stage: Stage) -> Terms:
         """NFT's loss on images noised again."""
         record = batch.rollout.record
         x_0 = record.x_0[batch.images].float()
-        t = record.t.to(x_0)[batch.time_indices].reshape(-1, *[1] * (x_0.ndim - 1))
+        times = _times(batch.rollout, stage)[batch.time_indices]
+        t = record.t.to(x_0)[times].reshape(-1, *[1] * (x_0.ndim - 1))
         x_t = record.noised(x_0, batch.eps, t)
         region = stage.trust_region
-        v_old = velocity("old", x_t, batch.time_indices)
-        v_ref = velocity("ref", x_t, batch.time_indices) if stage.kl_weight or region else None
-        v_theta = velocity("theta", x_t, batch.time_indices)
+        v_old = velocity("old", x_t, times)
+        v_ref = velocity("ref", x_t, times) if stage.kl_weight or region else None
+        v_theta = velocity("theta", x_t, times)
         advantages = batch.rollout.advantages[batch.images].numpy()
         r = torch.from_numpy(optimality(advantages, clip=stage.adv_clip)).to(x_0)
         policy = stage.adv_clip * nft_loss(v_theta, v_old, x_0, x_t, t, r, beta=stage.beta)
@@ -70,3 +73,19 @@ class DiffusionNFT:
             loss = loss + stage.kl_weight * kl
         exploded = (kl.detach() > EXPLODED).to(kl)
         return {"loss": loss, "kl": kl.detach(), "kl_exploded": exploded} | terms
+
+
+def _times(rollout: RolloutBatch, stage: Stage) -> Tensor:
+    """int64, the record's times within the stage's range of noise.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    (low, high), t = stage.noise_range, rollout.record.t.cpu()
+    places = ((t >= low) & (t <= high)).nonzero().flatten()
+    if not len(places):
+        raise ConfigError(
+            f"none of the sampler's noise levels {[round(x, 3) for x in t.tolist()]} is within noise_range "
+            f"[{low:g}, {high:g}]; widen it"
+        )
+    return places

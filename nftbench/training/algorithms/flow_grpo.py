@@ -57,7 +57,7 @@ class FlowGRPO:
             yield steps
             steps += [step for step in scheduler.transitions if step.sigma_next > 0]
 
-    def trainable_times(self, rollout: RolloutBatch) -> int:
+    def trainable_times(self, rollout: RolloutBatch, stage: Stage) -> int:
         """The steps that were drawn."""
         return len(rollout.steps)
 

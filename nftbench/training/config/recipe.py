@@ -188,6 +188,8 @@ class Stage(_Frozen):
     num_inference_steps: int = Field(default=10, ge=1)
     timesteps_per_image: Literal["all"] | int | float = 0.99
     """Times an image is trained at, drawn from the sampler's own: `all`, a share below 1, or a number."""
+    noise_range: tuple[float, float] = (0.0, 1.0)
+    """Noise levels t, of 0 to 1 (noise), between which an image may be trained; NFT only."""
     updates: int = Field(default=1, ge=1)
     """Optimiser steps an iteration."""
     beta: float = Field(default=1.0, gt=0)
@@ -209,6 +211,13 @@ class Stage(_Frozen):
         number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         if not (value == "all" or share or number):
             raise ValueError("expected 'all', a share between 0 and 1, or a whole number >= 1")
+        return value
+
+    @field_validator("noise_range")
+    @classmethod
+    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 1:
+            raise ValueError("expected two noise levels, 0 <= first < second <= 1")
         return value
 
     def timestep_count(self, trainable_times: int) -> int:

@@ -26,7 +26,7 @@ class Regression:
         yield noted
         noted += [s.prompt.id for s in samples]
 
-    def trainable_times(self, rollout):
+    def trainable_times(self, rollout, stage):
         assert len(rollout.steps) == len(rollout.samples)
         return len(rollout.record.t)
 
