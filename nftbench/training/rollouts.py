@@ -93,7 +93,7 @@ class Rollout:
         )
         mine = self._processes.share(grouped(chosen, data.stage.group_size))
         parameters = SamplingParameters(
-            **self._recipe.rollout.model_dump(exclude={"batch_size"}),
+            **self._recipe.rollout.model_dump(exclude={"batch_size", "solver"}),
             num_inference_steps=data.stage.num_inference_steps,
             seed=state.seed(self._recipe.seed, "images"),
         )

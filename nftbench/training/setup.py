@@ -90,7 +90,7 @@ def set_up(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[st
 def _draw_briefly(base: LoadedModel, recipe: Recipe, texts: list[str]) -> None:
     """Few steps that show how the pipeline calls its network."""
     parameters = SamplingParameters(
-        num_inference_steps=3, **recipe.rollout.model_dump(exclude={"batch_size"})
+        num_inference_steps=3, **recipe.rollout.model_dump(exclude={"batch_size", "solver"})
     )
     batch = [Sample(Prompt(id=str(i), text=text), 0) for i, text in enumerate(texts)]
     generate(base.pipeline, batch, parameters)

@@ -21,6 +21,7 @@ from nftbench.training.algorithms.nft import (
     trust_region,
     velocity_kl,
 )
+from nftbench.training.algorithms.solvers import second_order
 from nftbench.training.config.recipe import Recipe, Stage
 from rewards.base import ConfigError
 
@@ -32,13 +33,14 @@ class DiffusionNFT:
     """Needs clean latents alone: any solver may draw them, and any of its times can be trained."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Nothing of the recipe is its own: all settings are a stage's."""
+        """Only the solver is the recipe's; all other settings are a stage's."""
+        self._solver = recipe.rollout.solver
 
     def sampler(
         self, pipeline: DiffusionPipeline, samples: Sequence[Sample], seed: int
     ) -> AbstractContextManager[Sequence[object]]:
-        """The pipeline's own solver; nothing is noted."""
-        return nullcontext(())
+        """The pipeline's own solver, or the recipe's; nothing is noted."""
+        return second_order(pipeline) if self._solver == "dpm++" else nullcontext(())
 
     def trainable_times(self, rollout: RolloutBatch, stage: Stage) -> int:
         """Those of the record within the stage's range of noise."""
