@@ -5,8 +5,9 @@ network holds theta; `with weights.using("old"):` puts another set in its place 
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import peft
@@ -137,6 +138,34 @@ class Weights:
                 tensor.copy_(state[f"{name}.{key}"])
 
 
+Using = Callable[[str], AbstractContextManager[None]]
+"""`with using("old"):` runs the network with that set, without gradients."""
+
+
+@contextmanager
+def _swapped(
+    bases: Sequence[nn.Parameter], folded: Mapping[str, Sequence[Tensor]], name: str
+) -> Iterator[None]:
+    with torch.no_grad():
+        try:
+            for base, data in zip(bases, folded[name], strict=True):
+                base.data = data
+            yield
+        finally:
+            for base, data in zip(bases, folded["theta"], strict=True):
+                base.data = data
+
+
+def _pass_on(layer: LoraLayer, gradient: Tensor | None) -> None:
+    """Add the gradient of a layer's folded weight, (out, in), to that of its LoRA."""
+    if gradient is None:
+        return
+    a, b = layer.lora_A[THETA].weight, layer.lora_B[THETA].weight
+    scaled = layer.scaling[THETA] * gradient
+    for factor, mine in ((a, b.detach().T @ scaled), (b, scaled @ a.detach().T)):
+        factor.grad = mine if factor.grad is None else factor.grad + mine
+
+
 class TrainedPolicy:
     """A pipeline whose denoiser is being trained."""
 
@@ -156,6 +185,7 @@ class TrainedPolicy:
             self.denoiser.enable_gradient_checkpointing()
         self.weights = Weights(opened)
         self._blind = 0
+        self._compiled = torch.compile(self.denoiser.forward, dynamic=True)  # at the first call
 
     def _open_all(self) -> dict[str, nn.Parameter]:
         self.denoiser.float().requires_grad_(True)
@@ -208,9 +238,9 @@ class TrainedPolicy:
         A rollout calls the network many times between two changes of the weights; a LoRA of its own would cost each
         of the calls a third more (pocket, rank 32, on a CPU).
         """
-        layers = [m for m in self.denoiser.modules() if isinstance(m, LoraLayer)]
+        layers = self._lora_layers()
         bases = [layer.get_base_layer().weight for layer in layers]
-        with self.weights.using(name):
+        with self.weights.using(name), self._fast():
             kept = [base.data for base in bases]
             try:
                 for layer, base in zip(layers, bases, strict=True):
@@ -221,6 +251,59 @@ class TrainedPolicy:
                 for layer, base, data in zip(layers, bases, kept, strict=True):
                     layer.merged_adapters.clear()
                     base.data = data
+
+    @contextmanager
+    def updating(self, *others: str) -> Iterator["Using"]:
+        """The network for an update; what it gives puts another set in theta's place for a forward pass.
+
+        With `policy.folded` every set is folded into the layers, as `drawing` does it, theta with its gradient: the
+        layers' own gradient G is collected over all passes and becomes the LoRA's at the end of the block,
+        A: s B^T G and B: s G A^T, with LoRA's scale s. Otherwise the LoRA is run beside its layers.
+
+        Args:
+            others: the sets that will be asked for.
+        """
+        if not (self.config.folded and self._lora_layers()):
+            yield self.weights.using
+            return
+        layers = self._lora_layers()
+        bases = [layer.get_base_layer().weight for layer in layers]
+        kept, folded = [base.data for base in bases], {}
+        for name in ("theta", *others):
+            with self.drawing(name):
+                folded[name] = [base.data for base in bases]
+        for layer, base, data in zip(layers, bases, folded["theta"], strict=True):
+            layer.merged_adapters.append(THETA)
+            base.data = data
+            base.requires_grad_(True)
+        try:
+            with self._fast():
+                yield partial(_swapped, bases, folded)
+            for layer, base in zip(layers, bases, strict=True):
+                _pass_on(layer, base.grad)
+        finally:
+            for layer, base, data in zip(layers, bases, kept, strict=True):
+                layer.merged_adapters.clear()
+                base.data, base.grad = data, None
+                base.requires_grad_(False)
+
+    @contextmanager
+    def _fast(self) -> Iterator[None]:
+        """The compiled network in the block; its hooks, which watch it, stay outside."""
+        if not self.config.compiled:
+            yield
+            return
+        own = vars(self.denoiser).get("forward")
+        self.denoiser.forward = self._compiled
+        try:
+            yield
+        finally:
+            del self.denoiser.forward
+            if own is not None:
+                self.denoiser.forward = own
+
+    def _lora_layers(self) -> list[LoraLayer]:
+        return [m for m in self.denoiser.modules() if isinstance(m, LoraLayer)]
 
     def fingerprint(self) -> float:
         """A number that changes when theta does."""

@@ -16,12 +16,19 @@ from torch import Tensor
 from nftbench.generation.sampling import Sample, image_seed
 from nftbench.training import TrainingFailed
 from nftbench.training.algorithms.advantages import GroupAdvantages
-from nftbench.training.algorithms.base import Algorithm, RolloutBatch, Terms, TrainingBatch
+from nftbench.training.algorithms.base import (
+    Algorithm,
+    RolloutBatch,
+    Terms,
+    TrainingBatch,
+    Velocity,
+    WeightSet,
+)
 from nftbench.training.algorithms.nft import ema_decay
 from nftbench.training.checkpoints import TrainState, seed_everything
 from nftbench.training.config.recipe import Recipe, Stage
 from nftbench.training.metrics_log import Clock
-from nftbench.training.policy import TrainedPolicy, mixed
+from nftbench.training.policy import TrainedPolicy, Using, mixed
 from nftbench.training.processes import Processes
 
 
@@ -146,12 +153,15 @@ class Update:
         sums: dict[str, Tensor | float] = {}
         kls: list[Tensor] = []
         seed = state.seed(self._recipe.seed, "training")
-        for batch in _training_batches(rollout, chosen, seed, count, trainable_times, batch_size):
-            self._processes.stop_here_if_asked()
-            with self._clock.part("update"):
-                terms = self._backward(batch, stage, total)
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value.sum().double()
+        on_policy = self._policy.weights.distance("theta", "old") == 0
+        batches = _training_batches(rollout, chosen, seed, count, trainable_times, batch_size)
+        with self._policy.updating("old", "ref") as using:
+            for batch in batches:
+                self._processes.stop_here_if_asked()
+                velocity = self._velocity(batch, using, on_policy=on_policy)
+                with self._clock.part("update"):
+                    terms = self._backward(batch, velocity, stage, total)
+                _add(terms, sums)
                 kls += [terms["kl"].float().cpu()] if "kl" in terms else []
         means = self._means(sums, total) | self._tail(kls)
         if not math.isfinite(means.get("loss", 0.0)):
@@ -160,23 +170,33 @@ class Update:
         means["grad_norm"] = self._step(state)
         return means
 
-    def _backward(self, batch: TrainingBatch, stage: Stage, total: int) -> Terms:
+    def _backward(
+        self, batch: TrainingBatch, velocity: Velocity, stage: Stage, total: int
+    ) -> Terms:
         """Add a batch's gradients, as its part of the mean over `total` pairs of image and time."""
-        terms = self._terms(batch, stage)
+        terms = self._algorithm.terms(batch, velocity, stage)
         loss = terms.pop("loss").sum() / total
         self._scaler.scale(loss).backward()
         return {"loss": loss.detach() * total} | terms
 
-    def _terms(self, batch: TrainingBatch, stage: Stage) -> Terms:
-        def velocity(weights: str, x_t: Tensor, record_indices: Tensor) -> Tensor:
-            policy, record, device = self._policy, batch.rollout.record, x_t.device
-            placed = nullcontext() if weights == "theta" else policy.weights.using(weights)
+    def _velocity(self, batch: TrainingBatch, using: Using, *, on_policy: bool) -> Velocity:
+        """The network on a batch. While theta is the old policy still, what it said serves for both."""
+        record, said = batch.rollout.record, {}
+
+        def velocity(weights: WeightSet, x_t: Tensor, record_indices: Tensor) -> Tensor:
+            if weights == "old" and on_policy and said.get("x_t") is x_t:
+                return said["v"].detach()
+            device = x_t.device
+            placed = nullcontext() if weights == "theta" else using(weights)
             precision = mixed(device, self._recipe.policy.precision)
             with self._clock.part(weights), precision, placed:
                 images, times = batch.images.to(device), record_indices.to(device)
-                return record.velocity(policy.denoiser, x_t, images, times).float()
+                v = record.velocity(self._policy.denoiser, x_t, images, times).float()
+            if weights == "theta":
+                said.update(x_t=x_t, v=v)
+            return v
 
-        return self._algorithm.terms(batch, velocity, stage)
+        return velocity
 
     def _means(self, sums: dict[str, Any], total: int) -> dict[str, float]:
         """Means over the pairs of all processes, whose gradients are summed on the way."""
@@ -204,6 +224,11 @@ class Update:
         state.optimizer_steps += 1
         weights.blend("ema", ema_decay(state.optimizer_steps, maximum=config.ema))
         return norm
+
+
+def _add(terms: Terms, sums: dict[str, Tensor | float]) -> None:
+    for name, value in terms.items():
+        sums[name] = sums.get(name, 0.0) + value.sum().double()
 
 
 def _training_batches(

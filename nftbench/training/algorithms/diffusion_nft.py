@@ -54,9 +54,9 @@ class DiffusionNFT:
         t = record.t.to(x_0)[times].reshape(-1, *[1] * (x_0.ndim - 1))
         x_t = record.noised(x_0, batch.eps, t)
         region = stage.trust_region
-        v_old = velocity("old", x_t, times)
         v_ref = velocity("ref", x_t, times) if stage.kl_weight or region else None
         v_theta = velocity("theta", x_t, times)
+        v_old = velocity("old", x_t, times)
         advantages = batch.rollout.advantages[batch.images].numpy()
         r = torch.from_numpy(optimality(advantages, clip=stage.adv_clip)).to(x_0)
         policy = stage.adv_clip * nft_loss(v_theta, v_old, x_0, x_t, t, r, beta=stage.beta)

@@ -113,7 +113,9 @@ def trust_region(policy: Tensor, kl: Tensor, *, limit: float, weight: float) -> 
     Source: measured here (docs/training.md); kin to the hinge on velocity norms of NormGuard, arXiv:2606.27771.
     """
     beyond = kl.detach() > limit
-    return torch.where(beyond, torch.zeros_like(policy), policy) + weight * (kl - limit).clamp_min(0)
+    return torch.where(beyond, torch.zeros_like(policy), policy) + weight * (kl - limit).clamp_min(
+        0
+    )
 
 
 def old_decay(schedule: OldSchedule, step: int) -> float:
