@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -185,7 +186,7 @@ class TrainedPolicy:
             self.denoiser.enable_gradient_checkpointing()
         self.weights = Weights(opened)
         self._blind = 0
-        self._compiled = torch.compile(self.denoiser.forward, dynamic=True)  # at the first call
+        self._compiled: Callable[..., Any] | None = None
 
     def _open_all(self) -> dict[str, nn.Parameter]:
         self.denoiser.float().requires_grad_(True)
@@ -293,6 +294,8 @@ class TrainedPolicy:
         if not self.config.compiled:
             yield
             return
+        if self._compiled is None:
+            self._compiled = torch.compile(self.denoiser.forward, dynamic=True)
         own = vars(self.denoiser).get("forward")
         self.denoiser.forward = self._compiled
         try:

@@ -14,7 +14,7 @@ from nftbench.training.rollouts import batches, grouped, prompts_of
 from nftbench.training.run import TrainingRun
 from nftbench.training.stages import WeightedReward
 from nftbench.training.update import training_noise
-from rewards.base import Prompt, Scores
+from rewards.base import ConfigError, Prompt, Scores
 from tests.helpers.trainings import begin, metrics_of, small
 
 ONE = ("stages.iterations=1", "stages.updates=1")
@@ -123,6 +123,40 @@ def test_the_update_does_not_depend_on_the_batches(twelve, tmp_path, batch_size)
         assert mine[key] == pytest.approx(metrics[key], rel=1e-3), key
 
 
+def test_a_folded_update_is_the_same_update(twelve, tmp_path):
+    """The LoRA's gradient follows from that of the folded weights, by the chain rule."""
+    before, after, metrics = twelve
+    run = advantages_by_index(
+        begin(small(*ONE, *LINEAR, "rollout.batch_size=12", "policy.folded=true"), tmp_path)
+    )
+    bases = {
+        n: p.detach().clone() for n, p in run.policy.denoiser.named_parameters() if "lora_" not in n
+    }
+    run.run()
+    assert (theta(run) - after).abs().max() < 1e-5 < (after - before).abs().max()
+    mine = metrics_of(tmp_path)[1]
+    assert mine["grad_norm"] == pytest.approx(metrics["grad_norm"], rel=1e-3)
+    for name, base in run.policy.denoiser.named_parameters():
+        if name in bases:
+            assert torch.equal(base, bases[name]) and not base.requires_grad and base.grad is None
+
+
+def test_a_trust_region_that_nothing_leaves_is_the_same_update(twelve, tmp_path):
+    _, after, _ = twelve
+    settings = ("rollout.batch_size=12", "stages.trust_region={kl=99, weight=1}")
+    run = advantages_by_index(begin(small(*ONE, *LINEAR, *settings), tmp_path))
+    run.run()
+    assert (theta(run) - after).abs().max() < 1e-6
+    assert metrics_of(tmp_path)[1]["kl_exploded"] == 0
+
+
+def test_only_times_within_the_range_are_trained(tmp_path):
+    run = begin(small("stages.noise_range=[0.7, 0.99]", "rollout.solver=dpm++"), tmp_path)
+    run.run()
+    with pytest.raises(ConfigError, match="none of the sampler's noise levels"):
+        begin(small("stages.noise_range=[0.31, 0.32]"), tmp_path / "none").run()
+
+
 def test_too_much_memory_halves_the_batch_and_is_said(tmp_path):
     said = []
     recipe = small("stages.iterations=2", "rollout.batch_size=12")
@@ -200,13 +234,14 @@ def test_nothing_scored_ends_the_run_with_the_reason(tmp_path):
 
 def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
     run = begin(small("checkpoints.every=1"), tmp_path)
-    terms = run.trainer.update._terms
+    algorithm = run.trainer.update._algorithm
+    terms = algorithm.terms
 
     def infinite(*arguments):
         found = terms(*arguments)
         return found | {"loss": found["loss"] * math.inf} if run.trainer.state.done else found
 
-    run.trainer.update._terms = infinite
+    algorithm.terms = infinite
     with pytest.raises(TrainingFailed, match=r"loss of iteration 1 is .*checkpoints/000001"):
         run.run()
     assert theta(run).isfinite().all()

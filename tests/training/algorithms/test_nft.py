@@ -18,6 +18,7 @@ from nftbench.training.algorithms.nft import (
     nft_loss,
     old_decay,
     optimality,
+    trust_region,
     velocity_kl,
 )
 from tests.helpers.paths import GOLDEN
@@ -109,6 +110,28 @@ def test_gradient_of_one_number():
 
 def test_velocity_kl_is_a_mean_of_squares():
     assert velocity_kl(torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.zeros(2, 2)).tolist() == [5, 0]
+
+
+def test_a_trust_region_trains_within_and_pulls_beyond():
+    """Closed form: the policy term as it is up to the limit, nothing of it beyond, weight (KL - limit) in its place."""
+    policy = torch.tensor([1.0, -2.0, 3.0, -4.0], requires_grad=True)
+    kl = torch.tensor([0.0, 0.5, 0.75, 2.5], requires_grad=True)
+    loss = trust_region(policy, kl, limit=0.5, weight=0.2)
+    torch.testing.assert_close(loss, torch.tensor([1.0, -2.0, 0.05, 0.4]))
+    loss.sum().backward()
+    assert policy.grad.tolist() == [1, 1, 0, 0]
+    torch.testing.assert_close(kl.grad[[0, 2, 3]], torch.tensor([0.0, 0.2, 0.2]))
+
+
+@given(seed=seeds)
+def test_a_trust_region_that_nothing_leaves_changes_no_bit(seed):
+    """And a policy term that is no finite number beyond it does no harm."""
+    batch = Batch(seed)
+    policy, kl = batch.loss(1.0), velocity_kl(batch.v_theta, batch.v_old)
+    assert torch.equal(trust_region(policy, kl, limit=1e9, weight=0.2), policy)
+    spoilt = torch.where(kl > kl.min(), torch.full_like(policy, torch.nan), policy)
+    limit = float(kl.min())
+    assert trust_region(spoilt, kl, limit=limit, weight=0.2).isfinite().all()
 
 
 def test_advantages_by_hand():
