@@ -1,8 +1,10 @@
-"""What tests share: a network that is off, the pocket policy, and commands in processes of their own."""
+"""What tests share: surroundings that are the same anywhere, the pocket policy, commands in processes of their own."""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,9 @@ import pytest
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
+# One thread, before torch is first imported: the last bits of a sum depend on how many threads share it, and several
+# that wait for each other crawl where other work holds the cores. Use `-n` for more cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("house", deadline=None)  # other work on the machine is no failure
 settings.load_profile("house")
@@ -51,9 +56,34 @@ class Command:
         return False
 
 
+SOCKET_PATH = 107
+"""Bytes that the path of a Unix socket may have (sockaddr_un)."""
+
+
+def _short_folder_for_sockets() -> None:
+    """Have multiprocessing's sockets in /tmp where TMPDIR is too long a path for one."""
+    if (
+        len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678")
+        <= SOCKET_PATH
+    ):
+        return
+    usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()  # made once a process, and removed at its end
+    finally:
+        tempfile.tempdir = usual
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: a worker takes up to 4 GiB with the commands it starts."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(os.cpu_count() or 1, memory // 2**32))
+
+
 @pytest.fixture(scope="session")
 def forks():
     """A server that has imported torch once and forks a fresh process for every command."""
+    _short_folder_for_sockets()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [

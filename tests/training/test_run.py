@@ -61,13 +61,10 @@ def whole(tmp_path_factory) -> Path:
 # --- cut and resumed --------------------------------------------------------------------------------------------------
 
 CUTS = {
-    "first rollout": ("_batch", 0, 0),
     "rollout": ("_batch", 1, 0),
-    "before the first step": ("_terms", 1, 0),
-    "between two steps of the first iteration": ("_terms", 0, 1),
-    "between two steps": ("_terms", 1, 1),
     "between two iterations": ("_old_follows", 1, 2),
 }
+"""Cuts between two optimiser steps are those of `test_a_run_cut_twice`."""
 
 
 def test_the_uncut_run_trains(whole):

@@ -18,7 +18,7 @@ from nftbench.pocket import networks as policy
 from nftbench.pocket.train.loop import Job, averaged, muon_and_adamw
 from nftbench.pocket.world import drawing, scenes
 
-VAE_STEPS, VAE_BATCH = 4800, 16
+VAE_STEPS, VAE_BATCH, VAE_MEASURED = 4800, 16, 1000
 POLICY_STEPS, POLICY_BATCH = 18000, 128
 LATENT_SCENES, SHARD = 120_000, 10_000
 CAPTION_DROPOUT = 0.1
@@ -64,7 +64,7 @@ def finished_vae(folder: Path) -> AutoencoderKL:
     vae = averaged(vae_job(), folder)
     with torch.no_grad():
         means = vae.encode(
-            policy.to_input(torch.from_numpy(draw(1, 1000)[0]).to(device()))
+            policy.to_input(torch.from_numpy(draw(1, VAE_MEASURED)[0]).to(device()))
         ).latent_dist.mean
     vae.register_to_config(
         shift_factor=round(means.mean().item(), 4), scaling_factor=round(1 / means.std().item(), 4)

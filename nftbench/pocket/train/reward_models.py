@@ -25,7 +25,7 @@ from rewards.preprocess import CLIP_MEAN, CLIP_STD
 DETECTOR_STEPS, DETECTOR_BATCH = 4500, 64
 CLIP_STEPS, CLIP_SCENES, CLIP_CROPS, CLIP_DAMAGED = 2200, 48, 16, 24
 DETECTOR_SEED, CLIP_SEED, PICKSCORE_SEED = 50_000_000, 60_000_000, 70_000_000
-CALIBRATION_SEED = 80_000_000
+CALIBRATION_SEED, CALIBRATION_BATCHES = 80_000_000, 30
 PICKSCORE_STEPS, PICKSCORE_PAIRS = 900, 45
 LARGEST_SCALE = 100.0
 """CLIP's bound on exp(logit_scale)."""
@@ -189,7 +189,7 @@ def export_detector(folder: Path, out: Path) -> None:
     """The detector's weights and its calibration, fitted on fresh scenes."""
     out.mkdir(parents=True, exist_ok=True)
     model = averaged(detector_job(), folder)
-    slope, offset = calibrate(model)
+    slope, offset = calibrate(model, CALIBRATION_BATCHES)
     fit = {"slope": round(slope, 4), "offset": round(offset, 4)}
     config = {"classes": SHAPES, "calibration": fit}
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -212,7 +212,7 @@ def write_manifest(out: Path) -> None:
     (out / "manifest.json").write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
 
 
-def calibrate(model: ShapeDetector, count: int = 30) -> tuple[float, float]:
+def calibrate(model: ShapeDetector, count: int) -> tuple[float, float]:
     """Slope and offset that make a score the share of right detections.
 
     Args:

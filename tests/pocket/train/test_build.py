@@ -12,25 +12,41 @@ from nftbench.benchmark.registry import load_benchmark
 from nftbench.generation.checkpoint import load_model, own_suite
 from nftbench.generation.sampling import generate, samples
 from nftbench.pocket import networks as policy
-from nftbench.pocket.train import pretrain
+from nftbench.pocket.train import pretrain, reward_models
 from nftbench.pocket.train.build import Sizes, build_all
 
 TINY = Sizes(
     vae_steps=2,
-    scenes=200,
-    shard=100,
+    scenes=100,
+    shard=50,
     policy_steps=2,
     detector_steps=2,
     clip_steps=2,
     pickscore_steps=2,
 )
+BATCHES = {
+    pretrain: {"VAE_BATCH": 4, "VAE_MEASURED": 32, "POLICY_BATCH": 16},
+    reward_models: {
+        "DETECTOR_BATCH": 8,
+        "CALIBRATION_BATCHES": 1,
+        "CLIP_SCENES": 8,
+        "CLIP_CROPS": 4,
+        "CLIP_DAMAGED": 4,
+        "PICKSCORE_PAIRS": 9,
+    },
+}
+"""How much a step sees here: what is tested is that every stage runs."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def threads_as_before():
+def small_batches_and_threads_as_before():
     """A build sets torch's threads; another number of them moves the last bits of what later tests compare."""
     before = torch.get_num_threads()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for module, sizes in BATCHES.items():
+            for name, size in sizes.items():
+                patch.setattr(module, name, size)
+        yield
     torch.set_num_threads(before)
 
 
@@ -95,7 +111,7 @@ def test_a_second_build_trains_nothing(built):
 @pytest.mark.slow
 def test_a_finished_policy_is_trained_further(built, tmp_path):
     _, out, _ = built
-    told, further = [], Sizes(scenes=100, shard=100, policy_steps=1)
+    told, further = [], Sizes(scenes=50, shard=50, policy_steps=1)
     build_all(
         tmp_path / "work",
         tmp_path / "out",

@@ -35,6 +35,7 @@ def nothing_is_held_afterwards():
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.parametrize("check", dict.fromkeys(c for f in clip.FULL_SIZE.values() for c in f))
 def test_full_size_networks_equal_the_reference(check):
     """Neighbours share a network, in this order: ViT-L/14 twice, its other names, ViT-H/14, HPSv2's."""

@@ -345,6 +345,7 @@ def test_small_network_equals_mmdet(check):
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 def test_published_size_equals_mmdet():
     found = list(certify.full(GOLDEN))
     assert len(found) == 6

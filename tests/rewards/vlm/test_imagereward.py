@@ -240,6 +240,7 @@ def test_golden_of_what_goes_in(function):
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 def test_golden_at_full_size():
     checks = list(certify.rewards(FOLDER))
     assert [check for check in checks if not check.passed] == []

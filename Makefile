@@ -1,0 +1,27 @@
+# What a developer runs. PYTHON is the environment's: made by `make venv`, or any other that holds '.[dev]'.
+PYTHON ?= .venv/bin/python
+
+.PHONY: venv check test test-all full-size performance wheel
+
+venv:
+	python3 -m venv .venv && $(PYTHON) -m pip install -q -e '.[dev]'
+
+check: # style, names, docstrings, function lengths; then types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+test: # the quick part
+	$(PYTHON) -m pytest -m "not slow" -n auto --dist loadfile
+
+test-all: # what the README's command runs
+	$(PYTHON) -m pytest -n auto --dist loadfile
+
+full-size: # networks of up to a billion parameters against the references' numbers: 6 GiB
+	$(PYTHON) -m pytest -m full_size
+
+performance: # ratios and coverage, printed; nothing asserts a time
+	for script in tests/performance/*.py; do echo "== $$script" && $(PYTHON) $$script || exit 1; done
+
+wheel:
+	$(PYTHON) -m hatchling build -t wheel
