@@ -15,6 +15,7 @@ PURE = {
 }
 """File -> what it may import beside the standard library."""
 FLOORS = (
+    {"nftbench.__main__"},
     {"nftbench.cli"},
     {"nftbench.stress"},
     {"nftbench.reporting"},

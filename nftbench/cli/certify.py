@@ -9,7 +9,7 @@ from nftbench.cli import console
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
-    from nftbench.reporting.text_tables import Grid
+    from nftbench.reporting.grid import Grid
     from rewards.certify.run import Certificate
 
 app = typer.Typer()
@@ -77,7 +77,7 @@ def _show(certificate: "Certificate", path: Path) -> None:
 
 
 def _checks(certificate: "Certificate") -> "Grid":
-    from nftbench.reporting.text_tables import grid_of
+    from nftbench.reporting.grid import grid_of
 
     rows = [
         [
@@ -93,4 +93,11 @@ def _checks(certificate: "Certificate") -> "Grid":
         for check in certificate.checks
     ]
     headings = ("compared", "with", "cases", "max error", "mean", "tolerance", "rank", "")
-    return grid_of(headings, rows, title=certificate.reward, words=2)
+    return grid_of(
+        headings,
+        rows,
+        title=certificate.reward,
+        words=2,
+        prose=("compared", "with", ""),
+        spare=("rank", "mean"),
+    )

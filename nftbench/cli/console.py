@@ -3,13 +3,14 @@
 Nothing heavy is imported before something is shown.
 """
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from nftbench.reporting.text_tables import Grid
+    from nftbench.reporting.grid import Grid
     from rewards.base import Progress
 
 FAILED = 1
@@ -19,6 +20,8 @@ REFUSED = 2
 STOPPED = 3
 """A training that stopped itself: a guard, a loss that is no number, nothing that could be scored."""
 INTERRUPTED = 130
+LOG = logging.getLogger("nftbench")
+"""Its level is how much is said beside a result: ERROR shows no progress, DEBUG passes on what libraries say."""
 
 
 def write(text: str) -> None:
@@ -77,8 +80,9 @@ def progress(*, in_bytes: bool = False) -> "Iterator[Progress]":
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
+    disable = LOG.getEffectiveLevel() >= logging.ERROR or not console.is_terminal
     # Into a file or a pipe go only our own lines: rich would add an empty one.
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=disable) as bar:
         stages: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:

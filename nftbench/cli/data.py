@@ -13,7 +13,7 @@ from rewards.base import ConfigError, Weight
 if TYPE_CHECKING:
     from nftbench.benchmark.schema import Benchmark
     from nftbench.evaluation.ranking import Ranking
-    from nftbench.reporting.text_tables import Grid
+    from nftbench.reporting.grid import Grid
     from nftbench.stats.estimates import Estimate
 
 app = typer.Typer(help="Prompt files of others: what is here, fetching; ranking of ready images.")
@@ -132,8 +132,8 @@ def _load(one: "Benchmark | Ranking") -> None:
 
 def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Grid":
     from nftbench.benchmark import data_cache as data
+    from nftbench.reporting.grid import grid_of
     from nftbench.reporting.reward_tables import size
-    from nftbench.reporting.text_tables import grid_of
 
     rows = []
     for one in everything:
@@ -144,11 +144,16 @@ def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Grid":
             rows.append((one.name, _contents(one), asset.name, state, how, known, one.licence))
         if not _assets(one):
             rows.append((one.name, _contents(one), "", "shipped", "", "", one.licence))
-    return grid_of(("benchmark", "asks", "file", "state", "size", "sha256", "licence"), rows)
+    return grid_of(
+        ("benchmark", "asks", "file", "state", "size", "sha256", "licence"),
+        rows,
+        prose=("asks", "file", "licence"),
+        spare=("licence", "sha256", "asks"),
+    )
 
 
 def _accuracies(ranking: "Ranking", found: dict[str, "Estimate"]) -> "Grid":
-    from nftbench.reporting.text_tables import grid_of
+    from nftbench.reporting.grid import grid_of
 
     rows = [
         (
@@ -160,4 +165,9 @@ def _accuracies(ranking: "Ranking", found: dict[str, "Estimate"]) -> "Grid":
         for key, one in found.items()
     ]
     headings = ("reward", "accuracy", "95% interval", "pairs", "unscored", "items")
-    return grid_of(headings, rows, title=f"{ranking.name}: pairs of images ordered as people did")
+    return grid_of(
+        headings,
+        rows,
+        title=f"{ranking.name}: pairs of images ordered as people did",
+        spare=("items", "unscored"),
+    )

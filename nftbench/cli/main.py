@@ -1,12 +1,16 @@
 """The command line: parse, call, exit. Nothing heavy is imported before a command runs."""
 
 import errno
+import logging
 import sys
+from typing import Annotated
 
 import typer
 
+import nftbench
 from nftbench.cli import (
     certify,
+    console,
     data,
     doctor,
     evaluate,
@@ -21,10 +25,9 @@ from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 
 app = typer.Typer(
-    help="Evaluate and train text-to-image models with rewards whose numbers can be trusted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for group in (evaluate, train, report, stress, certify, doctor):
     app.add_typer(group.app)
@@ -32,6 +35,35 @@ app.add_typer(rewards.app, name="rewards")
 app.add_typer(data.app, name="data")
 app.add_typer(leaderboard.app, name="leaderboard")
 app.add_typer(train.pocket, name="pocket")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.line(f"nftbench {nftbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress bars; tables and errors alone.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+    ] = False,
+) -> None:
+    """Evaluate and train text-to-image models with rewards whose numbers can be trusted."""
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other; leave out one")
+    if quiet or verbose:
+        console.LOG.setLevel(logging.ERROR if quiet else logging.DEBUG)
+
 
 UNWRITABLE = (
     errno.ENOSPC,
@@ -50,11 +82,11 @@ UNWRITABLE = (
 def main() -> None:
     """Run the command line; errors of the user are one line and exit code 2."""
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(standalone_mode=False, prog_name="nftbench") or 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
-        fail(f"{error.format_message()} (see nftbench --help)", REFUSED)
+        fail(f"{error.format_message()} (see {_command(error)} --help)", REFUSED)
     except ConfigError as error:
         fail(str(error), REFUSED)
     except Interrupted as error:
@@ -72,3 +104,10 @@ def main() -> None:
     if code == INTERRUPTED:  # typer makes Ctrl-C this code, without a word
         fail("stopped; run the same command again to resume", code)
     sys.exit(code)
+
+
+def _command(error: typer.TyperException) -> str:
+    """The command that was written wrongly, as the user would write it to ask for help."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else ""
+    return path or "nftbench"

@@ -9,7 +9,7 @@ import typer
 from nftbench.cli import console
 
 if TYPE_CHECKING:
-    from nftbench.reporting.text_tables import Grid
+    from nftbench.reporting.grid import Grid
 
 app = typer.Typer()
 

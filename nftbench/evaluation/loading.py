@@ -1,5 +1,6 @@
 """Rewards by name, made ready for this machine; and the libraries' own chatter switched off."""
 
+import logging
 from collections.abc import Sequence
 
 import diffusers.utils.logging
@@ -11,7 +12,9 @@ from rewards.base import ConfigError, Reward
 
 
 def quiet() -> None:
-    """Switch off the libraries' own progress bars, and warnings such as of a LoRA that has no part for an encoder."""
+    """Switch off the libraries' progress bars and chatter, unless the log of nftbench is at DEBUG (`nftbench -v`)."""
+    if logging.getLogger("nftbench").isEnabledFor(logging.DEBUG):
+        return
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()

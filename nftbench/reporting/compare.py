@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from nftbench.benchmark.schema import Protocol
+from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.leaderboard.board import (
     LOWER_IS_BETTER,
 )
-from nftbench.reporting.text_tables import Grid, GridCell, GridLine
 from nftbench.runs.run_folder import Run
 from nftbench.stats import estimates as statistics
 from nftbench.stats.paired import PAIR, Change, Tally, chance, change, paired_samples, tally
@@ -21,6 +21,7 @@ SCORED_BY = ("weights", "files", "needs", "higher_is_better")
 """Of what a reward says of itself: what makes it another reward under the same name."""
 WORDS = ("reason", "evidence")
 HEADINGS = "metric|of|A|B|B - A|95% interval|p|p (Holm)|smallest seen|B wins|loses|ties|n|failed"
+SPARE = ("ties", "loses", "B wins", "smallest seen", "n", "p", "A", "B", "p (Holm)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +175,7 @@ def _grid(a: Run, b: Run, shared: Shared, found: Sequence[Compared]) -> Grid:
         notes=[left_out] if any(alone) else [],
         warnings=["FORCED: NOT ALIKE", *warnings] if warnings else [],
         words=2,
+        spare=SPARE,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 import rewards
-from nftbench.reporting.text_tables import Grid, grid_of
+from nftbench.reporting.grid import Grid, grid_of
 from rewards.base import ConfigError, RewardInfo, Weight
 from rewards.certify.verdicts import verdict
 from rewards.extras import extra_of
@@ -44,7 +44,12 @@ def listing(keys: Sequence[str]) -> Grid:
             )
         )
     headings = "reward|native scale|training|needs|weights|licence|parity|what it is"
-    return grid_of(headings.split("|"), rows)
+    return grid_of(
+        headings.split("|"),
+        rows,
+        prose=("needs", "weights", "licence", "parity", "what it is"),
+        spare=("licence", "parity", "training", "needs", "native scale"),
+    )
 
 
 def _weights(info: RewardInfo) -> str:
@@ -81,7 +86,12 @@ def pulled(files: dict[str, Weight], done: Sequence[Pulled]) -> Grid:
         )
         for (name, weight), file in zip(files.items(), done, strict=True)
     ]
-    return grid_of(("file", "size", "from", "sha256", "", "licence"), rows)
+    return grid_of(
+        ("file", "size", "from", "sha256", "", "licence"),
+        rows,
+        prose=("file", "from", "licence"),
+        spare=("licence", "sha256"),
+    )
 
 
 def costs(rows: Sequence[tuple[str, "Cost"]], title: str) -> Grid:
@@ -104,7 +114,7 @@ def costs(rows: Sequence[tuple[str, "Cost"]], title: str) -> Grid:
         )
         shown.append((name, *(("",) * len(numbers) if cost.reason else numbers), cost.reason))
     headings = ("reward", "images/s", "load", "peak memory", "its own part", "GPU", "")
-    return grid_of(headings, shown, title=title)
+    return grid_of(headings, shown, title=title, prose=("",), spare=("GPU", "load"))
 
 
 def disagreements(found: Sequence["Disagreement"], paths: Sequence[Path], title: str) -> Grid:
@@ -128,7 +138,7 @@ def disagreements(found: Sequence["Disagreement"], paths: Sequence[Path], title:
         for d in found
     ]
     headings = ("variants", "n", "mean difference", "mean |.|", "max |.|", "at", "Spearman")
-    return grid_of(headings, rows, title=title)
+    return grid_of(headings, rows, title=title, spare=("at", "max |.|", "mean difference"))
 
 
 def size(count: int) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from nftbench.benchmark.schema import Benchmark
 from nftbench.benchmark.suites import Suite
+from nftbench.reporting.grid import Grid, GridCell, GridLine, grid_of
 from nftbench.reporting.naming import aggregate_name
-from nftbench.reporting.text_tables import Grid, GridCell, GridLine, grid_of
 from nftbench.runs.rows import Row
 from nftbench.stats.estimates import Estimate
 
@@ -57,6 +57,7 @@ def _scores(rows: Sequence[Row], benchmark: str, protocol: str, limited: bool) -
         lines=lines,
         warnings=[warning] if warning else [],
         words=2,
+        spare=("n",),
     )
 
 
@@ -80,6 +81,7 @@ def changes(found: Sequence["Change"]) -> list[Grid]:
             [_change(one) for one in group],
             title=f"{benchmark}, held out, from the same noise before and after",
             words=2,
+            spare=("n", "before"),
         )
         for benchmark, group in groupby(found, lambda c: c.benchmark)
     ]
@@ -107,10 +109,11 @@ def benchmarks(known: Sequence[Benchmark]) -> Grid:
         [b.name, f"{b.count} x {b.sampling.images_per_prompt}", ", ".join(b.rewards), b.title]
         for b in known
     ]
-    return grid_of(("benchmark", "prompts x images", "rewards", "what it asks"), rows)
+    headings = ("benchmark", "prompts x images", "rewards", "what it asks")
+    return grid_of(headings, rows, prose=headings[2:])
 
 
 def suites(known: Sequence[Suite]) -> Grid:
     """What each suite runs."""
     rows = [[s.name, ", ".join(s.benchmarks), s.title] for s in known]
-    return grid_of(("suite", "benchmarks", "title"), rows)
+    return grid_of(("suite", "benchmarks", "title"), rows, prose=("benchmarks", "title"))

@@ -4,15 +4,14 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from nftbench.reporting.grid import Grid, GridCell, GridLine
+from nftbench.reporting.terminal import show
 from rewards.base import ConfigError
 
 SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
@@ -38,56 +37,6 @@ LATEX = {
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class GridCell:
-    """What stands in one place."""
-
-    text: str
-    bold: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GridLine:
-    """One line of a table."""
-
-    cells: Sequence[GridCell]
-    strong: bool = False
-    """Stands for the lines around it, such as the mean of several tasks."""
-    detail: bool = False
-    """Says more of the line above it, in a quieter voice."""
-    rule: bool = False
-    """A new part begins here."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """A table to be shown."""
-
-    title: str = ""
-    headings: Sequence[str]
-    lines: Sequence[GridLine]
-    notes: Sequence[str] = ()
-    warnings: Sequence[str] = ()
-    """What must not be overlooked: above the table, each a line of its own that nothing wraps."""
-    words: int = 1
-    """How many columns, from the left, hold words; the others hold numbers."""
-
-
-def grid_of(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", words: int = 0
-) -> Grid:
-    """A table of plain texts.
-
-    Args:
-        headings: of the columns.
-        rows: a text for each heading.
-        title: stands above the table.
-        words: as `Grid.words`; 0 is every column.
-    """
-    lines = [GridLine(cells=[GridCell(text) for text in row]) for row in rows]
-    return Grid(title=title, headings=headings, lines=lines, words=words or len(headings))
 
 
 def format_of(name: str | None, out: Path | None) -> str:
@@ -132,36 +81,6 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
-
-
-def show(console: Console, grids: Sequence[Grid]) -> None:
-    """Print tables; a text above or below one is a line of its own, however long it is."""
-    for grid in grids:
-        above = [Text(grid.title, "italic")] if grid.title else []
-        above += [Text(warning, "bold yellow") for warning in grid.warnings]
-        below = [Text(note) for note in grid.notes]
-        for text in above:
-            console.print(text, soft_wrap=True)
-        console.print(_table(grid))
-        for text in [*below, Text()] if below else []:
-            console.print(text, soft_wrap=True)
-
-
-def _table(grid: Grid) -> Table:
-    table = Table()
-    for place, heading in enumerate(grid.headings):
-        table.add_column(Text(heading), justify="left" if place < grid.words else "right")
-    for line in grid.lines:
-        if line.rule:
-            table.add_section()
-        style = "dim" if line.detail else "bold" if line.strong else ""
-        table.add_row(*(_text(cell, style) for cell in line.cells))
-    return table
-
-
-def _text(cell: GridCell, style: str) -> Text:
-    """A cell in the terminal; what is piped from there has no bold, so a star says it too."""
-    return Text(f"{cell.text} *", "bold") if cell.bold else Text(cell.text, style)
 
 
 def _markdown(grid: Grid) -> str:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nftbench.reporting.text_tables import Grid, GridCell, GridLine, render
+from nftbench.reporting.grid import Grid, GridCell, GridLine
+from nftbench.reporting.text_tables import render
 from nftbench.runs.io import write_atomic
 from nftbench.stress.checks import CheckResult, Figure
 
@@ -45,6 +46,7 @@ def grids(card: Card) -> list[Grid]:
         ],
         notes=[NOTE, *lost],
         words=3,
+        prose=("check", "change seen", "verdict"),
     )
     figures = [
         GridLine(
@@ -56,7 +58,15 @@ def grids(card: Card) -> list[Grid]:
     ]
     headings = ("check", "figure", "value", "95% interval", "images", "prompts")
     title = f"Figures; of {card.metric} where nothing else is named"
-    return [verdicts, Grid(title=title, headings=headings, lines=figures, notes=[], words=2)]
+    more = Grid(
+        title=title,
+        headings=headings,
+        lines=figures,
+        words=2,
+        prose=("check", "figure"),
+        spare=("prompts", "images"),
+    )
+    return [verdicts, more]
 
 
 def _texts(one: Figure) -> tuple[str, ...]:

@@ -230,3 +230,40 @@ def test_ctrl_c_stops_with_a_clear_line_and_the_run_goes_on(start, python, tmp_p
     assert (code, err) == (0, "") and len(list(images.iterdir())) == 96
     again = [p for p, before in kept.items() if p.stat().st_mtime_ns != before]
     assert len(again) <= 1  # at most what the batch in flight had finished
+
+
+@pytest.mark.parametrize(
+    ("arguments", "help_of"),
+    [
+        (["evl"], "nftbench --help"),
+        (["eval", "--stps", "3"], "nftbench eval --help"),
+        (["rewards", "pul"], "nftbench rewards --help"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_near_one_and_the_right_help(
+    arguments, help_of, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", ["nftbench", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and f"(see {help_of})" in error
+    assert "Did you mean" in error or "Possible options: --steps" in error
+
+
+def test_version_and_short_help(capsys, monkeypatch):
+    for arguments, shown in (
+        (["--version"], "nftbench 0."),
+        (["eval", "-h"], "Usage: nftbench eval"),
+    ):
+        monkeypatch.setattr("sys.argv", ["nftbench", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 0 and shown in capsys.readouterr().out
+
+
+def test_quiet_and_verbose_exclude_each_other(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["nftbench", "-q", "-v", "benchmarks"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and "leave out one" in capsys.readouterr().err

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from nftbench.benchmark.suites import Column
+from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.paper.table import PaperCell, PaperLine, PaperTable
-from nftbench.reporting.text_tables import Grid, GridCell, GridLine
 from nftbench.runs.rows import Row
 
 HELD_OUT = " °"
