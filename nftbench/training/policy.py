@@ -4,6 +4,7 @@
 network holds theta; `with weights.using("old"):` puts another set in its place for as long as the block lasts.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,14 +16,15 @@ import peft
 import torch
 from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nftbench.generation.checkpoint import POLICY_FILE
+from nftbench.generation.checkpoint import POLICY_FILE, note_of
 from nftbench.generation.replay import denoiser_of
+from nftbench.generation.sources.lora import merge_loras
+from nftbench.generation.sources.lora_files import PEFT_CONFIG
 from nftbench.runs.io import write_atomic
 from nftbench.training.config.recipe import PolicyConfig
 from rewards.base import ConfigError
@@ -32,6 +34,9 @@ THETA = "default"
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """diffusers' own name of a LoRA's file."""
+
+PEFT_FILE = "adapter_model.safetensors"
+"""peft's own name, where diffusers cannot save a LoRA of this pipeline."""
 
 BLIND_STEPS = 3
 """Updates in a row in which two different policies may say the same."""
@@ -174,13 +179,14 @@ class TrainedPolicy:
         """Freeze the pipeline, then open what the configuration asks for.
 
         Raises:
-            ConfigError: no layer fits the LoRA's targets, or the pipeline cannot save a LoRA.
+            ConfigError: no layer fits the LoRA's targets.
         """
         self.pipeline, self.config = pipeline, config
         self.component, self.denoiser = denoiser_of(pipeline)
         for module in pipeline.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
+        merge_loras(pipeline)  # those that the checkpoint came with become part of the base
         opened = self._add_lora(seed) if config.method == "lora" else self._open_all()
         if config.gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
@@ -193,15 +199,10 @@ class TrainedPolicy:
         return dict(self.denoiser.named_parameters())
 
     def _add_lora(self, seed: int) -> dict[str, nn.Parameter]:
-        if not hasattr(self.pipeline, "save_lora_weights"):
-            raise ConfigError(
-                f"{type(self.pipeline).__name__} cannot save a LoRA; train with policy.method=full"
-            )
-        self._merge_loras()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                self.denoiser.add_adapter(self._lora_config(), adapter_name=THETA)
+                peft.inject_adapter_in_model(self._lora_config(), self.denoiser, adapter_name=THETA)
             except ValueError as error:
                 raise ConfigError(
                     f"no layer of {type(self.denoiser).__name__} fits policy.targets "
@@ -225,12 +226,6 @@ class TrainedPolicy:
             init_lora_weights="gaussian",
             target_modules=list(self.config.targets),
         )
-
-    def _merge_loras(self) -> None:
-        """LoRAs that the checkpoint came with become part of the base."""
-        if any(isinstance(m, BaseTunerLayer) for m in self.denoiser.modules()):
-            self.pipeline.fuse_lora(components=[self.component])
-            self.pipeline.unload_lora_weights()
 
     @contextmanager
     def drawing(self, name: str) -> Iterator[None]:
@@ -354,23 +349,30 @@ class TrainedPolicy:
                 self._save_lora(folder / "lora")
             else:
                 self.pipeline.save_pretrained(folder / "pipeline")
-        note = {"base": base, "base_digest": base_digest, "method": self.config.method}
-        write_atomic(folder / POLICY_FILE, f"{json.dumps(note, indent=2)}\n".encode())
+        note = note_of(folder, base=base, base_digest=base_digest, method=self.config.method)
+        write_atomic(folder / POLICY_FILE, note)
 
     def _save_lora(self, folder: Path) -> None:
-        layers = peft.get_peft_model_state_dict(self.denoiser, adapter_name=THETA)
+        found = peft.get_peft_model_state_dict(self.denoiser, adapter_name=THETA)
+        layers = {k: v.contiguous() for k, v in found.items()}
         config = self.denoiser.peft_config[THETA].to_dict()
         # A set's order differs between processes, and so would the file.
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-        self.pipeline.save_lora_weights(
-            folder,
-            **{
-                f"{self.component}_lora_layers": {k: v.contiguous() for k, v in layers.items()},
-                # Without it a loader takes alpha = rank, which is another policy.
-                f"{self.component}_lora_adapter_metadata": config,
-            },
-        )
-        _write_again(folder / LORA_FILE)
+        # Without its configuration a loader takes alpha = rank, which is another policy.
+        given = {
+            f"{self.component}_lora_layers": layers,
+            f"{self.component}_lora_adapter_metadata": config,
+        }
+        save = getattr(self.pipeline, "save_lora_weights", None)
+        if save and given.keys() <= inspect.signature(save).parameters.keys():
+            save(folder, **given)
+            _write_again(folder / LORA_FILE)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        named = {f"base_model.model.{k}": v for k, v in layers.items()}
+        save_file(named, folder / PEFT_FILE)
+        text = json.dumps(config | {"inference_mode": True}, indent=2, sort_keys=True)
+        write_atomic(folder / PEFT_CONFIG, f"{text}\n".encode())
 
 
 @contextmanager

@@ -1,0 +1,44 @@
+"""What was loaded, in 16 hexadecimal digits: sha256 over names and bytes of files."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+WORDS = {".md", ".rst", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf", ".csv", ".log", ".lock"}
+"""Endings of files that no part of a pipeline reads."""
+NOTES = {"license", "notice", "nftbench.toml"}
+"""Names, in lower case, of such files."""
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of everything in a folder that a pipeline can load.
+
+    That is every file but words and pictures about it (`README.md`, `LICENSE`, hidden files, `nftbench.toml`):
+    weights of any ending, configurations, vocabularies, merges, sentencepiece models, chat templates, code.
+    """
+    return files_digest(folder, (p for p in folder.rglob("*") if p.is_file() and _loads(p, folder)))
+
+
+def files_digest(folder: Path, paths: Iterable[Path]) -> str:
+    """Digest of some files of a folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(_sha256(path).digest())
+    return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """Digest of one file's bytes, whatever it is called."""
+    return _sha256(path).hexdigest()[:16]
+
+
+def _sha256(path: Path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
+
+
+def _loads(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    name = path.name.lower()
+    return not (hidden or path.suffix.lower() in WORDS or name in NOTES or name == "license.txt")

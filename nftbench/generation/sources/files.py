@@ -1,0 +1,100 @@
+"""Which files of a saved pipeline are loaded: one set of weights a part, and what stands beside it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rewards.base import ConfigError
+
+INDEX = "model_index.json"
+_WEIGHTS = re.compile(
+    r"(?P<stem>[^/.]+?)(?:\.(?P<variant>[A-Za-z]\w*))?(?:-\d+-of-\d+)?(?:\.(?P<late>[A-Za-z]\w*))?"
+    r"\.(?P<ending>safetensors|bin)(?:\.index(?:\.(?P<listed>[A-Za-z]\w*))?\.json)?"
+)
+_OTHER = (".onnx", ".onnx_data", ".msgpack", ".h5", ".ckpt", ".gguf", ".pb", ".xml", ".pt", ".pth")
+"""Endings of weights for other programs."""
+
+
+def parts_of(index: Mapping[str, Any]) -> list[str]:
+    """Names of the parts that an index says are there."""
+    return [k for k, v in index.items() if isinstance(v, list) and v and v[0] is not None]
+
+
+def needed(names: Iterable[str], index: Mapping[str, Any], variant: str | None) -> list[str]:
+    """The files that are loaded, of all that a pipeline was saved with.
+
+    Args:
+        names: all files, as seen from the pipeline's folder.
+        index: content of its `model_index.json`.
+        variant: of several sets of weights, this one.
+
+    Raises:
+        ConfigError: no such variant, or a choice that only the user can make.
+    """
+    everything, folders = list(names), set(parts_of(index))
+    chosen = variant_of(everything, index, variant)
+    kept = [n for n in everything if "/" not in n and n.endswith((".json", ".py"))]
+    for folder in sorted(folders):
+        inside = [n for n in everything if n.startswith(f"{folder}/")]
+        kept += weights_and_words(inside, chosen)
+    return kept
+
+
+def weights_and_words(names: list[str], variant: str | None) -> list[str]:
+    """Of one part's files: its configuration and vocabulary, and the one set of weights that is loaded."""
+    weights = {n: w for n in names if (w := _read(n))}
+    sets = {(w["variant"], w["ending"]) for w in weights.values()}
+    order = [(v, e) for v in (variant, None) for e in ("safetensors", "bin")]
+    best = next((one for one in order if one in sets), None)
+    words = [n for n in names if n not in weights and not n.endswith(_OTHER)]
+    return words + [n for n, w in weights.items() if (w["variant"], w["ending"]) == best]
+
+
+def variant_of(names: Iterable[str], index: Mapping[str, Any], wanted: str | None) -> str | None:
+    """The variant that has to be named when loading; None where every part has weights without one.
+
+    Raises:
+        ConfigError: the wanted one is not there, or there are several and none without a name.
+    """
+    there: dict[str, set[str | None]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder in parts_of(index) and (weights := _read(file)):
+            there.setdefault(folder, set()).add(weights["variant"])
+    known = sorted({v for variants in there.values() for v in variants if v})
+    if wanted:
+        if wanted not in known:
+            raise ConfigError(
+                f"no weights of variant {wanted!r}; there are {', '.join(known) or 'none but the plain ones'}"
+            )
+        return wanted
+    only = [variants for variants in there.values() if None not in variants]
+    if not only:
+        return None
+    common = sorted(v for v in set.intersection(*map(set, only)) if v)
+    if len(common) != 1:
+        raise ConfigError(
+            f"weights of several variants and none without ({', '.join(known)}); name one behind +variant="
+        )
+    return common[0]
+
+
+def without_safetensors(names: Iterable[str], index: Mapping[str, Any]) -> bool:
+    """Whether a part's weights are there as `.bin` alone."""
+    endings: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder in parts_of(index) and (weights := _read(file)):
+            endings.setdefault(folder, set()).add(weights["ending"])
+    return any("safetensors" not in some for some in endings.values())
+
+
+def _read(name: str) -> dict[str, str | None] | None:
+    """Variant and ending of a file of weights; None for any other file."""
+    found = _WEIGHTS.fullmatch(name.rpartition("/")[2])
+    if not found or found["stem"] in ("optimizer", "scheduler", "training_args", "non_ema"):
+        return None
+    return {
+        "variant": found["variant"] or found["late"] or found["listed"],
+        "ending": found["ending"],
+    }

@@ -1,0 +1,382 @@
+"""A LoRA's file, whoever wrote it: diffusers, peft or kohya; read into layers by the module each belongs to.
+
+Names are settled by the pipeline at hand, not by a list of families: a layer is where the pipeline has a module of that
+name and shape. Where a file uses another program's names, diffusers' own conversion of that pipeline is tried.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from nftbench.generation.sources.digest import file_digest, files_digest
+from nftbench.generation.sources.hub import fetch_file, fetch_listed
+from nftbench.generation.sources.reference import HubPlace, hub_place
+from nftbench.generation.trace import denoiser_of
+from rewards.base import ConfigError
+
+PEFT_CONFIG = "adapter_config.json"
+CONFIG_BYTES = 1_000_000
+KNOWN_BIN = ("adapter_model.bin", "pytorch_lora_weights.bin")
+_FACTOR = re.compile(
+    r"(?P<module>.+?)[._](?P<factor>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_down|lora_up|"
+    r"lora\.down|lora\.up|lora_linear_layer\.down|lora_linear_layer\.up|lora_magnitude_vector)"
+    r"(?:\.default)?(?:\.(?P<what>weight|bias))?"
+)
+_ALPHA = re.compile(r"(?P<module>.+)\.alpha")
+_OTHER_KINDS = ("lokr_", "hada_", "oft_", "dora_scale", "lora_mid", "boft_", "vera_")
+_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.")
+_FLAT = {
+    "lora_unet_": None,
+    "lora_transformer_": None,
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te3_": "text_encoder_3",
+}
+"""Prefixes of names whose dots became underscores; None is the denoiser."""
+
+
+@dataclass(slots=True)
+class Layer:
+    """One adapted module: W + scale * up @ down."""
+
+    down: Tensor | None = None
+    up: Tensor | None = None
+    alpha: float | None = None
+    more: dict[str, Tensor] = field(default_factory=dict)
+    """Biases and DoRA's magnitudes, by peft's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """What a file holds, as it came."""
+
+    source: str
+    path: Path
+    digest: str
+    tensors: dict[str, Tensor]
+    config: Mapping[str, Any]
+    """peft's configuration, from beside the file or from its header; empty where there is none."""
+
+
+Layers = dict[tuple[str, str], Layer]
+"""By part of the pipeline and module within it."""
+
+
+def read_lora(source: str) -> LoraFile:
+    """Read a LoRA from a file, a folder or the hub.
+
+    Args:
+        source: a path, or `owner/name@revision:subfolder`.
+
+    Raises:
+        ConfigError: nothing there, several files to choose from, a damaged one, or tensors that are not finite.
+    """
+    path, digest = _place(source)
+    config_path = path.parent / PEFT_CONFIG
+    tensors, header = _tensors(path, source)
+    _check(tensors, source)
+    config = _read_config(config_path) if config_path.is_file() else _header_config(header, source)
+    if not digest:
+        digest = _local_digest(Path(source), path, config_path)
+    return LoraFile(source, path, digest, tensors, config)
+
+
+def _local_digest(named: Path, path: Path, config: Path) -> str:
+    if named.is_file() and not config.is_file():
+        return file_digest(path)
+    return files_digest(path.parent, [p for p in (path, config) if p.is_file()])
+
+
+def _place(source: str) -> tuple[Path, str]:
+    """Where the file is on this disk; its digest where the hub gave it."""
+    path = Path(source)
+    if path.is_file():
+        return path, ""
+    if path.is_dir():
+        inside = [p.name for p in path.iterdir() if p.is_file()]
+        if not _candidates(inside) and (path / "lora").is_dir():
+            path /= "lora"  # checkpoint-N/lora/ and a run's own
+            inside = [p.name for p in path.iterdir() if p.is_file()]
+        return path / _choose(inside, str(path)), ""
+    place = hub_place(source)
+    if place is None:
+        raise ConfigError(
+            f"no LoRA at {source}: no such file or folder, and not owner/name@revision:subfolder"
+        )
+    return _fetch(place, source)
+
+
+def _fetch(place: HubPlace, source: str) -> tuple[Path, str]:
+    if (place.subfolder or "").endswith((".safetensors", ".bin")):
+        folder, _, name = (place.subfolder or "").rpartition("/")
+        fetched = fetch_file(HubPlace(place.id, place.revision, folder or None), name)
+    else:
+        fetched = fetch_listed(place, lambda names: _choose(names, source))
+    if fetched.path.name.startswith("adapter_model"):  # alpha is in the configuration beside it
+        fetch_file(HubPlace(place.id, fetched.commit, fetched.place.subfolder), PEFT_CONFIG)
+    inside = f"{fetched.place.subfolder}/" if fetched.place.subfolder else ""
+    return fetched.path, f"{fetched.commit}:{inside}{fetched.path.name}"
+
+
+def _candidates(names: list[str]) -> list[str]:
+    names = [n for n in names if "/" not in n and not n.startswith(".")]
+    safe = [n for n in names if n.endswith(".safetensors")]
+    bins = [n for n in names if n in KNOWN_BIN]
+    return sorted(safe or bins or [n for n in names if n.endswith(".bin")])
+
+
+def _choose(names: list[str], where: str) -> str:
+    found = _candidates(names)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(
+            f"{where} holds {len(found)} files of weights ({', '.join(found[:4])}); name the one behind +lora="
+        )
+    raise ConfigError(f"{where} is not a LoRA: expected one .safetensors file, found none")
+
+
+def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        loaded = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise _broken(source, error) from None
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ConfigError(f"{source} is not a LoRA: expected named tensors")
+    return loaded, {}
+
+
+def _broken(source: str, error: BaseException) -> ConfigError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return ConfigError(
+        f"{source} is not a LoRA, or it is damaged: {reason}; fetch or save it again"
+    )
+
+
+def _check(tensors: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor.float()).all():
+            raise ConfigError(
+                f"{source} is damaged: {name} holds numbers that are not finite; nothing drawn with it could be trusted"
+            )
+    kinds = sorted({kind.strip("_") for kind in _OTHER_KINDS for name in tensors if kind in name})
+    if kinds:
+        raise ConfigError(
+            f"{source} holds an adapter of another kind ({', '.join(kinds)}); expected a LoRA with two factors a layer"
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise ValueError(f"larger than {CONFIG_BYTES} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"a {type(config).__name__}, not an object")
+        kind = config.get("peft_type", "LORA")
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"{path} is not a peft configuration ({error}); save the LoRA again"
+        ) from None
+    if kind != "LORA":
+        raise ConfigError(f"{path} is of a {kind} adapter; expected LORA")
+    return config
+
+
+def _header_config(header: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Diffusers writes peft's configuration into the file's header, each field behind its part's name."""
+    text = header.get(LORA_ADAPTER_METADATA_KEY)
+    if not text:
+        return {}
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{source}: its header is not valid JSON ({error}); save it again"
+        ) from None
+    return config if isinstance(config, dict) else {}
+
+
+def layers_of(file: LoraFile, pipeline: DiffusionPipeline) -> tuple[Layers, Layers, int]:
+    """Find the modules that a file's layers belong to.
+
+    Args:
+        file: what was read.
+        pipeline: the one that is adapted.
+
+    Returns:
+        Layers that fit; those that do not; tensors that are no factor of any layer.
+    """
+    attempts = [_named(file.tensors, pipeline)]
+    if attempts[0][1] or attempts[0][2] or not attempts[0][0]:
+        attempts += [_named(tensors, pipeline) for tensors in _converted(file.tensors, pipeline)]
+    # A conversion may leave tensors out: what the file had more of than came through was not fitted.
+    found = max(attempts, key=lambda a: (len(a[0]), -len(a[1]), -a[2]))
+    raw = len(attempts[0][0]) + len(attempts[0][1])
+    lost = raw - len(found[0]) - len(found[1])
+    for number in range(lost):
+        found[1]["", f"left out by the conversion, {number + 1}"] = Layer()
+    return found
+
+
+def _converted(tensors: dict[str, Tensor], pipeline: Any) -> list[dict[str, Tensor]]:
+    """The same tensors under the names that diffusers' conversions give them."""
+    results = []
+    convert = getattr(pipeline, "lora_state_dict", None)
+    unet = getattr(pipeline, "unet", None)
+    calls = [convert_state_dict_to_peft, convert_unet_state_dict_to_peft]
+    if convert:
+        options = {} if unet is None else {"unet_config": unet.config}
+        calls.insert(0, lambda state: _with_alphas(convert(state, **options)))
+    for call in calls:
+        try:
+            results.append(call(dict(tensors)))
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError, RuntimeError):
+            continue  # names that this conversion does not know
+    return results
+
+
+def _with_alphas(converted: Any) -> dict[str, Tensor]:
+    """What `lora_state_dict` gave, its table of alphas put back as tensors."""
+    if not isinstance(converted, tuple):
+        return converted
+    state, alphas = converted[0], converted[1] or {}
+    return state | {
+        k if k.endswith(".alpha") else f"{k}.alpha": torch.tensor(float(v))
+        for k, v in alphas.items()
+    }
+
+
+def _named(
+    tensors: Mapping[str, Tensor], pipeline: DiffusionPipeline
+) -> tuple[Layers, Layers, int]:
+    parts = {k: m for k, m in pipeline.components.items() if isinstance(m, nn.Module)}
+    names = _Names(parts, denoiser_of(pipeline)[0])
+    layers, strange = _grouped(tensors)
+    fit: Layers = {}
+    misfit: Layers = {}
+    for raw, layer in layers.items():
+        place = names.find(raw)
+        module = parts[place[0]].get_submodule(place[1]) if place else None
+        if place and module is not None and fits(module, layer):
+            fit[place] = layer
+        else:
+            misfit["", raw] = layer
+    return fit, misfit, strange
+
+
+def _grouped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layer], int]:
+    """Layers by the file's own names, and how many tensors belong to none."""
+    layers: dict[str, Layer] = {}
+    alphas: dict[str, float] = {}
+    strange = 0
+    for name, tensor in tensors.items():
+        if found := _FACTOR.fullmatch(name):
+            _put(
+                layers.setdefault(found["module"], Layer()), found["factor"], found["what"], tensor
+            )
+        elif (found := _ALPHA.fullmatch(name)) and tensor.numel() == 1:
+            alphas[found["module"].removesuffix(".lora")] = float(tensor)
+        else:
+            strange += 1
+    for module, alpha in alphas.items():
+        if module in layers:
+            layers[module].alpha = alpha
+    return layers, strange
+
+
+def _put(layer: Layer, factor: str, what: str | None, tensor: Tensor) -> None:
+    down = factor.endswith(("_A", "down"))
+    if "magnitude" in factor:
+        layer.more["lora_magnitude_vector"] = tensor
+    elif what == "bias":
+        layer.more["lora_A.bias" if down else "lora_B.bias"] = tensor
+    elif down:
+        layer.down = tensor
+    else:
+        layer.up = tensor
+
+
+class _Names:
+    """Finds the module that a file's name means."""
+
+    def __init__(self, parts: Mapping[str, nn.Module], denoiser: str) -> None:
+        self._denoiser = denoiser
+        self._modules = {part: _bare(module) for part, module in parts.items()}
+        self._flat = {
+            part: {name.replace(".", "_"): name for name in modules}
+            for part, modules in self._modules.items()
+        }
+
+    def find(self, raw: str) -> tuple[str, str] | None:
+        """Part and module; None where there is none of that name."""
+        for prefix, part in _FLAT.items():
+            if raw.startswith(prefix):
+                return self._in_flat(part or self._denoiser, raw.removeprefix(prefix))
+        for prefix in _PREFIXES:
+            raw = raw.removeprefix(prefix)
+        part, _, name = raw.partition(".")
+        if part in self._modules and (found := self._in(part, name)):
+            return found
+        return self._in(self._denoiser, raw)
+
+    def _in(self, part: str, name: str) -> tuple[str, str] | None:
+        for candidate in (name, name.removeprefix("text_model."), f"text_model.{name}"):
+            if candidate in self._modules[part]:
+                return part, candidate
+        return None
+
+    def _in_flat(self, part: str, name: str) -> tuple[str, str] | None:
+        flat = self._flat.get(part, {})
+        for candidate in (name, name.removeprefix("text_model_"), f"text_model_{name}"):
+            if candidate in flat:
+                return part, flat[candidate]
+        return None
+
+
+def _bare(module: nn.Module) -> set[str]:
+    """Names of a network's modules as they were before any adapter."""
+    return {name for name, _ in module.named_modules() if name and ".lora_" not in name}
+
+
+def fits(module: nn.Module, layer: Layer) -> bool:
+    """Whether both factors are there and have the module's shape."""
+    if layer.down is None or layer.up is None:
+        return False
+    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    rank = layer.down.shape[0]
+    if isinstance(base, nn.Embedding):
+        return layer.down.shape == (rank, base.num_embeddings) and layer.up.shape == (
+            base.embedding_dim,
+            rank,
+        )
+    if hasattr(base, "in_features") and hasattr(base, "out_features"):
+        layer.down, layer.up = _flat(layer.down), _flat(layer.up)
+        return layer.down.shape == (rank, base.in_features) and layer.up.shape == (
+            base.out_features,
+            rank,
+        )
+    if isinstance(base, nn.Conv2d):
+        down = (rank, base.in_channels // base.groups, *base.kernel_size)
+        return layer.down.shape == down and layer.up.shape[:2] == (base.out_channels, rank)
+    return False
+
+
+def _flat(factor: Tensor) -> Tensor:
+    """Kohya keeps the factors of a linear layer as 1x1 convolutions now and then."""
+    return factor[:, :, 0, 0] if factor.ndim == 4 and factor.shape[2:] == (1, 1) else factor

@@ -1,0 +1,328 @@
+"""A pipeline from where it lies: a folder, the hub, or one file; with parts of its own and quantised if wanted."""
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    infer_diffusers_model_type,
+    load_single_file_checkpoint,
+)
+from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
+from safetensors import SafetensorError
+
+from nftbench.generation.sources import files
+from nftbench.generation.sources.digest import file_digest, folder_digest
+from nftbench.generation.sources.files import INDEX
+from nftbench.generation.sources.hub import fetch_file, fetch_folder
+from nftbench.generation.sources.quantized import quantization
+from nftbench.generation.sources.reference import (
+    CONFIG,
+    QUANTIZE,
+    VARIANT,
+    HubPlace,
+    Reference,
+    hub_place,
+)
+from rewards.base import ConfigError, MissingExtra
+
+BROKEN = (
+    OSError,
+    ValueError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    NotImplementedError,
+    SafetensorError,
+    SingleFileComponentError,
+)
+"""What diffusers and transformers raise at files that they cannot load."""
+WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
+INDEX_BYTES = 1_000_000
+"""Bound of a `model_index.json`; real ones have 2 kB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A pipeline, and what it was built of."""
+
+    pipeline: DiffusionPipeline
+    digest: str
+    notes: list[str] = field(default_factory=list)
+    """What the user should hear: a variant that was chosen, weights that were quantised."""
+
+
+def build(reference: Reference, place: Path, dtype: torch.dtype, *, remote_code: bool) -> Built:
+    """Load the pipeline of a checkpoint, without its LoRAs.
+
+    Args:
+        reference: its words.
+        place: the folder or file that its base names on this disk; any other path means the hub.
+        dtype: of all weights.
+        remote_code: whether Python that the checkpoint brings along may run.
+
+    Raises:
+        ConfigError: it cannot be had or loaded, or makes no images from text.
+    """
+    on_hub = None if place.exists() else hub_place(reference.base)
+    if place.is_file() or (on_hub and (on_hub.subfolder or "").endswith(WEIGHTS)):
+        built = _build_file(reference, place, on_hub, dtype)
+    else:
+        built = _build_folder(reference, place, on_hub, dtype, remote_code)
+    if "prompt" not in inspect.signature(built.pipeline.__call__).parameters:
+        raise ConfigError(
+            f"{reference.base} holds a {type(built.pipeline).__name__}, which takes no prompt; expected a "
+            "text-to-image pipeline"
+        )
+    return built
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Content of a pipeline's `model_index.json`.
+
+    Raises:
+        ConfigError: it is not there, or is not one.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"not a valid checkpoint: {path.parent} holds no {INDEX}; expected a folder saved by a diffusers pipeline"
+        )
+    try:
+        if path.stat().st_size > INDEX_BYTES:
+            raise ValueError(f"larger than {INDEX_BYTES} bytes")
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); save the pipeline again") from None
+    if not isinstance(index, dict):
+        raise ConfigError(
+            f"{path}: expected a JSON object, got a {type(index).__name__}; save the pipeline again"
+        )
+    return index
+
+
+def _build_folder(
+    reference: Reference,
+    folder: Path,
+    on_hub: HubPlace | None,
+    dtype: torch.dtype,
+    remote_code: bool,
+) -> Built:
+    if on_hub:
+        fetched = _fetch_pipeline(on_hub, reference.one(VARIANT))
+        folder, digest = fetched.path, fetched.digest
+    else:
+        digest = ""
+    index = read_index(folder / INDEX)
+    refuse_code(folder, index, remote_code)
+    digest = digest or folder_digest(folder)
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    variant = files.variant_of(names, index, reference.one(VARIANT))
+    notes = [f"weights of variant {variant}"] if variant else []
+    # A null component (SD3 without T5) must be named, or diffusers looks for its folder.
+    given: dict[str, Any] = {
+        k: None for k, v in index.items() if isinstance(v, list) and v[:1] == [None]
+    }
+    for name, source in reference.components.items():
+        given[name], own = _component(name, source, index, folder, dtype)
+        digest += f"+{name}:{own}"
+    if (scheme := reference.one(QUANTIZE)) is not None:
+        given["quantization_config"] = quantization(scheme, files.parts_of(index), dtype)
+        digest += f"+{QUANTIZE}:{scheme}"
+        notes.append(f"denoiser quantised to {scheme} while loading")
+    safe = None if files.without_safetensors(names, index) else True
+    options = {"dtype": dtype, "variant": variant, "use_safetensors": safe, **given}
+    pipeline = _attempt(
+        reference.base,
+        lambda: DiffusionPipeline.from_pretrained(
+            str(folder), trust_remote_code=remote_code, **options
+        ),
+    )
+    return Built(pipeline, digest, notes)
+
+
+def _fetch_pipeline(place: HubPlace, variant: str | None):
+    index = read_index(fetch_file(place, INDEX).path)
+    return fetch_folder(place, INDEX, lambda names: files.needed(names, index, variant))
+
+
+def refuse_code(folder: Path, index: Mapping[str, Any], allowed: bool) -> None:
+    """Refuse a pipeline that brings Python along, unless the user allows it to run.
+
+    Raises:
+        ConfigError: it does, and may not.
+    """
+    asks = [str(index["_class_name"])] if isinstance(index.get("_class_name"), list) else []
+    asks += [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.py"))]
+    for path in sorted(folder.glob("*/*config.json")):
+        if path.stat().st_size <= INDEX_BYTES and '"auto_map"' in path.read_text(
+            "utf-8", "replace"
+        ):
+            asks.append(path.relative_to(folder).as_posix())
+    if asks and not allowed:
+        raise ConfigError(
+            f"{folder} brings code of its own ({', '.join(asks[:3])}), which is not run unasked; read it, then pass "
+            "--trust-remote-code"
+        )
+
+
+def _component(
+    name: str, source: str, index: Mapping[str, Any], base: Path, dtype: torch.dtype
+) -> tuple[Any, str]:
+    """A part that was saved on its own, and its digest."""
+    if name not in index or not isinstance(index[name], list) or index[name][0] is None:
+        raise ConfigError(
+            f"this pipeline has no part {name!r} for +{name}={source}; it has {', '.join(files.parts_of(index))}; "
+            "other words are lora, config, quantize and variant"
+        )
+    library, class_name = index[name]
+    if library not in ("diffusers", "transformers"):
+        raise ConfigError(
+            f"+{name}= takes parts of diffusers and transformers; this one is of {library}"
+        )
+    kind = getattr(importlib.import_module(library), class_name)
+    path, digest = _component_place(name, source)
+    if path.is_file():
+        if not hasattr(kind, "from_single_file"):
+            raise ConfigError(f"{kind.__name__} does not load from one file; save it as a folder")
+        config = str(base / name)
+        return _attempt(
+            source, lambda: kind.from_single_file(str(path), config=config, torch_dtype=dtype)
+        ), digest
+    saved = read_component_class(path)
+    if saved not in (None, kind.__name__):
+        raise ConfigError(f"{source} holds a {saved}; expected a {kind.__name__} for +{name}=")
+    typed = {"torch_dtype": dtype} if issubclass(kind, torch.nn.Module) else {}
+    return _attempt(source, lambda: kind.from_pretrained(str(path), **typed)), digest
+
+
+def _component_place(name: str, source: str) -> tuple[Path, str]:
+    path = Path(source)
+    if not path.exists():
+        place = hub_place(source)
+        if place is None:
+            raise ConfigError(
+                f"+{name}={source}: no such file or folder, and not owner/name:subfolder"
+            )
+        if (place.subfolder or "").endswith(WEIGHTS):
+            at = HubPlace(place.id, place.revision)
+            fetched = fetch_file(at, place.subfolder or "")
+            return fetched.path, f"{fetched.commit}:{place.subfolder}"
+        fetched = fetch_folder(
+            place,
+            "config.json",
+            lambda names: files.weights_and_words([n for n in names if "/" not in n], None),
+        )
+        return fetched.path, fetched.digest
+    if path.is_file():
+        return path, file_digest(path)
+    inside = path / name
+    folder = inside if (inside / "config.json").is_file() else path
+    return folder, folder_digest(folder)
+
+
+def read_component_class(folder: Path) -> str | None:
+    """The class that a part was saved by; None where its configuration does not say."""
+    path = folder / "config.json"
+    if not path.is_file():
+        others = [p.name for p in folder.glob("*config.json")]
+        if others:
+            return None
+        raise ConfigError(
+            f"{folder} holds no config.json; expected a part saved by save_pretrained"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); save the part again") from None
+
+
+def _build_file(
+    reference: Reference, path: Path, on_hub: HubPlace | None, dtype: torch.dtype
+) -> Built:
+    """One file with the weights of a whole pipeline."""
+    if on_hub:
+        fetched = fetch_file(HubPlace(on_hub.id, on_hub.revision), on_hub.subfolder or "")
+        path, digest = fetched.path, f"{fetched.commit}:{on_hub.subfolder}"
+    else:
+        digest = ""
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"not a valid checkpoint: {path} is a file; expected a folder with a {INDEX}, or one .safetensors file"
+        )
+    digest = digest or file_digest(path)
+    if reference.one(QUANTIZE) or reference.components:
+        raise ConfigError(
+            "one file takes +config= and +lora= only; save it as a folder for other parts"
+        )
+    folder, own = _config_of(reference, path)
+    index = read_index(folder / INDEX)
+    kind = getattr(diffusers, str(index.get("_class_name")), None)
+    if not hasattr(kind, "from_single_file"):
+        raise ConfigError(
+            f"{index.get('_class_name')} does not load from one file; expected a folder"
+        )
+    pipeline = _attempt(
+        str(path),
+        lambda: kind.from_single_file(
+            str(path), config=str(folder), torch_dtype=dtype, local_files_only=True
+        ),
+    )
+    return Built(pipeline, f"{digest}+{CONFIG}:{own}", [f"configuration of {folder}"])
+
+
+def _config_of(reference: Reference, path: Path) -> tuple[Path, str]:
+    """The folder that says how a single file's parts are built, and its digest."""
+    named = reference.one(CONFIG)
+    if named and Path(named).is_dir():
+        return Path(named), folder_digest(Path(named))
+    wanted = named or _guessed(path)
+    place = hub_place(wanted)
+    if place is None:
+        raise ConfigError(
+            f"+config={wanted}: no such folder, and not owner/name@revision:subfolder"
+        )
+    try:
+        fetched = fetch_folder(place, INDEX, _no_weights)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path.name} needs the configuration of {wanted}: {error}; or pass --config FOLDER"
+        ) from None
+    return fetched.path, fetched.digest
+
+
+def _no_weights(names: list[str]) -> list[str]:
+    return [n for n in names if n.endswith((".json", ".txt", ".model", ".jinja"))]
+
+
+def _guessed(path: Path) -> str:
+    """The hub id whose configuration diffusers takes for a file of this family."""
+    tensors = _attempt(str(path), lambda: load_single_file_checkpoint(str(path)))
+    if infer_diffusers_model_type(tensors) == "v1" and not any(
+        k.startswith("cond_stage_model") for k in tensors
+    ):
+        raise ConfigError(
+            f"cannot tell what {path} is from its tensors ({', '.join(sorted(tensors)[:2])}, ...); pass --config with "
+            "a folder or hub id whose configuration it has; a LoRA goes behind +lora= of its base"
+        )
+    return default_config(tensors)["pretrained_model_name_or_path"]
+
+
+def _attempt(source: str, load) -> Any:
+    """What `load` gives, or one line for the user."""
+    try:
+        return load()
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingExtra(f"{source} needs a package that is not installed: {reason}") from None
+    except BROKEN as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{source} does not load as a diffusers pipeline: {reason}") from error

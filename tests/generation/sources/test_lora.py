@@ -1,0 +1,286 @@
+"""LoRAs in the layouts that people publish, on the real networks: what fits is loaded, what does not is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.generation.checkpoint import Allowed, load_model, packaged
+from nftbench.generation.sampling import generate, samples
+from nftbench.generation.sources.lora import merge_loras
+from rewards.base import ConfigError, Prompt
+
+PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=2, guidance_scale=2.0)
+WANTED = samples([Prompt(id="0", text="a photo of a red circle")], 1)
+OWN = packaged()["pocket-nft"] / "lora" / "pytorch_lora_weights.safetensors"
+RANK, ALPHA, LAYERS = 16, 32, 75
+
+
+def drawn(checkpoint: str, **allowed: bool) -> np.ndarray:
+    model = load_model(checkpoint, allowed=Allowed(**allowed))
+    return generate(model.pipeline, WANTED, PROTOCOL)
+
+
+@pytest.fixture(scope="module")
+def trained() -> np.ndarray:
+    """Pixels of pocket-nft, which loads its LoRA in diffusers' layout."""
+    return drawn("pocket-nft")
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    """Of pocket-nft's LoRA, by module and factor: `attn.to_q.lora_A.weight`."""
+    return {k.removeprefix("transformer."): v for k, v in load_file(OWN).items()}
+
+
+def in_peft_layout(folder: Path, **config: object) -> Path:
+    """As DiffusionNFT and FlowGRPO write `checkpoint-N/lora/`."""
+    folder.mkdir(parents=True)
+    named = {f"base_model.model.{k}": v for k, v in tensors().items()}
+    save_file(named, folder / "adapter_model.safetensors")
+    targets = sorted({k.rpartition(".lora_")[0] for k in tensors()})
+    whole = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": targets}
+    (folder / "adapter_config.json").write_text(json.dumps(whole | config))
+    return folder
+
+
+def in_kohya_layout(path: Path, **alpha: float) -> Path:
+    """Dots become underscores, factors are down and up, and alpha is a tensor of its own."""
+    flat = {}
+    for name, tensor in tensors().items():
+        module, _, factor = name.partition(".lora_")
+        place = f"lora_unet_{module.replace('.', '_')}"
+        flat[f"{place}.lora_{'down' if factor[0] == 'A' else 'up'}.weight"] = tensor
+        if alpha:
+            flat[f"{place}.alpha"] = torch.tensor(alpha["alpha"])
+    save_file(flat, path)
+    return path
+
+
+# --- layouts --------------------------------------------------------------------------------------
+
+
+def test_pocket_nft_in_every_layout_is_pocket_nft_byte_for_byte(tmp_path, trained):
+    in_peft_layout(tmp_path / "checkpoint-60" / "lora")
+    in_kohya_layout(tmp_path / "kohya.safetensors", alpha=float(ALPHA))
+    for name in ("checkpoint-60", "checkpoint-60/lora", "kohya.safetensors"):
+        np.testing.assert_array_equal(drawn(f"pocket+lora={tmp_path / name}"), trained)
+    np.testing.assert_array_equal(drawn(f"pocket+lora={OWN}"), trained)
+    np.testing.assert_array_equal(drawn(f"pocket+lora={packaged()['pocket-nft']}"), trained)
+
+
+def test_pickled_weights_load_and_count_in_the_digest(tmp_path, trained):
+    folders = [in_peft_layout(tmp_path / name) for name in "ab"]
+    for folder, factor in zip(folders, (1.0, 1.5), strict=True):
+        safe = folder / "adapter_model.safetensors"
+        torch.save(
+            {k: v * factor for k, v in load_file(safe).items()}, folder / "adapter_model.bin"
+        )
+        safe.unlink()
+    a, b = (load_model(f"pocket+lora={folder}") for folder in folders)
+    assert a.digest != b.digest
+    np.testing.assert_array_equal(generate(a.pipeline, WANTED, PROTOCOL), trained)
+
+
+def test_the_peft_configuration_is_part_of_the_digest(tmp_path):
+    digests = {
+        load_model(f"pocket+lora={in_peft_layout(tmp_path / str(alpha), lora_alpha=alpha)}").digest
+        for alpha in (32, 64)
+    }
+    assert len(digests) == 2
+
+
+def test_rslora_has_its_own_scale(tmp_path):
+    """alpha / sqrt(rank): with alpha = 32 / sqrt(16) it is what alpha = 32 is without."""
+    plain = in_peft_layout(tmp_path / "plain")
+    other = in_peft_layout(tmp_path / "rs", use_rslora=True, lora_alpha=ALPHA / RANK**0.5)
+    norms = [load_model(f"pocket+lora={f}").loras[0].norm for f in (plain, other)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+def test_a_report_says_what_was_loaded(tmp_path):
+    report = load_model("pocket-nft").loras[0]
+    assert (report.layers_fitted, report.layers_in_file) == (LAYERS, LAYERS)
+    assert (report.ranks, report.alphas, report.scale) == ((RANK,), (ALPHA,), 1.0)
+    assert report.parts == {"transformer": LAYERS}
+    change = 0.0
+    for name, down in tensors().items():
+        if ".lora_A." in name:
+            up = tensors()[name.replace(".lora_A.", ".lora_B.")]
+            change += float((ALPHA / RANK * up.double() @ down.double()).square().sum())
+    assert report.norm == pytest.approx(change**0.5, rel=1e-9)
+    assert f"{LAYERS} of {LAYERS} layers fitted" in str(report) and "alpha 32" in str(report)
+
+
+def test_a_lora_without_alpha_is_said_and_taken_at_alpha_equal_to_rank(tmp_path, trained):
+    bare = in_kohya_layout(tmp_path / "bare.safetensors")
+    model = load_model(f"pocket+lora={bare}")
+    assert model.loras[0].alphas == () and "no alpha in the file" in model.said[0]
+    np.testing.assert_array_equal(drawn(f"pocket+lora={bare}@2"), trained)  # 32 / 16
+
+
+def test_scales_add_up(tmp_path, trained):
+    """Half and half is the whole, up to float32's rounding in the order of sums."""
+    halves = drawn(f"pocket+lora={OWN}@0.5+lora={packaged()['pocket-nft']}@0.5")
+    assert np.abs(halves.astype(int) - trained.astype(int)).max() <= 1
+    model = load_model(f"pocket+lora={OWN}@0.5+lora={OWN}@-0.25")
+    assert [r.scale for r in model.loras] == [0.5, -0.25]
+    assert model.loras[0].norm == pytest.approx(2 * model.loras[1].norm)
+    assert model.digest.count("@") == 2
+    np.testing.assert_array_equal(drawn(f"pocket+lora={OWN}@0"), drawn("pocket"))
+
+
+def test_text_encoder_parts_are_kept(tmp_path):
+    encoder = load_model("pocket").pipeline.text_encoder
+    name = next(n for n, m in encoder.named_modules() if n.endswith("q_proj"))
+    width = encoder.get_submodule(name).in_features
+    torch.manual_seed(0)
+    both = {f"transformer.{k}": v for k, v in tensors().items()}
+    for raw in (name, f"text_model.{name.removeprefix('text_model.')}"):
+        both |= {
+            f"text_encoder.{raw}.lora_A.weight": torch.randn(4, width),
+            f"text_encoder.{raw}.lora_B.weight": torch.randn(width, 4),
+        }
+        save_file(both, tmp_path / "both.safetensors")
+        model = load_model(f"pocket+lora={tmp_path / 'both.safetensors'}")
+        assert model.loras[0].parts == {"transformer": LAYERS, "text_encoder": 1}
+        assert model.loras[0].ranks == (4, RANK)
+        both = {k: v for k, v in both.items() if not k.startswith("text_encoder")}
+    alone = drawn(f"pocket+lora={OWN}@0.5")
+    assert (generate(model.pipeline, WANTED, PROTOCOL) != alone).any()
+
+
+def test_merged_loras_draw_the_same(trained):
+    model = load_model("pocket-nft")
+    assert merge_loras(model.pipeline) and not merge_loras(model.pipeline)
+    merged = generate(model.pipeline, WANTED, PROTOCOL)
+    assert np.abs(merged.astype(int) - trained.astype(int)).max() <= 1
+    assert not any("lora" in name for name in model.pipeline.transformer.state_dict())
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def refusal(path: Path | str, **allowed: bool) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_model(f"pocket+lora={path}", allowed=Allowed(**allowed))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_partial_fit_is_refused_and_can_be_accepted(tmp_path):
+    own = load_file(OWN)
+    names = sorted({k.rpartition(".lora_")[0] for k in own})
+    odd = {
+        k.replace(names[0], "transformer.transformer_blocks.99.attn.to_q"): v
+        for k, v in own.items()
+    }
+    wide = {
+        k: v.repeat(1, 2) if k.startswith(names[0]) and "lora_A" in k else v for k, v in own.items()
+    }
+    for case, state in (("odd", odd), ("wide", wide)):
+        save_file(state, tmp_path / f"{case}.safetensors")
+        message = refusal(tmp_path / f"{case}.safetensors")
+        assert f"{LAYERS - 1} of {LAYERS} layers" in message and "--lora-partial" in message
+        taken = load_model(
+            f"pocket+lora={tmp_path / case}.safetensors", allowed=Allowed(partial_lora=True)
+        )
+        assert (taken.loras[0].layers_fitted, taken.loras[0].layers_in_file) == (LAYERS - 1, LAYERS)
+    half = {k: v for k, v in own.items() if not (k.startswith(names[3]) and "lora_B" in k)}
+    save_file(half | {"transformer.norm.diff": torch.ones(3)}, tmp_path / "half.safetensors")
+    assert f"{LAYERS - 1} of {LAYERS} layers, 1 other tensors" in refusal(
+        tmp_path / "half.safetensors"
+    )
+
+
+def test_a_foreign_lora_is_refused_even_so(tmp_path):
+    foreign = {f"unet.mid.attn.to_q.lora_{x}.weight": torch.ones(2, 2) for x in "AB"}
+    save_file(foreign, tmp_path / "foreign.safetensors")
+    assert "none of its layers is in this model" in refusal(
+        tmp_path / "foreign.safetensors", partial_lora=True
+    )
+    save_file({"transformer.proj_out.weight": torch.ones(2, 2)}, tmp_path / "weights.safetensors")
+    assert "none of its layers" in refusal(tmp_path / "weights.safetensors", partial_lora=True)
+
+
+def test_several_files_in_one_folder_are_refused_by_name(tmp_path):
+    for name in ("a", "b"):
+        shutil.copy(OWN, tmp_path / f"{name}.safetensors")
+    assert "2 files of weights (a.safetensors, b.safetensors)" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(tmp_path, number):
+    own = load_file(OWN)
+    name = sorted(own)[5]
+    own[name][0, 0] = number
+    save_file(own, tmp_path / "bad.safetensors")
+    message = refusal(tmp_path / "bad.safetensors", partial_lora=True)
+    assert name in message and "not finite" in message
+
+
+@pytest.mark.parametrize("kind", ["lokr_w1", "hada_w1_a", "dora_scale"])
+def test_other_kinds_of_adapters_are_named(tmp_path, kind):
+    save_file(
+        load_file(OWN) | {f"transformer.x.{kind}": torch.ones(2, 2)}, tmp_path / "o.safetensors"
+    )
+    assert f"an adapter of another kind ({kind.strip('_')[:4]}" in refusal(
+        tmp_path / "o.safetensors"
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"peft_type": "LOHA"}', '{"peft_type": "IA3"}'])
+def test_a_peft_configuration_that_is_none(tmp_path, text):
+    folder = in_peft_layout(tmp_path / "lora")
+    (folder / "adapter_config.json").write_text(text)
+    assert "adapter_config.json" in refusal(folder)
+
+
+def test_code_in_a_pickle_does_not_run(tmp_path):
+    class Bad:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "touched",))
+
+    torch.save({"a": Bad()}, tmp_path / "adapter_model.bin")
+    assert "is not a LoRA, or it is damaged" in refusal(tmp_path)
+    assert not (tmp_path / "touched").exists()
+
+
+# --- saved by us ----------------------------------------------------------------------------------
+
+
+def test_what_training_saves_in_pefts_layout_is_pefts(tmp_path, trained):
+    """A pipeline that cannot save LoRAs: the file goes back into plain peft and into us."""
+    from nftbench.training.config.recipe import PolicyConfig
+    from nftbench.training.policy import TrainedPolicy
+
+    class Unable(StableDiffusion3Pipeline):
+        save_lora_weights = None
+
+    parts = load_model("pocket").pipeline
+    policy = TrainedPolicy(Unable(**parts.components), PolicyConfig(rank=4, alpha=8), seed=0)
+    with torch.no_grad():
+        for parameter in policy.weights.parameters.values():
+            parameter.add_(0.02)
+    policy.save(tmp_path, base="pocket", base_digest=load_model("pocket").digest, which="theta")
+    assert {p.name for p in (tmp_path / "lora").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    own = generate(load_model(str(tmp_path)).pipeline, WANTED, PROTOCOL)
+    plain = load_model("pocket").pipeline
+    plain.transformer = peft.PeftModel.from_pretrained(plain.transformer, tmp_path / "lora")
+    plain.transformer = plain.transformer.base_model.model
+    np.testing.assert_array_equal(generate(plain, WANTED, PROTOCOL), own)
+    with safe_open(tmp_path / "lora" / "adapter_model.safetensors", "pt") as file:
+        assert all(k.startswith("base_model.model.") for k in file.keys())  # noqa: SIM118
