@@ -56,6 +56,19 @@ class SuiteRow(Frozen):
     """Given as flags: `--guidance-scale 4.5`."""
 
 
+class PrintedLine(Frozen):
+    """Where a published line, and ours that are held against it, stand in the table."""
+
+    label: str
+    """Of the published rows, or of one of `rows`."""
+    shown: str = ""
+    """As the paper writes it; empty is the label."""
+    group: int = Field(default=0, ge=0)
+    """Lines of one group stand together; a rule parts them from the next."""
+    trained_on: tuple[str, ...] = ()
+    """Names of the columns whose reward the model was trained on: in-domain."""
+
+
 class Suite(Frozen):
     """Benchmarks that are run together, and the table they make: one TOML of `benchmarks/suites/`."""
 
@@ -68,10 +81,22 @@ class Suite(Frozen):
     settings: Settings = Settings()
     columns: tuple[Column, ...] = ()
     rows: tuple[SuiteRow, ...] = ()
+    lines: tuple[PrintedLine, ...] = ()
+    """The order and the groups of the table's lines; those that it does not name come last."""
 
     @model_validator(mode="after")
     def _columns_are_run(self) -> "Suite":
         strange = {c.benchmark for c in self.columns} - set(self.benchmarks)
         if strange:
             raise ValueError(f"column of {min(strange)}, which is none of the benchmarks")
+        names = {column.name for column in self.columns}
+        unknown = {name for line in self.lines for name in line.trained_on} - names
+        if unknown:
+            raise ValueError(f"trained_on names {min(unknown)}, which is none of the columns")
         return self
+
+    def line(self, label: str) -> PrintedLine:
+        """How a label stands in the table; behind all others where nothing is said of it."""
+        last = max((line.group for line in self.lines), default=-1) + 1
+        named = (line for line in self.lines if line.label == label)
+        return next(named, PrintedLine(label=label, group=last))

@@ -17,7 +17,7 @@ Form = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="terminal, markdown, latex, csv or html; the ending of --out when left out.",
+        help="terminal, markdown, latex, csv, json or html; the ending of --out when left out.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Write it there and not to the screen.")]

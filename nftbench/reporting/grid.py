@@ -11,6 +11,11 @@ class GridCell:
 
     text: str
     bold: bool = False
+    """The best of its column."""
+    underlined: bool = False
+    """The second best."""
+    shaded: bool = False
+    """Of a model that was trained on this very column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +36,8 @@ class Grid:
     """A table to be shown."""
 
     title: str = ""
+    name: str = ""
+    """What refers to it in a paper: LaTeX's label."""
     headings: Sequence[str]
     lines: Sequence[GridLine]
     notes: Sequence[str] = ()

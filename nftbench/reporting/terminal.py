@@ -89,8 +89,10 @@ def _stacked(grid: Grid) -> RenderableType:
 
 
 def _text(cell: GridCell, line: GridLine) -> Text:
-    style = "dim" if line.detail else "bold" if line.strong else ""
-    return Text(_shown(cell), "bold" if cell.bold else style)
+    if cell.bold or line.strong:
+        return Text(_shown(cell), "bold")
+    quiet = "dim " * (line.detail or cell.shaded)
+    return Text(_shown(cell), f"{quiet}{'underline' * cell.underlined}".strip())
 
 
 def _shown(cell: GridCell) -> str:

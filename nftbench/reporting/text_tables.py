@@ -1,7 +1,8 @@
-"""A table as text in five formats; what users named (models, folders) is data in all of them, never markup."""
+"""A table as text in six formats; what users named (models, folders) is data in all of them, never markup."""
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,14 @@ from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.terminal import show
 from rewards.base import ConfigError
 
-SUFFIXES = {".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
+SUFFIXES = {
+    ".txt": "terminal",
+    ".md": "markdown",
+    ".tex": "latex",
+    ".csv": "csv",
+    ".html": "html",
+    ".json": "json",
+}
 """Ending of a file -> its format."""
 WIDTH = 240
 """Columns of a table that goes into a file or a pipe: programs read it, so nothing is cut off there at 80."""
@@ -59,10 +67,12 @@ def render(form: str, grids: Sequence[Grid], records: Sequence[Mapping[str, Any]
     Args:
         form: as `format_of` gives it.
         grids: the tables.
-        records: what CSV holds instead, a line each, all with the same keys.
+        records: what CSV and JSON hold instead, a line each, all with the same keys.
     """
     if form == "csv":
         return _csv(records)
+    if form == "json":
+        return json.dumps(list(records), indent=2, ensure_ascii=False, default=str) + "\n"
     if form == "html":
         loader = jinja2.PackageLoader("nftbench.reporting")
         page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
@@ -95,6 +105,9 @@ def _markdown(grid: Grid) -> str:
     for line in grid.lines:
         texts = [_plain(c.text) for c in line.cells]
         marks = ["**" if (c.bold or line.strong) and c.text else "" for c in line.cells]
+        texts = [
+            f"<u>{t}</u>" if c.underlined else t for c, t in zip(line.cells, texts, strict=True)
+        ]
         if line.detail:
             marks = ["*" if text else "" for text in texts]
         lines.append(row([f"{m}{t}{m}" for m, t in zip(marks, texts, strict=True)]))
@@ -109,26 +122,35 @@ def _plain(text: str) -> str:
 
 
 def _latex(grid: Grid) -> str:
+    """A table as a paper has it: booktabs, never wider than the text."""
     columns = "l" * grid.words + "r" * (len(grid.headings) - grid.words)
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering\small"]
-    lines.append(rf"\caption{{{_tex(grid.title)}}}")
+    lines = [r"% needs \usepackage{booktabs,graphicx} and \usepackage[table]{xcolor}"]
+    lines += [r"\begin{table}", r"\centering\small", rf"\caption{{{_tex(grid.title)}}}"]
+    lines += [rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', grid.name.lower())}}}"] * bool(grid.name)
     lines += [rf"\textbf{{{_tex(warning)}}}\par" for warning in grid.warnings]
+    lines.append(r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%")
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines += [" & ".join(map(_tex, grid.headings)) + r" \\", r"\midrule"]
     for place, line in enumerate(grid.lines):
         if line.rule and place:
             lines.append(r"\midrule")
         lines.append(" & ".join(_tex_cell(c, line) for c in line.cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", ""]
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\raggedright"]
     lines += [rf"{{\footnotesize {_tex(note)}\par}}" for note in grid.notes]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
 def _tex_cell(cell: GridCell, line: GridLine) -> str:
     text = _tex(cell.text)
-    if text and (cell.bold or line.strong):
-        return rf"\textbf{{{text}}}"
-    return rf"\scriptsize {text}" if text and line.detail else text
+    if not text:
+        return ""
+    if cell.bold or line.strong:
+        text = rf"\textbf{{{text}}}"
+    elif cell.underlined:
+        text = rf"\underline{{{text}}}"
+    elif line.detail:
+        text = rf"\scriptsize {text}"
+    return rf"\cellcolor{{black!12}}{text}" if cell.shaded else text
 
 
 def _tex(text: str) -> str:

@@ -16,7 +16,9 @@ from nftbench.runs.run_folder import Run
 NFT = "worstcoder/SD3.5M-DiffusionNFT-MultiReward"
 LABEL = "SD3.5-M + NFT (multi-reward)"
 BASE = "stabilityai/stable-diffusion-3.5-medium"
-FORMATS = ("terminal", "markdown", "latex", "csv", "html")
+FORMATS = ("terminal", "markdown", "latex", "csv", "html", "json")
+SHOWN = "+ NFT (multi-reward)"
+"""`LABEL` as the paper writes it."""
 COLUMN = Column(name="OCR", benchmark="ocr", metric="ocr", variant="pp2.9", digits=2)
 SUITE = Suite(
     name="mine",
@@ -130,11 +132,13 @@ def read(form: str, text: str) -> tuple[list[list[str]], str]:
         body, _, notes = text.partition(r"\bottomrule")
         for escaped, plain in (("$\\pm$", "±"), ("$-$", "-"), ("\\_", "_"), ("-{}-", "--")):
             body, notes = body.replace(escaped, plain), notes.replace(escaped, plain)
-        body = re.sub(r"\\textbf\{(.*?)\}|\\scriptsize ", r"\1", body)
+        body = re.sub(r"\\cellcolor\{.*?\}|\\scriptsize ", "", body)
+        body = re.sub(r"\\(?:textbf|underline)\{(.*?)\}", r"\1", body)
         lines = [line.removesuffix(r"\\") for line in body.splitlines() if line.endswith(r"\\")]
         return [[c.strip() for c in line.split("&")] for line in lines], notes
     bar = "│" if form == "terminal" else "|"
     lines = [line for line in text.splitlines() if line.startswith(bar)]
     rows = [[c.strip(" *") for c in line.strip(bar).split(bar)] for line in lines]
+    rows = [[re.sub("</?u>", "", cell) for cell in row] for row in rows]
     notes = [line for line in text.splitlines() if not line.startswith(bar)]
     return rows, "\n".join(notes)

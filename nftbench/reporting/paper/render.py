@@ -7,7 +7,9 @@ from typing import Any
 
 from nftbench.benchmark.suites import Column
 from nftbench.reporting.grid import Grid, GridCell, GridLine
+from nftbench.reporting.paper.protocol import OPEN
 from nftbench.reporting.paper.table import PaperCell, PaperLine, PaperTable
+from nftbench.runs.row_files import stated
 from nftbench.runs.rows import Row
 
 HELD_OUT = " °"
@@ -39,19 +41,68 @@ def _letters(place: int) -> str:
 
 def grid(table: PaperTable) -> Grid:
     """The table as lines and notes."""
-    columns, notes, lines = table.suite.columns, _Notes(), []
+    notes, lines, group = _Notes(), [], None
     for line, name in zip(table.lines, _names(table), strict=True):
-        if line.cells:
-            lines += _ours(table, line, name, notes)
-        else:
-            cells = [_printed(table, line, column, notes) for column in columns]
-            lines.append(GridLine(cells=[GridCell(name), *cells]))
+        first, *more = (
+            _ours(table, line, name, notes) if line.cells else [_paper(table, line, notes)]
+        )
+        place = table.suite.line(line.label).group
+        parted = place != group if table.suite.lines else bool(lines and lines[-1].detail)
+        lines += [replace(first, rule=bool(lines) and parted), *more]
+        group = place
+    headings = [
+        *_effort_headings(table),
+        *(c.name + HELD_OUT * c.held_out for c in table.suite.columns),
+    ]
     return Grid(
-        title=f"{table.suite.name}: {table.suite.title}",
-        headings=["", *(c.name + HELD_OUT * c.held_out for c in columns)],
-        lines=_ruled(lines),
+        title=table.suite.title,
+        name=table.suite.name,
+        headings=["", *headings],
+        lines=lines,
         notes=[*notes.lines, *_legend(table), *_provenance(table)],
+        spare=[*reversed(_effort_headings(table))],
     )
+
+
+def _effort_headings(table: PaperTable) -> list[str]:
+    """Columns of a published table that tell what a line cost and how large it was drawn."""
+    return ["#Iter", "res."] if table.suite.published else []
+
+
+def _effort(table: PaperTable, line: PaperLine) -> list[GridCell]:
+    """Iterations of training and the resolution: of a published line as it is told, of ours as it was drawn."""
+    if not table.suite.published:
+        return []
+    said = [stated(entry.row.settings) for entry in line.published.values()]
+    iterations = next((s["iterations"] for s in said if "iterations" in s), "")
+    sizes = {_size(s.get("height"), s.get("width")) for s in said}
+    if line.run:
+        sizes = {_size(p.height, p.width) for p in line.run.protocols().values()}
+    known = sorted(size for size in sizes if size)
+    return [GridCell(str(iterations)), GridCell(", ".join(known))]
+
+
+def _size(height: Any, width: Any) -> str:
+    """`512` of a square, `512x768` of height and width; empty where it is open."""
+    if {height, width} & {None, OPEN}:
+        return ""
+    return str(height) if str(height) == str(width) else f"{height}x{width}"
+
+
+def _look(table: PaperTable, line: PaperLine, column: Column, number: float) -> dict[str, bool]:
+    """How the paper sets off a cell: the best bold, the second underlined, in-domain ones shaded."""
+    return {
+        "bold": number == table.best[column],
+        "underlined": number == table.second[column],
+        "shaded": column.name in table.suite.line(line.label).trained_on,
+    }
+
+
+def _paper(table: PaperTable, line: PaperLine, notes: _Notes) -> GridLine:
+    """A published line."""
+    cells = [_printed(table, line, column, notes) for column in table.suite.columns]
+    shown = table.suite.line(line.label).shown or line.label
+    return GridLine(cells=[GridCell(shown), *_effort(table, line), *cells])
 
 
 def _names(table: PaperTable) -> list[str]:
@@ -64,7 +115,8 @@ def _names(table: PaperTable) -> list[str]:
             further.append("ours")
         if line.run and ours.count(line.label) > 1:
             further.append(line.run.folder.name)
-        names.append(line.label + (f" ({', '.join(further)})" if further else ""))
+        shown = table.suite.line(line.label).shown or line.label
+        names.append(shown + (f" ({', '.join(further)})" if further else ""))
     return names
 
 
@@ -78,31 +130,25 @@ def _printed(table: PaperTable, line: PaperLine, column: Column, notes: _Notes) 
     }
     doubt = said.get(entry.row.confidence)
     text = f"{entry.value} {notes.mark(doubt)}" if doubt else entry.value
-    return GridCell(text, bold=entry.row.value == table.best[column])
+    return GridCell(text, **_look(table, line, column, entry.row.value))
 
 
 def _ours(table: PaperTable, line: PaperLine, name: str, notes: _Notes) -> list[GridLine]:
     """A run's numbers and, where there is anything to say of them, a second line that says it."""
-    numbers, words = (
-        [GridCell(name)],
-        [GridCell("  less the published" if table.suite.published else "")],
-    )
+    effort = _effort(table, line)
+    beside = "  less the published" if table.suite.published else ""
+    numbers = [GridCell(name), *effort]
+    words = [GridCell(beside), *(GridCell("") for _ in effort)]
     for cell in line.cells:
         if cell.row is None:
             numbers.append(GridCell(f"missing {notes.mark(f'fill with: {cell.command}')}"))
         else:
-            best = not cell.faults and cell.row.value == table.best[cell.column]
-            numbers.append(GridCell(value(cell), bold=best))
+            look = {} if cell.faults else _look(table, line, cell.column, cell.row.value)
+            numbers.append(GridCell(value(cell), **look))
         words.append(GridCell(_words(cell, notes)))
     return [GridLine(cells=numbers)] + [GridLine(cells=words, detail=True)] * any(
         c.text for c in words[1:]
     )
-
-
-def _ruled(lines: Sequence[GridLine]) -> list[GridLine]:
-    """Lines with a rule behind each that has something said below it."""
-    before = [False, *(line.detail for line in lines)]
-    return [replace(line, rule=rule) for line, rule in zip(lines, before, strict=False)]
 
 
 def value(cell: PaperCell) -> str:
@@ -127,8 +173,11 @@ def _legend(table: PaperTable) -> list[str]:
     ours = [cell for line in table.lines for cell in line.cells]
     held = [cell for cell in ours if cell.row and cell.published]
     found = [
-        "±: half-width of the 95% interval, clustered by prompt. Bold or *: the best number of a column."
+        "±: half-width of the 95% interval, clustered by prompt. Bold or *: the best number of a column; "
+        "underlined: the second."
     ]
+    if any(line.trained_on for line in table.suite.lines):
+        found.append("Grey: in-domain, the model was trained on this reward.")
     if any(column.held_out for column in table.suite.columns):
         found.append("°: held out, none of the paper's models was trained on it.")
     if held:

@@ -92,14 +92,19 @@ class PaperTable:
     lines: Sequence[PaperLine]
     best: Mapping[Column, float]
     """The best number among published cells and those of ours that are drawn alike; NaN without any."""
+    second: Mapping[Column, float]
+    """The next one."""
 
 
-def _best(column: Column, lines: Sequence[PaperLine]) -> float:
+def _leaders(column: Column, lines: Sequence[PaperLine]) -> tuple[float, float]:
+    """The best number of a column and the next one; NaN where there is none."""
     cells = [cell for line in lines for cell in line.cells if cell.column == column]
     values = [cell.row.value for cell in cells if cell.row and not cell.faults]
     values += [line.published[column].row.value for line in lines if column in line.published]
     sign = 1 if higher_is_better(column) else -1
-    return max((v for v in values if math.isfinite(v)), key=lambda v: sign * v, default=math.nan)
+    known = sorted({v for v in values if math.isfinite(v)}, key=lambda v: -sign * v)
+    best, second = [*known, math.nan, math.nan][:2]
+    return best, second
 
 
 def higher_is_better(column: Column) -> bool:
@@ -179,8 +184,19 @@ def paper_table(suite: Suite, runs: Sequence[str], where: Path | None = None) ->
     for label in own:
         lines[label] = lines[label] or [_not_run(suite, rivals[label], own[label].checkpoint)]
     flat = [line for group in lines.values() for line in group]
-    best = {column: _best(column, flat) for column in suite.columns}
-    return PaperTable(suite=suite, lines=flat, best=best)
+    leaders = {column: _leaders(column, flat) for column in suite.columns}
+    return PaperTable(
+        suite=suite,
+        lines=sorted(flat, key=lambda line: _place(suite, line.label)),
+        best={column: best for column, (best, _) in leaders.items()},
+        second={column: second for column, (_, second) in leaders.items()},
+    )
+
+
+def _place(suite: Suite, label: str) -> int:
+    """Where a label stands; what the suite does not order keeps its order, at the end."""
+    labels = [line.label for line in suite.lines]
+    return labels.index(label) if label in labels else len(labels)
 
 
 def _published(suite: Suite, where: Path | None) -> dict[str, dict[Column, Entry]]:

@@ -25,6 +25,7 @@ from tests.helpers.made_tables import (
     FORMATS,
     LABEL,
     NFT,
+    SHOWN,
     SUITE,
     made,
     printed,
@@ -212,17 +213,17 @@ def test_the_better_number_of_comparable_cells_is_best(tmp_path, placed, table1)
 # --- every format ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", sorted({*FORMATS} - {"csv"}))
+@pytest.mark.parametrize("form", sorted({*FORMATS} - {"csv", "json"}))
 def test_every_format_tells_the_same(placed, table1, form):
     rows, notes = read(form, render(form, *as_table(paper_table(table1, [placed]))))
-    assert all(len(cells) == 9 for cells in rows)
-    place = next(i for i, cells in enumerate(rows) if cells[0] == f"{LABEL} (ours)")
-    assert rows[place][1:4] == ["0.93 ± 0.01", "0.80 ± 0.02", "23.80 ± 0.10"]
-    assert rows[place + 1][1:3] == ["-0.01 agrees", "-0.11 differs"]
-    assert rows[place - 1][:4] == [LABEL, "0.94", "0.91", "23.80"]
-    letter = re.fullmatch(r"\+0.00 protocol differs \((\w)\)", rows[place + 1][3])[1]
+    assert all(len(cells) == 11 for cells in rows)
+    place = next(i for i, cells in enumerate(rows) if cells[0] == f"{SHOWN} (ours)")
+    assert rows[place][1:6] == ["", "512", "0.93 ± 0.01", "0.80 ± 0.02", "23.80 ± 0.10"]
+    assert rows[place + 1][3:5] == ["-0.01 agrees", "-0.11 differs"]
+    assert rows[place - 1][:6] == [SHOWN, "1.7k", "512", "0.94", "0.91", "23.80"]
+    letter = re.fullmatch(r"\+0.00 protocol differs \((\w)\)", rows[place + 1][5])[1]
     assert f"({letter}) protocol differs: num_inference_steps (20, 40)" in notes
-    letter = re.fullmatch(r"missing \((\w)\)", rows[place][8])[1]
+    letter = re.fullmatch(r"missing \((\w)\)", rows[place][10])[1]
     assert f"({letter}) fill with: nftbench eval {NFT} --suite table1" in notes
     assert "max_sequence_length" in notes and "arXiv:2509.16117 Table 1" in notes
 
@@ -231,6 +232,20 @@ def test_what_is_not_comparable_is_never_bold(placed, table1):
     """Ours under another protocol equals the best published PickScore."""
     text = render("markdown", *as_table(paper_table(table1, [placed])))
     assert "| **23.80** |" in text and "| 23.80 ± 0.10 |" in text
+
+
+def test_the_papers_own_order_and_marks(table1):
+    """Groups, second best and in-domain cells, as Table 1 sets them."""
+    grid = as_table(paper_table(table1, []))[0][0]
+    names = [line.cells[0].text for line in grid.lines]
+    assert names[:4] == ["SD-XL", "SD3.5-L", "FLUX.1-dev", "SD3.5-M w/o CFG"]
+    assert [n for n, line in zip(names, grid.lines, strict=True) if line.rule] == names[3:4]
+    ours = dict(zip(grid.headings, grid.lines[names.index(SHOWN)].cells, strict=True))
+    assert [h for h, c in ours.items() if c.shaded] == [
+        *("GenEval", "OCR", "PickScore", "ClipScore", "HPSv2.1")
+    ]
+    assert ours["GenEval"].underlined and not ours["GenEval"].bold  # 0.94 behind 0.95
+    assert ours["PickScore"].bold
 
 
 def test_csv_holds_a_line_a_cell(placed, table1):
@@ -310,7 +325,7 @@ def test_the_command_writes_a_file_whole(placed, tmp_path):
     out = tmp_path / "out" / "table.md"
     result = CliRunner().invoke(cli.app, ["table", "table1", placed, "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert f"| {LABEL} (ours) | 0.93 ± 0.01 | 0.80 ± 0.02 |" in out.read_text("utf-8")
+    assert f"| {SHOWN} (ours) |  | 512 | 0.93 ± 0.01 | 0.80 ± 0.02 |" in out.read_text("utf-8")
     assert [p.name for p in out.parent.iterdir()] == ["table.md"]
     result = CliRunner().invoke(cli.app, ["table", "table1", placed, "--format", "csv"])
     assert result.exit_code == 0 and result.output.count("\n") == 1 + 9 * 8 + 8
