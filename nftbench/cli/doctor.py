@@ -12,7 +12,7 @@ import typer
 
 import rewards
 from nftbench.cli import console
-from rewards.base import ConfigError, Prompt
+from rewards.base import ConfigError
 from rewards.extras import EXTRAS
 
 app = typer.Typer()
@@ -69,17 +69,11 @@ def examine() -> Iterator[Finding]:
         yield _try_reward(key)
 
 
-PROBE = Prompt(
-    id="probe",
-    text="""a sign that says "OK", or 'OK'""",
-    tag="single_object",
-    target={"include": [{"class": "circle", "count": 1}]},
-)
-
-
 def _try_reward(key: str) -> Finding:
     """Load a reward and let it score a plain grey picture."""
     import numpy as np
+
+    from nftbench.evaluation.needs import PROBE
 
     picture = np.full((1, 64, 64, 3), 200, dtype=np.uint8)
     try:

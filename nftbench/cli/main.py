@@ -15,6 +15,8 @@ from nftbench.cli import (
     doctor,
     evaluate,
     leaderboard,
+    pull,
+    recipes,
     report,
     rewards,
     stress,
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (evaluate, train, report, stress, certify, doctor):
+for group in (evaluate, train, recipes, pull, report, stress, certify, doctor):
     app.add_typer(group.app)
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(data.app, name="data")

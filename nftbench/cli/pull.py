@@ -1,4 +1,4 @@
-"""Fetching files: what `nftbench rewards pull` and `nftbench data pull` share."""
+"""`nftbench pull`: all that a suite needs, at once; and the fetching that `rewards pull` and `data pull` share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,11 @@ from nftbench.cli import console
 from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:
+    from nftbench.evaluation.needs import Need
+    from nftbench.reporting.grid import Grid
     from rewards.weights.pull import Pulled
+
+app = typer.Typer()
 
 Mirror = Annotated[
     list[str] | None,
@@ -58,3 +62,53 @@ def pull_files(
     if done:
         console.show([pulled(files, done)])
     return done
+
+
+@app.command("pull")
+def pull_everything(
+    names: Annotated[list[str], typer.Argument(help="Suites or benchmarks: table1, pocket, ...")],
+    mirror: Mirror = None,
+    offline: Offline = False,
+    accept_digest: AcceptDigest = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is here and what is missing.")
+    ] = False,
+) -> None:
+    """Fetch all that suites need, prompts and weights; say what else is missing, and how to get it."""
+    from nftbench.benchmark import data_cache
+    from nftbench.evaluation.loading import quiet
+    from nftbench.evaluation.needs import needs
+    from nftbench.reporting.reward_tables import size
+    from rewards.weights import pull as weights
+
+    quiet()
+    wanted = needs(names)
+    console.show([_listing(wanted)])
+    missing = [need for need in wanted if not need.here and need.file]
+    total = size(sum(need.size for need in missing))
+    if dry_run:
+        console.line(f"{len(missing)} files to fetch, {total}: nftbench pull {' '.join(names)}")
+        return
+    for kind, pull in (("prompts", data_cache.pull), ("weights", weights.pull)):
+        files = {n.name: n.file for n in missing if n.kind == kind and n.file}
+        accepted = [name for name in accept_digest or () if name in files]
+        pull_files(files, pull, mirror=mirror, offline=offline, accept_digest=accepted)
+    console.line(f"{len(missing)} files fetched, {total}")
+
+
+def _listing(wanted: "Sequence[Need]") -> "Grid":
+    from nftbench.reporting.grid import grid_of
+    from nftbench.reporting.reward_tables import size
+
+    rows = [
+        (
+            need.kind,
+            need.name,
+            "here" if need.here else "missing",
+            size(need.size) if need.size else "",
+            "" if need.here else need.remedy,
+        )
+        for need in wanted
+    ]
+    headings = ("needed", "name", "state", "size", "remedy")
+    return grid_of(headings, rows, prose=("name", "remedy"), spare=("remedy",))

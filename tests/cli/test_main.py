@@ -267,3 +267,12 @@ def test_quiet_and_verbose_exclude_each_other(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2 and "leave out one" in capsys.readouterr().err
+
+
+def test_pull_dry_run_and_recipes_change_nothing(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_DATA", str(tmp_path / "data"))
+    code, out, err = start("pull", "ocr", "--dry-run").finish()
+    assert (code, err) == (0, "") and "nftbench pull ocr" in out and "ocr/test.txt" in out
+    code, out, err = start("recipes", "pocket").finish()
+    assert (code, err) == (0, "") and "optimizer.lr" in out
+    assert not (tmp_path / "data").exists()
