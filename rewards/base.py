@@ -15,6 +15,8 @@ import numpy as np
 
 MAX_PIXELS = 89_478_485
 """Pictures with more pixels are not scored: Pillow's own limit against decompression bombs."""
+SHARES = frozenset({"truncated"})
+"""Sub-scores that are 0 or 1 whatever the reward's own units are."""
 MAX_RATIO = 200
 """Pictures whose sides differ by more are not scored: 224 pixels of one side would leave one of the other, or
 make 45 thousand of it."""
@@ -102,6 +104,9 @@ class RewardInfo:
     low: float
     """Lowest value possible or ever seen, native units."""
     high: float
+    ends: tuple[float, float] | None = None
+    """Values that scores and sub-scores pile up at: 0 and 1 of a share, 1 and 5 of marks. Confidence intervals allow
+    for it. None where scores stay between `low` and `high`."""
     train_scale: float = 1.0
     """Training divides by this (PickScore 26, UnifiedReward 5); nothing else does."""
     higher_is_better: bool = True

@@ -26,6 +26,8 @@ from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt, Reward, RewardInfo
 
+SAID_OF_INTERVALS = frozenset({"ends"})
+"""Of what a reward says of itself: what moves no score."""
 PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")
 
 
@@ -186,7 +188,11 @@ def refuse_other_rewards(run: Run, rewards: Mapping[str, Mapping[str, Reward]]) 
         for key, judge in judges.items():
             before = known[benchmark].get(key)
             now = json.loads(json.dumps(asdict(judge.info)))
-            changed = [f for f in now if before is not None and before.get(f) != now[f]]
+            changed = [
+                f
+                for f in now
+                if before is not None and f not in SAID_OF_INTERVALS and before.get(f) != now[f]
+            ]
             if changed:
                 raise ConfigError(
                     f"{run.folder} holds scores of another {key} (other {', '.join(changed)}); choose another --out"

@@ -14,6 +14,7 @@ from nftbench.benchmark.registry import known, names, read
 from nftbench.benchmark.schema import Frozen
 from nftbench.evaluation.scoring import score_files
 from nftbench.stats.estimates import Estimate, clustered_mean
+from nftbench.stats.intervals import SHARE
 from rewards.base import ConfigError, Progress, Prompt, Reward, Weight
 
 
@@ -147,7 +148,7 @@ def accuracy(items: Sequence[Item], scores: Sequence[Sequence[float]]) -> Estima
     told = [list(pairs(i.ranks, s)) for i, s in zip(items, scores, strict=True)]
     values = np.array([value for one in told for value in one], dtype=np.float64)
     clusters = np.repeat(np.arange(len(told)), [len(one) for one in told])
-    return clustered_mean(values, clusters)
+    return clustered_mean(values, clusters, SHARE)
 
 
 def rank(

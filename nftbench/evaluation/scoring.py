@@ -66,7 +66,8 @@ def _gather(scored: list[tuple[list[int], Scores]], reasons: list[str]) -> Score
 def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     """Read a list of images: JSON lines with `image` (a path beside the list) and `prompt`.
 
-    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata.
+    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata. Lines
+    without an `id` of one text (and tag) are images of one prompt: intervals are clustered by it.
 
     Raises:
         ConfigError: a broken line, with file and line number, or a path that leaves the list's folder; not UTF-8.
@@ -74,9 +75,10 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     if not path.is_file():
         raise ConfigError(f"no image list {path}")
     paths, prompts = [], []
+    known: dict[tuple[str, str], str] = {}
     for number, line in enumerate(text_lines(path, path.read_bytes()), start=1):
         try:
-            file, prompt = _entry(line, path.parent, number)
+            file, prompt = _entry(line, path.parent, number, known)
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
         paths.append(file)
@@ -84,7 +86,10 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     return paths, prompts
 
 
-def _entry(line: str, folder: Path, number: int) -> tuple[Path, Prompt]:
+def _entry(
+    line: str, folder: Path, number: int, known: dict[tuple[str, str], str]
+) -> tuple[Path, Prompt]:
+    """A line's file and prompt; `known` holds the ids of prompts that have none of their own, by text and tag."""
     record = json_object(line)
     name = required(record, "image", str)
     if "\0" in name:
@@ -93,6 +98,6 @@ def _entry(line: str, folder: Path, number: int) -> tuple[Path, Prompt]:
     if not file.is_relative_to(folder.resolve()):
         raise ConfigError(f"{name!r} leaves the list's folder; put the list above its images")
     target = {k: record[k] for k in ("include", "exclude") if k in record}
-    prompt_id = check_id(record.get("id", f"{number - 1:05d}"))
-    text = required(record, "prompt", str)
-    return file, Prompt(id=prompt_id, text=text, tag=str(record.get("tag", "")), target=target)
+    text, tag = required(record, "prompt", str), str(record.get("tag", ""))
+    own = record["id"] if "id" in record else known.setdefault((text, tag), f"{number - 1:05d}")
+    return file, Prompt(id=check_id(own), text=text, tag=tag, target=target)

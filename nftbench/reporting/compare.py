@@ -12,9 +12,10 @@ from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.leaderboard.board import (
     LOWER_IS_BETTER,
 )
+from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import Run
-from nftbench.stats import estimates as statistics
-from nftbench.stats.paired import PAIR, Change, Tally, chance, change, paired_samples, tally
+from nftbench.stats.paired import PAIR, Averaging, Change, Tally, change, paired_samples, tally
+from nftbench.stats.significance import ALPHA, EXACT, FLIPS, holm
 from rewards.base import ConfigError, Metric, RewardInfo
 
 SCORED_BY = ("weights", "files", "needs", "higher_is_better")
@@ -42,7 +43,6 @@ class Compared:
 
     shared: Shared
     change: Change
-    significance: statistics.Significance
     wins: int
     """Prompts for which B is better."""
     losses: int
@@ -77,7 +77,7 @@ def compare(a: Run, b: Run, *, benchmark: str | None = None, force: bool = False
         raise ConfigError(
             f"{a.folder} and {b.folder} share no image of the same prompt that one reward scored in both"
         )
-    corrected = statistics.holm(np.array([one.significance.p for one in found]))
+    corrected = holm(np.array([one.change.significance.p for one in found]))
     return [replace(one, corrected=float(p)) for one, p in zip(found, corrected, strict=True)]
 
 
@@ -130,13 +130,14 @@ def _metrics(a: Run, b: Run, shared: Shared) -> list[Compared]:
         key, part = (of := Metric.parse(metric)).key, of.part
         if part in WORDS:
             continue
-        tasks = by_task and RewardInfo(**infos[key]).needs_metadata
+        info = RewardInfo(**infos[key])
+        tasks = by_task and info.needs_metadata
+        how = Averaging(within=metric_range(info, part), by_task=tasks)
         wins, losses, ties = _wins(tally(pairs, metric), infos[key], part)
         found.append(
             Compared(
                 shared=shared,
-                change=change(pairs, shared.name, metric, by_task=tasks),
-                significance=chance(pairs, metric, by_task=tasks),
+                change=change(pairs, shared.name, metric, how),
                 wins=wins,
                 losses=losses,
                 ties=ties,
@@ -190,12 +191,12 @@ def _line(one: Compared) -> GridLine:
         f"{c.after.value:.3f}",
         f"{gain.value:+.3f}",
         f"{gain.low:+.3f} to {gain.high:+.3f}" if known else "unknown",
-        _chance(one.significance.p),
+        _chance(one.change.significance.p),
         _chance(one.corrected),
-        f"{one.significance.smallest:.3f}" if known else "unknown",
+        _smallest(one.change.significance.smallest),
         *map(str, (one.wins, one.losses, one.ties, gain.n, gain.n_failed)),
     ]
-    sure = one.corrected < 0.05
+    sure = one.corrected < ALPHA
     return GridLine(cells=[GridCell(t, bold=sure and i == 4) for i, t in enumerate(texts)])
 
 
@@ -205,13 +206,22 @@ def _chance(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _smallest(size: float) -> str:
+    if math.isnan(size):
+        return "unknown"
+    return f"{size:.3f}" if math.isfinite(size) else "none"
+
+
 def _legend(found: Sequence[Compared]) -> list[str]:
-    tests = sum(math.isfinite(one.significance.p) for one in found)
+    tests = sum(math.isfinite(one.change.significance.p) for one in found)
     return [
-        "Pairs: same prompt, same image index. Intervals and p: Student's t on paired differences, clustered by "
-        "prompt; where tasks weigh alike, stratified by task with Satterthwaite's degrees of freedom.",
+        "Pairs: same prompt, same image index; A and B are over the images that both runs could score. Intervals: "
+        "clustered by prompt, inside the metric's range; where tasks weigh alike, stratified by task.",
+        f"p: signs of the prompts' differences flipped, all ways up to {EXACT} prompts that changed, else {FLIPS} "
+        "seeded ways; with fewer than six prompts it cannot fall below 0.05.",
         f"p (Holm): corrected over the {tests} metrics of these tables; bold or * below 0.05.",
-        "smallest seen: a true difference of this size is found with 80% power at the 5% level, uncorrected.",
+        "smallest seen: a true difference of this size is found with 80% power at the 5% level, uncorrected; "
+        "none: not even the largest one.",
         "wins, loses, ties: prompts, by the mean over their images.",
     ]
 
@@ -232,9 +242,9 @@ def records(found: Sequence[Compared]) -> list[dict[str, Any]]:
                     ("stderr", one.change.difference.stderr),
                     ("low", one.change.difference.low),
                     ("high", one.change.difference.high),
-                    ("p", one.significance.p),
+                    ("p", one.change.significance.p),
                     ("p_holm", one.corrected),
-                    ("smallest", one.significance.smallest),
+                    ("smallest", one.change.significance.smallest),
                 )
             },
             "wins": one.wins,

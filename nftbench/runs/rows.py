@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 import nftbench
 from nftbench.stats import estimates as statistics
-from rewards.base import PART, Metric, RewardInfo
+from nftbench.stats.intervals import SHARE, UNBOUNDED, MetricRange
+from rewards.base import PART, SHARES, Metric, RewardInfo
 
 
 class Row(BaseModel):
@@ -32,7 +33,7 @@ class Row(BaseModel):
     stderr: float
     """NaN where it is unknown, as with the interval."""
     low: float
-    """95% confidence interval, clustered by prompt."""
+    """95% confidence interval, clustered by prompt, inside the metric's range; see `nftbench.stats.intervals`."""
     high: float
     n: int | None
     """Images scored; None where a paper does not say, as with the two below."""
@@ -91,7 +92,8 @@ def _rows(table: pd.DataFrame, info: RewardInfo, about: Provenance) -> Iterator[
     common = asdict(about)
     del common["by_task"]
     for column, metric in _metrics(table, info):
-        for aggregate, estimate in _estimates(table, column, tasks=tasks):
+        within = metric_range(info, column.partition(PART)[2])
+        for aggregate, estimate in _estimates(table, column, within, tasks=tasks):
             if PART in metric and aggregate.startswith("task:"):
                 continue
             yield Row(
@@ -112,16 +114,31 @@ def _metrics(table: pd.DataFrame, info: RewardInfo) -> Iterator[tuple[str, str]]
             yield column, f"{info.name}{PART}{part}"
 
 
+def metric_range(info: RewardInfo, part: str = "") -> MetricRange:
+    """What a reward's values, or those of one of its sub-scores, can be.
+
+    Args:
+        info: of the reward.
+        part: name of the sub-score; empty for the reward itself.
+    """
+    if part in SHARES:
+        return SHARE
+    if info.ends is not None:
+        low, high = info.ends
+        return MetricRange(low=low, high=high, piles_up=True)
+    return UNBOUNDED if part else MetricRange(low=info.low, high=info.high)
+
+
 def _estimates(
-    table: pd.DataFrame, column: str, *, tasks: bool
+    table: pd.DataFrame, column: str, within: MetricRange, *, tasks: bool
 ) -> Iterator[tuple[str, statistics.Estimate]]:
     values, prompts, tags = (table[c].to_numpy() for c in (column, "prompt_id", "tag"))
     values = values.astype(np.float64)
     if not tasks:
-        yield "image_mean", statistics.clustered_mean(values, prompts)
+        yield "image_mean", statistics.clustered_mean(values, prompts, within)
         return
     for tag in dict.fromkeys(tags.tolist()):
         chosen = tags == tag
-        yield f"task:{tag}", statistics.clustered_mean(values[chosen], prompts[chosen])
-    yield "task_mean", statistics.task_mean(values, prompts, tags)
-    yield "image_mean", statistics.stratified_mean(values, prompts, tags)
+        yield f"task:{tag}", statistics.clustered_mean(values[chosen], prompts[chosen], within)
+    yield "task_mean", statistics.task_mean(values, prompts, tags, within)
+    yield "image_mean", statistics.stratified_mean(values, prompts, tags, within)

@@ -1,15 +1,27 @@
 """Two tables of scored images, image by image: what changed, with the error of pairs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from nftbench.stats.estimates import Estimate, Significance, clustered_mean, significance, task_mean
+from nftbench.stats.estimates import Estimate, clustered_mean, task_mean
+from nftbench.stats.intervals import MetricRange
+from nftbench.stats.significance import ALPHA, Significance, significance
 
 PAIR = ("prompt_id", "tag", "image_index")
 """Two images that agree in these are paired."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Averaging:
+    """How a metric's values become one number."""
+
+    within: MetricRange
+    """What a value can be."""
+    by_task: bool = False
+    """Whether tasks weigh alike, as GenEval's do; else images do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +32,12 @@ class Change:
     metric: str
     aggregate: str
     before: Estimate
+    """Over the images that both could score, as the next."""
     after: Estimate
     difference: Estimate
-    """Of pairs; `n_failed` counts the pairs of which either image was not scored."""
+    """Of pairs; `n_failed` counts the pairs of which either image was not scored. Its interval leaves out 0 only where
+    the test does, too."""
+    significance: Significance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,44 +57,72 @@ def paired_samples(
     return before.merge(after, on=list(on), suffixes=suffixes, validate="one_to_one")
 
 
-def change(pairs: pd.DataFrame, benchmark: str, metric: str, *, by_task: bool) -> Change:
+def change(pairs: pd.DataFrame, benchmark: str, metric: str, how: Averaging) -> Change:
     """What became of one metric.
 
     Args:
         pairs: as `paired_samples` makes them.
         benchmark: its name.
         metric: a column of both tables.
-        by_task: whether tasks weigh alike, as GenEval's do.
+        how: the metric's range before and after, and whether tasks weigh alike.
     """
     before, after = (pairs[f"{metric} {when}"] for when in ("before", "after"))
+    values = np.concatenate([before.to_numpy(float), after.to_numpy(float)])
+    gained = replace(how, within=how.within.holding(values).of_differences)
+    differences = difference(pairs, metric)
+    found, tested = mean_difference(pairs, differences, gained)
+    both = differences.notna()
     return Change(
         benchmark=benchmark,
         metric=metric,
-        aggregate="task mean" if by_task else "image mean",
-        before=mean(pairs, before, by_task=by_task),
-        after=mean(pairs, after, by_task=by_task),
-        difference=mean(pairs, difference(pairs, metric), by_task=by_task),
+        aggregate="task mean" if how.by_task else "image mean",
+        before=mean(pairs, before.where(both), how),
+        after=mean(pairs, after.where(both), how),
+        difference=found,
+        significance=tested,
     )
 
 
+def mean_difference(
+    table: pd.DataFrame, differences: pd.Series, how: Averaging
+) -> tuple[Estimate, Significance]:
+    """Mean of paired differences that stand beside a table's prompts, and how it stands to 0.
+
+    With few prompts no test can tell a mean from 0, though Student's interval may well leave it out; so the interval
+    holds 0 wherever the test does not tell.
+
+    Args:
+        table: with `prompt_id` and `tag`.
+        differences: one a row, NaN where unscored.
+        how: range of a difference, and whether tasks weigh alike.
+    """
+    tags = table["tag"].to_numpy() if how.by_task else None
+    values, prompts = differences.to_numpy(np.float64), table["prompt_id"].to_numpy()
+    tested = significance(values, prompts, tags, within=how.within)
+    found = mean(table, differences, how)
+    if tested.p > ALPHA:
+        found = replace(found, low=min(found.low, 0.0), high=max(found.high, 0.0))
+    return found, tested
+
+
 def changes(
-    before: pd.DataFrame, after: pd.DataFrame, by_task: Mapping[str, Mapping[str, bool]]
+    before: pd.DataFrame, after: pd.DataFrame, metrics: Mapping[str, Mapping[str, Averaging]]
 ) -> list[Change]:
     """Every metric of every benchmark before and after: the one comparison that training and reports show.
 
     Args:
         before: `benchmark`, `PAIR` and a column a metric, NaN where an image was not scored; one row an image.
         after: the same of the same images.
-        by_task: benchmark -> metric -> whether tasks weigh alike; what is compared, in this order.
+        metrics: benchmark -> metric -> how it is averaged; what is compared, in this order.
 
     Returns:
         One a metric, failed images counted in each of its estimates.
     """
     pairs = paired_samples(before, after, ("benchmark", *PAIR))
     found = []
-    for benchmark, metrics in by_task.items():
+    for benchmark, compared in metrics.items():
         mine = pairs[pairs["benchmark"] == benchmark]
-        found += [change(mine, benchmark, m, by_task=tasks) for m, tasks in metrics.items()]
+        found += [change(mine, benchmark, metric, how) for metric, how in compared.items()]
     return found
 
 
@@ -89,17 +132,12 @@ def difference(pairs: pd.DataFrame, metric: str) -> pd.Series:
     return new - old
 
 
-def mean(table: pd.DataFrame, values: pd.Series, *, by_task: bool) -> Estimate:
+def mean(table: pd.DataFrame, values: pd.Series, how: Averaging) -> Estimate:
     """Mean of values that stand beside a table's prompts: of the tasks' means, or over images."""
-    prompts, tags = table["prompt_id"].to_numpy(), table["tag"].to_numpy()
-    numbers = values.to_numpy(np.float64)
-    return task_mean(numbers, prompts, tags) if by_task else clustered_mean(numbers, prompts)
-
-
-def chance(pairs: pd.DataFrame, metric: str, *, by_task: bool) -> Significance:
-    """How a metric's change stands to 0; `mean` gives its interval."""
-    tags = pairs["tag"].to_numpy() if by_task else None
-    return significance(difference(pairs, metric).to_numpy(), pairs["prompt_id"].to_numpy(), tags)
+    prompts, numbers = table["prompt_id"].to_numpy(), values.to_numpy(np.float64)
+    if how.by_task:
+        return task_mean(numbers, prompts, table["tag"].to_numpy(), how.within)
+    return clustered_mean(numbers, prompts, how.within)
 
 
 def tally(pairs: pd.DataFrame, metric: str) -> Tally:

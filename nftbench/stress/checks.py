@@ -5,15 +5,29 @@ A table has `prompt_id`, `tag`, `image_index` and a column for each measure, one
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2, f
 
-from nftbench.stats.estimates import Estimate, clustered_mean, holm
-from nftbench.stats.paired import PAIR, chance, change, difference, mean, paired_samples
+from nftbench.stats.estimates import Estimate, clustered_mean
+from nftbench.stats.intervals import SHARE, MetricRange
+from nftbench.stats.paired import (
+    PAIR,
+    Averaging,
+    change,
+    difference,
+    mean,
+    mean_difference,
+    paired_samples,
+)
+from nftbench.stats.significance import ALPHA, holm
 
+DISTANCE = MetricRange(low=0, high=2)
+"""Of 1 - cosine."""
+COLOUR = MetricRange(low=0, high=1)
+"""Of brightness and saturation."""
 NO_BASE = "there is no checkpoint to compare with; name one by --base"
 
 
@@ -78,11 +92,6 @@ def verdict_of(what: str, found: Figure, down: str, up: str) -> tuple[str, str]:
     """
     if math.isnan(found.low) or math.isnan(found.high):
         return "unclear", f"{what}: {found.value:+.3f}; too few prompts for an interval."
-    if found.low == found.high:  # an interval of no width would claim to know what was not seen
-        if found.value:
-            return "unclear", f"{what}: {found.value:+.3f} for every prompt; its error is unknown."
-        rare = min(1.0, 3 / found.n_prompts)  # the rule of three
-        return "no", f"{what}: none at all; one in up to {rare:.0%} of prompts is not ruled out."
     span = f"{found.low:+.3f} to {found.high:+.3f}"
     if found.high < 0 or found.low > 0:
         way, meaning = ("down", down) if found.high < 0 else ("up", up)
@@ -94,10 +103,9 @@ def verdict_of(what: str, found: Figure, down: str, up: str) -> tuple[str, str]:
 
 
 def _moved(
-    before: pd.DataFrame, after: pd.DataFrame, metric: str, *, by_task: bool, name: str
+    before: pd.DataFrame, after: pd.DataFrame, metric: str, how: Averaging, *, name: str
 ) -> Figure:
-    pairs = paired_samples(before, after)
-    return figure(name, change(pairs, "", metric, by_task=by_task).difference)
+    return figure(name, change(paired_samples(before, after), "", metric, how).difference)
 
 
 # --- prompts --------------------------------------------------------------------------------------
@@ -107,6 +115,7 @@ def wording(
     asked: pd.DataFrame,
     rounds: Sequence[pd.DataFrame],
     metric: str,
+    how: Averaging,
     *,
     base: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> CheckResult:
@@ -116,15 +125,17 @@ def wording(
         asked: the prompts as they are.
         rounds: the same prompts from the same noise in other words, with a column `rule`.
         metric: column.
+        how: it is averaged.
         base: the base checkpoint's table as asked, and in the words of the first round.
     """
     pairs = pd.concat([paired_samples(asked, table) for table in rounds], ignore_index=True)
-    moved = difference(pairs, metric)
-    whole = figure("in other words, less as asked", mean(pairs, moved, by_task=True))
-    figures = [whole]
+    moved, gained = difference(pairs, metric), _of_differences(how)
+    whole = figure("in other words, less as asked", mean_difference(pairs, moved, gained)[0])
+    figures, alone = [whole], replace(gained, by_task=False)
     for rule in sorted(set(pairs["rule"])):
         part = pairs["rule"] == rule
-        figures.append(figure(f"... rule {rule!r}", mean(pairs[part], moved[part], by_task=False)))
+        found = mean_difference(pairs[part], moved[part], alone)[0]
+        figures.append(figure(f"... rule {rule!r}", found))
     seen, verdict = verdict_of(
         "The same asked in other words",
         whole,
@@ -133,7 +144,7 @@ def wording(
     )
     if base is not None:
         own, other = _drop(asked, rounds[0], metric), _drop(*base, metric)
-        more = _moved(other, own, "drop", by_task=True, name="that change, less the base's")
+        more = _moved(other, own, "drop", gained, name="that change, less the base's")
         figures.append(more)
         verdict += (
             " "
@@ -147,13 +158,23 @@ def wording(
     return CheckResult(check="other words", seen=seen, verdict=verdict, figures=tuple(figures))
 
 
+def _of_differences(how: Averaging) -> Averaging:
+    return replace(how, within=how.within.of_differences)
+
+
 def _drop(asked: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataFrame:
     pairs = paired_samples(asked, other)
     return pairs[list(PAIR)].assign(drop=difference(pairs, metric))
 
 
 def other_prompts(
-    asked: pd.DataFrame, others: pd.DataFrame, metric: str, *, kind: str, trained: bool
+    asked: pd.DataFrame,
+    others: pd.DataFrame,
+    metric: str,
+    how: Averaging,
+    *,
+    kind: str,
+    trained: bool,
 ) -> CheckResult:
     """Asked prompts against others of the same tasks.
 
@@ -161,12 +182,13 @@ def other_prompts(
         asked: the benchmark's prompts.
         others: different prompts; nothing is paired.
         metric: column.
+        how: it is averaged.
         kind: what the others are.
         trained: whether they are prompts to train on, so that those asked are the unseen ones; else they are.
     """
     both = [t for t in dict.fromkeys(asked["tag"]) if t in set(others["tag"])]
     old, new = (t[t["tag"].isin(both)] for t in (asked, others))
-    mine, theirs = (mean(t, t[metric], by_task=True) for t in (old, new))
+    mine, theirs = (mean(t, t[metric], how) for t in (old, new))
     unseen, known = (mine, theirs) if trained else (theirs, mine)
     gap = unpaired("unseen less known prompts", known, unseen)
     seen, verdict = verdict_of(
@@ -198,23 +220,26 @@ def unpaired(name: str, before: Estimate, after: Estimate) -> Figure:
 # --- sampling -------------------------------------------------------------------------------------
 
 
-def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> CheckResult:
+def guidance(
+    tables: Mapping[float, pd.DataFrame], own: float, metric: str, how: Averaging
+) -> CheckResult:
     """Every task's mean under several guidance scales, and the change from the benchmark's own.
 
     Args:
         tables: guidance scale -> table, from the same prompts and noise.
         own: the benchmark's scale, one of them.
         metric: column.
+        how: it is averaged.
     """
-    figures, words, seen = [], [], "no"
+    figures, words, seen, alone = [], [], "no", replace(how, by_task=False)
     for scale, table in sorted(tables.items()):
-        figures.append(figure(f"guidance {scale:g}", mean(table, table[metric], by_task=True)))
+        figures.append(figure(f"guidance {scale:g}", mean(table, table[metric], how)))
         for tag in dict.fromkeys(table["tag"]):
             part = table[table["tag"] == tag]
-            figures.append(figure(f"... {tag}", mean(part, part[metric], by_task=False)))
+            figures.append(figure(f"... {tag}", mean(part, part[metric], alone)))
     for scale in sorted(set(tables) - {own}):
         name = f"guidance {scale:g} less {own:g}"
-        figures.append(_moved(tables[own], tables[scale], metric, by_task=True, name=name))
+        figures.append(_moved(tables[own], tables[scale], metric, how, name=name))
         one, text = verdict_of(
             f"Guidance {scale:g} against {own:g}",
             figures[-1],
@@ -231,14 +256,15 @@ def guidance(tables: Mapping[float, pd.DataFrame], own: float, metric: str) -> C
     )
 
 
-def seeds(tables: Sequence[pd.DataFrame], metric: str) -> CheckResult:
+def seeds(tables: Sequence[pd.DataFrame], metric: str, how: Averaging) -> CheckResult:
     """How far seeds alone move the mean, beside the error that one run states.
 
     Args:
         tables: one a seed, of the same prompts; at least two.
         metric: column.
+        how: it is averaged.
     """
-    found = [mean(table, table[metric], by_task=True) for table in tables]
+    found = [mean(table, table[metric], how) for table in tables]
     more, free = len(found) - 1, found[0].n_prompts - tables[0]["tag"].nunique()
     spread = float(np.std([one.value for one in found], ddof=1))
     low, high = (spread * math.sqrt(more / chi2.ppf(q, more)) for q in (0.975, 0.025))
@@ -272,11 +298,12 @@ def diversity(own: pd.DataFrame, base: pd.DataFrame | None, *, space: str) -> Ch
     """
     if own.empty:
         return not_run("diversity", "it takes two images a prompt")
-    apart = clustered_mean(own["diversity"].to_numpy(), own["prompt_id"].to_numpy())
+    apart = clustered_mean(own["diversity"].to_numpy(), own["prompt_id"].to_numpy(), DISTANCE)
     figures = [figure(f"mean distance ({space})", apart)]
     if base is None:
         return only_shown("diversity", figures)
-    figures.append(_moved(base, own, "diversity", by_task=False, name="distance, less the base's"))
+    how = Averaging(within=DISTANCE)
+    figures.append(_moved(base, own, "diversity", how, name="distance, less the base's"))
     seen, verdict = verdict_of(
         "Distance between images of one prompt, against the base",
         figures[-1],
@@ -294,10 +321,11 @@ def drift(own: pd.DataFrame, base: pd.DataFrame | None, measure: str) -> CheckRe
         base: the same of the base checkpoint.
         measure: the column, in [0, 1].
     """
-    figures = [figure(measure, mean(own, own[measure], by_task=False))]
+    how = Averaging(within=COLOUR)
+    figures = [figure(measure, mean(own, own[measure], how))]
     if base is None:
         return only_shown(measure, figures)
-    figures.append(_moved(base, own, measure, by_task=False, name=f"{measure}, less the base's"))
+    figures.append(_moved(base, own, measure, how, name=f"{measure}, less the base's"))
     meaning = "policies trained on a reward alone often drift so; look at the images"
     seen, verdict = verdict_of(
         f"{measure.capitalize()} against the base", figures[-1], meaning, meaning
@@ -323,7 +351,9 @@ def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> Che
         for t in (own, base)
         if t is not None
     ]
-    figures = [figure("strict less official", mean(tables[0], tables[0]["gap"], by_task=True))]
+    how = Averaging(within=SHARE.of_differences, by_task=True)
+    gap = mean_difference(tables[0], tables[0]["gap"], how)[0]
+    figures = [figure("strict less official", gap)]
     seen, verdict = verdict_of(
         "The strict rule against the official one",
         figures[0],
@@ -331,7 +361,7 @@ def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> Che
         "the strict rule passes images that the official one refuses, by `exclude`",
     )
     if base is not None:
-        figures.append(_moved(tables[1], tables[0], "gap", by_task=True, name="less the base's"))
+        figures.append(_moved(tables[1], tables[0], "gap", how, name="less the base's"))
         more = "training has widened the gap: part of the gain may be surplus objects"
         verdict += (
             " "
@@ -345,27 +375,26 @@ def strictness(own: pd.DataFrame, base: pd.DataFrame | None, metric: str) -> Che
 def held_out(
     own: pd.DataFrame,
     base: pd.DataFrame,
-    metrics: Sequence[str],
+    metrics: Mapping[str, Averaging],
     trained: Sequence[str],
-    by_task: Sequence[str],
 ) -> CheckResult:
     """What training changed in rewards it was given, and in others.
 
     Args:
         own: the policy's images.
         base: those of the checkpoint it came from.
-        metrics: columns, higher is better.
+        metrics: columns, higher is better, and how each is averaged.
         trained: names of the rewards trained on, whatever their variant.
-        by_task: the metrics whose tasks weigh alike.
     """
     pairs = paired_samples(base, own)
-    corrected = holm(np.array([chance(pairs, m, by_task=m in by_task).p for m in metrics]))
+    changed = [change(pairs, "", metric, how) for metric, how in metrics.items()]
+    corrected = holm(np.array([one.significance.p for one in changed]))
     figures, rose, fell = [], [], []
-    for metric, p in zip(metrics, corrected, strict=True):
+    for one, p in zip(changed, corrected, strict=True):
+        metric, moved = one.metric, one.difference
         group = "trained" if metric.partition("@")[0] in trained else "held out"
-        moved = change(pairs, "", metric, by_task=metric in by_task).difference
         figures.append(figure(f"{metric} ({group}), less the base's", moved))
-        if p < 0.05:
+        if p < ALPHA:
             (rose if moved.value > 0 else fell).append((group, metric))
     words = ", ".join(f"{m} ({g})" for g, m in rose) or "none"
     lost = ", ".join(f"{m} ({g})" for g, m in fell) or "none"

@@ -21,8 +21,9 @@ from nftbench.evaluation.evaluate import Work, evaluate
 from nftbench.evaluation.loading import quiet
 from nftbench.generation.checkpoint import LoadedModel, load_model, trained_folder
 from nftbench.runs.io import read_image
+from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import RUNS, Run, folder_name
-from nftbench.stats.paired import PAIR
+from nftbench.stats.paired import PAIR, Averaging
 from nftbench.stress import checks
 from nftbench.stress.card import Card, save
 from nftbench.stress.checks import CheckResult, not_run
@@ -153,20 +154,25 @@ def check_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> 
         trained: names of the rewards trained on.
     """
     asked, before, metric = own[ASKED], base.get(ASKED), plan.metric
+    how = _averaging(plan, metric, by_task=True)
     scale = plan.benchmark.sampling.guidance_scale
     scales = {g: own[guided(g)] for g in plan.effort.guidance if guided(g) in own}
     repeats = [own[f"seed-{s}"] for s in range(1, plan.effort.seeds)]
     return [
         _wording(plan, own, base),
         _others(plan, own),
-        checks.guidance({scale: asked, **scales}, scale, metric),
-        checks.seeds([asked, *repeats], metric),
+        checks.guidance({scale: asked, **scales}, scale, metric, how),
+        checks.seeds([asked, *repeats], metric, how),
         _diversity(plan, asked, before),
         checks.drift(asked, before, "brightness"),
         checks.drift(asked, before, "saturation"),
         checks.strictness(asked, before, metric),
         _held_out(plan, asked, before, trained),
     ]
+
+
+def _averaging(plan: Plan, key: str, *, by_task: bool) -> Averaging:
+    return Averaging(within=metric_range(plan.rewards[key].info), by_task=by_task)
 
 
 def _wording(plan: Plan, own: Tables, base: Tables) -> CheckResult:
@@ -181,7 +187,8 @@ def _wording(plan: Plan, own: Tables, base: Tables) -> CheckResult:
             "other words", f"no prompt of {plan.benchmark.name} is in GenEval's phrasing"
         )
     other = (base[ASKED], base[f"{WORDED}-0"]) if base else None
-    line = checks.wording(own[ASKED], rounds, plan.metric, base=other)
+    how = _averaging(plan, plan.metric, by_task=True)
+    line = checks.wording(own[ASKED], rounds, plan.metric, how, base=other)
     unread, every = plan.unreadable
     if not unread:
         return line
@@ -196,7 +203,10 @@ def _others(plan: Plan, own: Tables) -> CheckResult:
     if not prompts:
         return not_run("unseen prompts", kind.rstrip("."))
     trained = plan.benchmark.training is not None
-    line = checks.other_prompts(own[ASKED], own[OTHERS], plan.metric, kind=kind, trained=trained)
+    how = _averaging(plan, plan.metric, by_task=True)
+    line = checks.other_prompts(
+        own[ASKED], own[OTHERS], plan.metric, how, kind=kind, trained=trained
+    )
     if not trained:
         return line
     why = f"Unseen objects were not tried: {plan.benchmark.name} has no other ones."
@@ -261,9 +271,12 @@ def _held_out(
         return not_run(
             check, "the checkpoint has no recipe that names the rewards it was trained on"
         )
-    better = [k for k, r in plan.rewards.items() if r.info.higher_is_better]
-    ruled = [k for k in better if plan.rewards[k].info.needs_metadata]
-    line = checks.held_out(asked, before, better, trained, ruled)
+    better = {
+        key: _averaging(plan, key, by_task=reward.info.needs_metadata)
+        for key, reward in plan.rewards.items()
+        if reward.info.higher_is_better
+    }
+    line = checks.held_out(asked, before, better, trained)
     here = {key.partition("@")[0] for key in better}
     absent = [name for name in trained if name not in here]
     more = (

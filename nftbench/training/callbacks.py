@@ -14,13 +14,13 @@ from nftbench.stats.paired import Change, changes
 from nftbench.training import TrainingFailed
 from nftbench.training.checkpoints import CheckpointState, checkpoints, load_state, save_state
 from nftbench.training.guards import Finding, Guards
-from nftbench.training.metrics_log import HELD_OUT, MetricsLog, write_by_task
+from nftbench.training.metrics_log import HELD_OUT, MetricsLog, write_averaging
 from nftbench.training.setup import Setup
 from nftbench.training.trainer import Trainer
 from nftbench.training.validation import (
     COLUMNS,
     ValidationSet,
-    by_task,
+    averaging,
     estimates,
     total,
     validate,
@@ -210,12 +210,12 @@ class Validate:
         table, _ = self._draw(self._whole_sets)
         if self._setup.processes.is_main:
             write_table(path, table)
-            write_by_task(self._setup.folder, by_task(table, self._whole_sets))
+            write_averaging(self._setup.folder, averaging(table, self._whole_sets))
         return table
 
     def changes(self, before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
         """What became of every metric between two `whole` tables."""
-        return changes(before, after, by_task(before, self._whole_sets))
+        return changes(before, after, averaging(before, self._whole_sets))
 
     def _draw(self, sets: list[ValidationSet]) -> tuple[pd.DataFrame, Mapping[str, np.ndarray]]:
         with self._setup.policy.drawing("ema"):
@@ -234,7 +234,7 @@ class Validate:
             if self._setup.processes.is_main:
                 write_table(path, table)
             return
-        found = changes(pd.read_parquet(path), table, by_task(table, self._sets))
+        found = changes(pd.read_parquet(path), table, averaging(table, self._sets))
         trained_keys = {r.key for r in self._setup.trained}
         watched_keys = {r.key for r in self._setup.watched}
         trained = [c.difference for c in found if c.metric in trained_keys]

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from accelerate import Accelerator
 
 from nftbench.runs.contact_sheet import sheet
 from nftbench.runs.io import write_atomic
-from nftbench.stats.paired import PAIR, Change, changes
+from nftbench.stats.intervals import UNBOUNDED, MetricRange
+from nftbench.stats.paired import PAIR, Averaging, Change, changes
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out"
 """Folder of the scored held-out images: `before.parquet`, `after.parquet`, `first.parquet`."""
-BY_TASK = "by_task.json"
-"""In that folder: benchmark -> metric -> whether its tasks weigh alike."""
+AVERAGING = "averaging.json"
+"""In that folder: benchmark -> metric -> its range and whether its tasks weigh alike."""
 GRID_ROWS, GRID_COLUMNS = 8, 8
 
 
@@ -92,10 +94,10 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     return pd.DataFrame([json.loads(line) for line in lines])
 
 
-def write_by_task(folder: Path, by_task: Mapping[str, Mapping[str, bool]]) -> None:
+def write_averaging(folder: Path, metrics: Mapping[str, Mapping[str, Averaging]]) -> None:
     """Note which metrics a run compares before and after, and how each is averaged."""
-    text = f"{json.dumps(by_task, indent=2)}\n"
-    write_atomic(folder / HELD_OUT / BY_TASK, text.encode())
+    plain = {b: {m: asdict(how) for m, how in mine.items()} for b, mine in metrics.items()}
+    write_atomic(folder / HELD_OUT / AVERAGING, f"{json.dumps(plain, indent=2)}\n".encode())
 
 
 def read_changes(folder: Path) -> list[Change]:
@@ -104,19 +106,27 @@ def read_changes(folder: Path) -> list[Change]:
     if not all(path.is_file() for path in paths):
         return []
     before, after = map(pd.read_parquet, paths)
-    return changes(before, after, _read_by_task(folder, before))
+    return changes(before, after, _read_averaging(folder, before))
 
 
-def _read_by_task(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, bool]]:
-    path = folder / HELD_OUT / BY_TASK
+def _read_averaging(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, Averaging]]:
+    path = folder / HELD_OUT / AVERAGING
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    found: dict[str, dict[str, bool]] = {}  # a run from before this file: what its table shows
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return {b: {m: _averaging(**how) for m, how in mine.items()} for b, mine in plain.items()}
+    found: dict[str, dict[str, Averaging]] = {}  # a run from before this file: what its table shows
     for benchmark, table in before.groupby("benchmark", sort=False):
         scored = table.drop(columns=["benchmark", *PAIR]).dropna(axis=1, how="all").columns
         tasks = table["tag"].nunique() > 1
-        found[str(benchmark)] = {m: tasks and m.startswith("geneval") for m in scored}
+        found[str(benchmark)] = {
+            m: Averaging(within=UNBOUNDED, by_task=tasks and m.startswith("geneval"))
+            for m in scored
+        }
     return found
+
+
+def _averaging(within: Mapping[str, Any], by_task: bool) -> Averaging:
+    return Averaging(within=MetricRange(**within), by_task=by_task)
 
 
 def curve(folder: Path) -> None:

@@ -10,8 +10,9 @@ from diffusers import DiffusionPipeline
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.generation.sampling import Sample, generate, samples
+from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import Estimate
-from nftbench.stats.paired import PAIR, mean
+from nftbench.stats.paired import PAIR, Averaging, mean
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.processes import Processes
 from nftbench.training.stages import WeightedReward, score_all
@@ -32,12 +33,12 @@ class ValidationSet:
         """The benchmark's."""
         return self.protocol.benchmark
 
-    def by_task(self, column: str) -> bool:
-        """Whether a column is GenEval's, whose tasks weigh alike."""
-        mine = [r for r in self.rewards if r.key == Metric.parse(column).key]
-        return self.protocol.aggregation == "task_mean" and any(
-            r.reward.info.needs_metadata for r in mine
-        )
+    def averaging(self, column: str) -> Averaging:
+        """How a column is averaged: the tasks of GenEval's weigh alike."""
+        metric = Metric.parse(column)
+        info = next(r.reward.info for r in self.rewards if r.key == metric.key)
+        tasks = self.protocol.aggregation == "task_mean" and info.needs_metadata
+        return Averaging(within=metric_range(info, metric.part), by_task=tasks)
 
 
 def validation_sets(
@@ -120,16 +121,18 @@ def estimates(
     for one in sets:
         mine = table[table["benchmark"] == one.name]
         for metric in _metrics(mine, one):
-            found[one.name, metric] = mean(mine, mine[metric], by_task=one.by_task(metric))
+            found[one.name, metric] = mean(mine, mine[metric], one.averaging(metric))
     return found
 
 
-def by_task(table: pd.DataFrame, sets: Sequence[ValidationSet]) -> dict[str, dict[str, bool]]:
-    """Benchmark -> metric -> whether its tasks weigh alike: what `stats.paired.changes` compares."""
+def averaging(
+    table: pd.DataFrame, sets: Sequence[ValidationSet]
+) -> dict[str, dict[str, Averaging]]:
+    """Benchmark -> metric -> how it is averaged: what `stats.paired.changes` compares."""
     found = {}
     for one in sets:
         metrics = _metrics(table[table["benchmark"] == one.name], one)
-        found[one.name] = {metric: one.by_task(metric) for metric in metrics}
+        found[one.name] = {metric: one.averaging(metric) for metric in metrics}
     return found
 
 

@@ -157,6 +157,7 @@ def _info(variant: str, knobs: Knobs) -> RewardInfo:
         summary=knobs.summary,
         low=0 if knobs.rule == "official" else -14,
         high=1,
+        ends=(0, 1),  # the partial reward falls below 0 only where many objects too many are drawn
         needs="geneval metadata",
         weights=tuple(f"{file.url} sha256:{file.sha256 or 'not known'}" for file in files),
         files=files,

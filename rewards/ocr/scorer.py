@@ -128,6 +128,7 @@ def variant(
         summary=about["summary"].format(engine=engine.summary) + enlarged,
         low=0.0,
         high=1.0,
+        ends=(0, 1),
         needs="quoted text",
         weights=engine.weights,
         files=engine.files,

@@ -265,6 +265,7 @@ def _variant(variant: str, style: Style, summary: str, source: str) -> Callable[
         summary=summary,
         low=1,
         high=5,
+        ends=(1, 5),
         train_scale=TRAIN_SCALE,
         weights=(f"CodeGoat24/{style.model}, behind a server of the user's",),
         licence="MIT",

@@ -134,6 +134,16 @@ def test_a_broken_line_is_named(tmp_path, line, wrong):
     assert f"{path}, line 2: " in str(caught.value) and wrong in str(caught.value)
 
 
+def test_lines_of_one_text_are_images_of_one_prompt(tmp_path):
+    """Unless ids say otherwise: five prompts of eight images are five clusters, not forty."""
+    lines = [json.dumps({"image": f"{i}.png", "prompt": f"prompt {i % 5}"}) for i in range(40)]
+    lines.append(json.dumps({"image": "40.png", "prompt": "prompt 0", "id": "mine"}))
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    ids = [prompt.id for prompt in read_image_list(path)[1]]
+    assert ids == [f"{i:05d}" for i in range(5)] * 8 + ["mine"]
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "list").mkdir()
     picture(tmp_path / "secret.png", 1)

@@ -19,10 +19,12 @@ from rewards.base import RewardInfo
 
 BENCHMARK = "made"
 GENEVAL = RewardInfo(
-    name="geneval", variant="made", summary="", low=0, high=1, needs="geneval metadata"
+    name="geneval", variant="made", summary="", low=0, high=1, ends=(0, 1), needs="geneval metadata"
 )
 PICK = RewardInfo(name="pick", variant="made", summary="", low=0, high=30)
-OCR = RewardInfo(name="ocr", variant="made", summary="", low=0, high=1, needs="quoted text")
+OCR = RewardInfo(
+    name="ocr", variant="made", summary="", low=0, high=1, ends=(0, 1), needs="quoted text"
+)
 INFOS = (GENEVAL, PICK, OCR)
 TASKS = ("single_object", "two_object")
 

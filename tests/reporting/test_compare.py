@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
+from scipy.stats import permutation_test, ttest_rel
 from typer.testing import CliRunner
 
 from nftbench.cli import main as cli
@@ -19,7 +19,8 @@ from nftbench.reporting.text_tables import render
 from nftbench.runs.io import write_table
 from nftbench.runs.run_folder import Run
 from nftbench.stats.estimates import clustered_mean, task_mean
-from nftbench.stats.paired import PAIR, chance, change, paired_samples, tally
+from nftbench.stats.intervals import SHARE, UNBOUNDED
+from nftbench.stats.paired import PAIR, Averaging, change, paired_samples, tally
 from rewards.base import ConfigError
 from tests.helpers import made_runs
 
@@ -57,14 +58,17 @@ def by_metric(a: Run, b: Run, **options) -> dict:
 
 
 def test_against_scipy_where_a_prompt_has_one_image(tmp_path):
-    """Eight prompts, one image each: Student's paired test."""
+    """Eight prompts, one image each: Student's interval, and all ways to swap A and B."""
     a, b = (run(tmp_path / n, images=1) for n in "ab")
     rng = np.random.default_rng(1)
     x, y = rng.normal(20, 1, 8), rng.normal(20.5, 1, 8)
     edit(a, **{PICK: x})
     edit(b, **{PICK: y})
     one, oracle = by_metric(a, b)[PICK], ttest_rel(y, x)
-    assert one.significance.p == pytest.approx(oracle.pvalue, rel=1e-9)
+    swapped = permutation_test(
+        (x, y), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=np.inf
+    )
+    assert one.change.significance.p == pytest.approx(swapped.pvalue, abs=1e-9)
     interval = oracle.confidence_interval(0.95)
     assert one.change.difference.low == pytest.approx(interval.low, rel=1e-9)
     assert one.change.difference.high == pytest.approx(interval.high, rel=1e-9)
@@ -84,7 +88,11 @@ def test_against_a_slow_oracle(two):
             prompts.append(place[0])
             tags.append(old["tag"])
         arrays = np.array(gained), np.array(prompts), np.array(tags)
-        expected = task_mean(*arrays) if by_task else clustered_mean(*arrays[:2])
+        expected = (
+            task_mean(*arrays, SHARE.of_differences)
+            if by_task
+            else clustered_mean(*arrays[:2], UNBOUNDED)
+        )
         got = found[metric].change.difference
         assert got.value == pytest.approx(expected.value, abs=1e-12)
         assert got.stderr == pytest.approx(expected.stderr, abs=1e-12)
@@ -101,7 +109,7 @@ def test_against_a_slow_oracle(two):
 def test_metrics_are_corrected_together(two):
     found = compare(*two)
     assert [one.change.metric for one in found] == [GENEVAL, f"{GENEVAL}:strict", PICK, OCR]
-    p = np.array([one.significance.p for one in found])
+    p = np.array([one.change.significance.p for one in found])
     order = np.argsort(p)
     expected = np.maximum.accumulate(p[order] * np.arange(4, 0, -1)).clip(max=1)
     assert [found[i].corrected for i in order] == pytest.approx(expected.tolist())
@@ -110,7 +118,7 @@ def test_metrics_are_corrected_together(two):
 def test_a_run_and_itself(tmp_path):
     a = run(tmp_path / "a")
     for one in compare(a, a):
-        assert (one.change.difference.value, one.significance.p, one.corrected) == (0, 1, 1)
+        assert (one.change.difference.value, one.change.significance.p, one.corrected) == (0, 1, 1)
         assert (one.wins, one.losses, one.ties) == (0, 0, 8)
         assert one.alone == (0, 0)
 
@@ -121,7 +129,7 @@ def test_swapping_the_runs_swaps_the_signs(two):
         other = back[metric]
         assert other.change.difference.low == pytest.approx(-one.change.difference.high, abs=1e-12)
         assert (other.wins, other.losses, other.ties) == (one.losses, one.wins, one.ties)
-        assert other.significance.p == pytest.approx(one.significance.p)
+        assert other.change.significance.p == pytest.approx(one.change.significance.p)
 
 
 def test_unscored_images_take_their_counterparts_with_them(two):
@@ -186,11 +194,10 @@ def test_pairs_do_not_depend_on_the_order_of_rows(two):
         paired_samples(tables[0].sample(frac=1, random_state=0), tables[1]),
     )
     for by_task in (True, False):
-        one, other = (change(p, "made", PICK, by_task=by_task) for p in (pairs, shuffled))
+        how = Averaging(within=UNBOUNDED, by_task=by_task)
+        one, other = (change(p, "made", PICK, how) for p in (pairs, shuffled))
         assert other.difference.stderr == pytest.approx(one.difference.stderr, rel=1e-12)
-        assert chance(shuffled, PICK, by_task=by_task).p == pytest.approx(
-            chance(pairs, PICK, by_task=by_task).p, rel=1e-12
-        )
+        assert other.significance.p == pytest.approx(one.significance.p, rel=1e-12)
     assert PAIR == ("prompt_id", "tag", "image_index")
 
 
@@ -280,16 +287,40 @@ def test_the_command_shows_and_writes(two, tmp_path):
     assert CliRunner().invoke(cli.app, ["compare", a, b, "--out", str(out)]).exit_code == 0
     found = {r["metric"]: r for r in csv.DictReader(io.StringIO(out.read_text("utf-8")))}
     assert float(found[PICK]["p_holm"]) == pytest.approx(one.corrected)
-    assert float(found[PICK]["smallest"]) == pytest.approx(one.significance.smallest)
+    assert float(found[PICK]["smallest"]) == pytest.approx(one.change.significance.smallest)
     assert int(found[PICK]["wins"]) == one.wins
 
 
-def test_an_unknown_error_is_shown_as_unknown(tmp_path):
-    """One prompt: a difference without an interval, never one of width 0."""
+def test_one_prompt_shows_nothing(tmp_path):
+    """Its interval is all but the range of differences, -30 to 30; no difference could be seen."""
     a, b = (
         Run(made_runs.evaluation(tmp_path / n, ["one"], shift=s)) for n, s in (("a", 0), ("b", 1))
     )
     found = by_metric(a, b)[PICK]
-    assert math.isnan(found.significance.p) and math.isnan(found.corrected)
+    gain, tested = found.change.difference, found.change.significance
+    assert -30 <= gain.low < -20 and 20 < gain.high <= 30
+    assert (tested.p, tested.smallest) == (1, math.inf)
     text = render("markdown", grids(a, b, [found]), [])
-    assert "| 20.500 | 21.500 | +1.000 | unknown | unknown | unknown | unknown |" in text
+    assert f"+1.000 | {gain.low:+.3f} to {gain.high:+.3f} | 1.000 | 1.000 | none |" in text
+
+
+def test_two_prompts_that_gain_alike_are_no_evidence(tmp_path):
+    """Half of all signs are as far from 0; the gain has an interval, and no star."""
+    a, b = (
+        Run(made_runs.evaluation(tmp_path / n, ["one", "two"], shift=s))
+        for n, s in (("a", 0), ("b", 1))
+    )
+    found = by_metric(a, b)[PICK].change
+    assert (found.difference.value, found.significance.p) == (1, 0.5)
+    assert found.difference.low < 0 < found.difference.high
+
+
+def test_both_means_are_over_the_images_that_both_have(two):
+    """A is right wherever B failed: B - A is 0, and so is the difference of the two means shown."""
+    values = pd.read_parquet(two[0].samples_path(made_runs.BENCHMARK))[OCR].to_numpy(np.float32)
+    some = values.copy()
+    some[np.flatnonzero(values == np.nanmax(values))[:4]] = np.nan
+    edit(two[1], **{OCR: some})
+    found = by_metric(*two)[OCR].change
+    assert found.difference.value == found.after.value - found.before.value == 0
+    assert found.before.n == found.after.n == found.difference.n

@@ -7,21 +7,28 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
 
-from nftbench.stats.estimates import (
-    Estimate,
-    clustered_mean,
-    holm,
-    significance,
-    stratified_mean,
-    task_mean,
-)
+from nftbench.stats import estimates
+from nftbench.stats.estimates import Estimate
+from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from tests.helpers.paths import GOLDEN
 
 GOLDEN = json.loads((GOLDEN / "metrics_geneval_summary.json").read_text("utf-8"))["cases"]
 T_975 = {1: 12.706204736432095, 2: 4.302652729696142, 4: 2.7764451051977987}
 """Student's 97.5% quantile by degrees of freedom, from a printed table."""
+
+
+def clustered_mean(values, prompts, within: MetricRange = UNBOUNDED) -> Estimate:
+    """Of a metric that can be anything, unless it is said what: Student's interval."""
+    return estimates.clustered_mean(values, prompts, within)
+
+
+def stratified_mean(values, prompts, tasks, within: MetricRange = UNBOUNDED) -> Estimate:
+    return estimates.stratified_mean(values, prompts, tasks, within)
+
+
+def task_mean(values, prompts, tasks, within: MetricRange = UNBOUNDED) -> Estimate:
+    return estimates.task_mean(values, prompts, tasks, within)
 
 
 def numbers(estimate: Estimate) -> list[float]:
@@ -103,20 +110,22 @@ def test_nothing_scored_is_nan_and_never_zero(mean):
     assert (found.n, found.n_failed, found.n_prompts) == (0, 3, 0)
 
 
-def test_one_prompt_has_a_mean_and_no_error():
+def test_one_prompt_of_an_unbounded_metric_has_a_mean_and_no_error():
     found = clustered_mean(np.array([0.0, 1]), np.array(["a", "a"]))
     assert found.value == 0.5 and math.isnan(found.stderr) and math.isnan(found.low)
 
 
-def test_one_prompt_in_a_task_leaves_the_whole_without_an_error():
+def test_a_task_of_one_prompt_is_taken_to_vary_as_the_others_do():
+    """Task a: variance of a prompt 1/2 (0 and 1), of its mean 1/4; task b has one prompt: variance 1/2."""
     found = task_mean(np.array([0.0, 1, 1]), np.arange(3), np.array(["a", "a", "b"]))
-    assert found.value == 0.75 and math.isnan(found.stderr) and math.isnan(found.high)
+    assert (found.value, found.stderr) == (0.75, pytest.approx(math.sqrt(1 / 4 + 1 / 2) / 2))
+    assert found.low < 0.75 < found.high
 
 
-def test_no_spread_is_an_error_of_zero():
-    assert numbers(clustered_mean(np.full(6, 0.1), np.arange(6))) == pytest.approx(
-        [0.1, 0, 0.1, 0.1]
-    )
+def test_no_spread_of_an_unbounded_metric_is_an_unknown_error_and_never_0():
+    found = clustered_mean(np.full(6, 0.1), np.arange(6))
+    assert found.value == pytest.approx(0.1)
+    assert all(math.isnan(v) for v in (found.stderr, found.low, found.high))
 
 
 def test_float32_scores_are_summed_in_float64():
@@ -239,116 +248,3 @@ def test_names_of_prompts_do_not_matter(data):
     assert numbers(task_mean(values, renamed, tasks)) == pytest.approx(
         numbers(task_mean(values, prompts, tasks)), rel=1e-9, abs=1e-9, nan_ok=True
     )
-
-
-# --- is it 0? -------------------------------------------------------------------------------------
-
-
-def test_one_image_a_prompt_is_the_textbook_paired_test():
-    a, b = np.array([0.3, 1.1, -2.0, 4.0, 0.7]), np.array([0.9, 1.0, -1.0, 5.5, 0.8])
-    assert significance(b - a, np.arange(5)).p == pytest.approx(ttest_rel(b, a).pvalue, rel=1e-9)
-
-
-def test_two_prompts_and_their_chance_by_hand():
-    """Mean 4, error 2, one degree of freedom: t = 2, and Cauchy's tails hold 1 - 2/pi arctan(2)."""
-    found = significance(np.array([1.0, 3, 5, 7]), np.array(["a", "a", "b", "b"]))
-    assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(2), rel=1e-9)
-
-
-def test_smallest_effect_by_hand():
-    """Cauchy's quantiles are tan(pi (q - 1/2)); the error is 2."""
-    found = significance(np.array([1.0, 3, 5, 7]), np.array(["a", "a", "b", "b"]))
-    t = [math.tan(math.pi * (q - 0.5)) for q in (0.975, 0.8)]
-    assert found.smallest == pytest.approx(2 * sum(t), rel=1e-9)
-
-
-def test_smallest_effect_of_many_prompts_is_2_8_errors():
-    """z_0.975 + z_0.8 = 1.95996 + 0.84162 of a normal table."""
-    values = np.random.default_rng(0).normal(0, 3, 20_000)
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    found = significance(values, np.arange(len(values)))
-    assert found.smallest == pytest.approx(2.80158 * error, rel=1e-3)
-
-
-def test_no_difference_anywhere_is_no_evidence():
-    found = significance(np.zeros(6), np.arange(6))
-    assert (found.p, found.smallest) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("values", "prompts", "tasks"),
-    [
-        ([np.nan, np.nan], [0, 1], None),
-        ([0.0, 1.0], [0, 0], None),
-        ([0.0, 1.0, 1.0], [0, 1, 2], ["a", "a", "b"]),
-    ],
-)
-def test_an_unknown_error_is_an_unknown_chance(values, prompts, tasks):
-    tags = None if tasks is None else np.array(tasks)
-    found = significance(np.array(values), np.array(prompts), tags)
-    assert math.isnan(found.p) and math.isnan(found.smallest)
-
-
-@given(images)
-def test_the_chance_is_small_just_where_the_interval_leaves_out_0(data):
-    values, prompts, tasks = data
-    for found, mean in [
-        (significance(values, prompts), clustered_mean(values, prompts)),
-        (significance(values, prompts, tasks), task_mean(values, prompts, tasks)),
-    ]:
-        assert math.isnan(found.p) == math.isnan(mean.stderr)
-        if abs(found.p - 0.05) > 1e-6 and mean.stderr > 1e-6:
-            assert (found.p < 0.05) == (mean.low > 0 or mean.high < 0)
-
-
-@given(images, st.floats(0.01, 50), st.sampled_from([1, -1]))
-def test_scale_and_sign_change_no_chance(data, scale, sign):
-    values, prompts, tasks = data
-    one = significance(values, prompts, tasks)
-    other = significance(sign * scale * values, prompts, tasks)
-    assert other.p == pytest.approx(one.p, rel=1e-6, abs=1e-9, nan_ok=True)
-    assert other.smallest == pytest.approx(scale * one.smallest, rel=1e-6, abs=1e-6, nan_ok=True)
-
-
-# --- Holm -----------------------------------------------------------------------------------------
-
-
-def slow_holm(p: list[float], level: float) -> list[bool]:
-    """The procedure as it is told: the smallest p against level/m, the next against level/(m-1), stop at the first."""
-    left, rejected = sorted(range(len(p)), key=lambda i: p[i]), [False] * len(p)
-    while left and p[left[0]] * len(left) <= level:
-        rejected[left.pop(0)] = True
-    return rejected
-
-
-def test_holm_by_hand():
-    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm(np.array([0.9, 0.6])) == pytest.approx([1, 1])
-    assert holm(np.array([])).shape == (0,)
-
-
-chances = st.lists(st.integers(0, 1000).map(lambda v: v / 1000), max_size=12)
-
-
-@given(chances, st.sampled_from([0.01, 0.05, 0.2, 0.5]))
-def test_holm_rejects_as_the_procedure_does(p, level):
-    corrected = holm(np.array(p))
-    nudged = level * (1 + 1e-12)  # products of decimals that are the level itself
-    assert (corrected <= nudged).tolist() == slow_holm(p, nudged)
-
-
-@given(chances, st.randoms(use_true_random=False))
-def test_holm_keeps_order_and_never_makes_a_chance_smaller(p, random):
-    corrected, array = holm(np.array(p)), np.array(p)
-    assert (corrected >= array).all() and (corrected <= np.minimum(1, len(p) * array) + 1e-12).all()
-    order = np.argsort(array)
-    assert (np.diff(corrected[order]) >= 0).all()
-    shuffled = random.sample(range(len(p)), len(p))
-    assert holm(array[shuffled]) == pytest.approx(corrected[shuffled], abs=1e-12)
-
-
-@given(chances)
-def test_what_was_not_tested_does_not_count(p):
-    found = holm(np.array([np.nan, *p, np.nan]))
-    assert np.isnan(found[[0, -1]]).all()
-    assert found[1:-1] == pytest.approx(holm(np.array(p)), abs=0)

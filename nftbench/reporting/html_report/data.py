@@ -11,17 +11,13 @@ import pandas as pd
 import pyarrow
 
 from nftbench.benchmark.schema import Protocol
-from nftbench.runs.row_files import (
-    run_rows,
-)
-from nftbench.runs.rows import Row
+from nftbench.runs.row_files import run_rows
+from nftbench.runs.rows import Row, metric_range
 from nftbench.runs.run_folder import MANIFEST, Run
-from nftbench.stats import estimates as statistics
-from nftbench.stats import paired
 from nftbench.stats.estimates import Estimate
-from nftbench.stats.paired import Change, paired_samples
+from nftbench.stats.paired import Averaging, Change, change, paired_samples
 from nftbench.training.metrics_log import HELD_OUT, METRICS, read_changes, read_metrics
-from rewards.base import PART, ConfigError, Metric
+from rewards.base import PART, ConfigError, Metric, RewardInfo
 
 LETTERS = "ABCDEFGH"
 """Runs are told apart by letter and colour; there are eight colours."""
@@ -229,13 +225,10 @@ def difference(a: Evaluated, b: Evaluated, row: Row) -> Estimate | None:
         pairs = pairs[pairs["tag"] == row.aggregate.removeprefix("task:")]
     if pairs.empty:
         return None
-    gained = paired.difference(pairs, column).to_numpy()
-    prompts, tags = pairs["prompt_id"].to_numpy(), pairs["tag"].to_numpy()
-    if row.aggregate == "task_mean":
-        return statistics.task_mean(gained, prompts, tags)
-    if b.row(name, column, "task_mean"):
-        return statistics.stratified_mean(gained, prompts, tags)
-    return statistics.clustered_mean(gained, prompts)
+    reward, _, part = column.partition(PART)
+    info = RewardInfo(**b.manifest["rewards"][name][reward])
+    how = Averaging(within=metric_range(info, part), by_task=row.aggregate == "task_mean")
+    return change(pairs, name, column, how).difference
 
 
 def sample_keys(runs: Sequence[Evaluated], benchmark: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 CLIPScore, Aesthetic and GenEval's colours are measured together as well: once sharing ViT-L/14 in
 one process, once apart. Speed and memory do not depend on what the weights are.
 
-Run: python tests/performance/rewards.py [NAME...]
+Run: python tests/performance/scoring.py [NAME...]
 """
 
 import json
