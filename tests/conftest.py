@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
+os.environ["PYTHONUTF8"] = "1"  # of the commands that tests start, whatever the locale
 # One thread, before torch is first imported: the last bits of a sum depend on how many threads share it, and several
 # that wait for each other crawl where other work holds the cores. Use `-n` for more cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,6 +1,7 @@
 """The command line: parse, call, exit. Nothing heavy is imported before a command runs."""
 
 import errno
+import io
 import logging
 import sys
 from typing import Annotated
@@ -81,8 +82,16 @@ UNWRITABLE = (
 """What the user's disk or path can do to a write; any other OSError is our own fault."""
 
 
+def _write_in_any_locale() -> None:
+    """Where the terminal has no "±", show "?": the command still ends well."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Run the command line; errors of the user are one line and exit code 2."""
+    _write_in_any_locale()
     try:
         code = app(standalone_mode=False, prog_name="nftbench") or 0
     except (KeyboardInterrupt, typer.Abort):

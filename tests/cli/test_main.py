@@ -59,7 +59,7 @@ for arguments in (["--help"], ["eval", "--help"], ["pocket", "--help"]):
 heavy = {"torch", "diffusers", "transformers", "pandas", "scipy", "PIL", "onnxruntime"}
 print("heavy:", heavy & set(sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.endswith("heavy: set()\n")
     assert all(word in done.stdout for word in ("eval", "score", "doctor", "--guidance-scale"))
@@ -73,6 +73,15 @@ def test_lists(start):
     code, out, err = start("rewards").finish()
     assert (code, err) == (0, "")
     assert all(word in out for word in ("ocr@rapidocr", "geneval@pocket", "jpeg", "0 to 1"))
+
+
+@pytest.mark.slow
+def test_a_locale_without_unicode_ends_no_command(python, tmp_path):
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+    command = [*python, "table", "table1"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | plain, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "?: half-width of the 95% interval" in done.stdout.decode("ascii")
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -214,7 +223,7 @@ def test_ctrl_c_stops_with_a_clear_line_and_the_run_goes_on(start, python, tmp_p
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     images = tmp_path / "run" / "geneval-pocket" / "images"

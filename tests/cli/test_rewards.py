@@ -226,7 +226,7 @@ build.info = RewardInfo(name="slow", variant="", summary="", low=0, high=1, file
     assert err == "nftbench: stopped; run the same command again to resume\n"
     held = part.stat().st_size
     assert 0 < held < len(data) and here(shop.cache) == {"a/b.part"}
-    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    again = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=120)
     assert again.returncode == 0, again.stderr
     assert (shop.cache / "a" / "b").read_bytes() == data
     assert [r["range"] for r in shop.room.requests()] == ["", f"bytes={held}-"]

@@ -111,7 +111,7 @@ class Server(ThreadingHTTPServer):
 @contextmanager
 def judging():
     """The server in another process, as long as the block lasts; gives its address, `http://.../v1`."""
-    with Popen([sys.executable, str(Path(__file__))], stdout=PIPE, text=True) as process:
+    with Popen([sys.executable, str(Path(__file__))], stdout=PIPE, encoding="utf-8") as process:
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
         finally:

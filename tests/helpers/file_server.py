@@ -47,7 +47,7 @@ class Room:
 def serving(folder: Path) -> Iterator[Iterator[Room]]:
     """Starts a server; `next` of what it yields is a new room."""
     command = [sys.executable, __file__, str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     try:
         port = int(process.stdout.readline())
         yield (_room(folder / f"room{i}", f"http://127.0.0.1:{port}/room{i}") for i in count())

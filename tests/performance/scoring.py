@@ -105,7 +105,7 @@ def measure(name: str) -> dict[str, float]:
 def in_its_own_process(name: str) -> dict[str, float]:
     """`measure`, in a new interpreter."""
     command = [sys.executable, "-P", __file__, "--row", name]  # or this file would be `rewards`
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     return json.loads(out.splitlines()[-1])
 
 

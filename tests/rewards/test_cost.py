@@ -89,7 +89,9 @@ print(before, peak_memory() - before)
 @pytest.mark.slow
 def test_peak_memory_counts_what_is_filled_and_not_the_parents():
     held = np.ones(50_000_000)  # 400 MB in this process
-    out = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, encoding="utf-8", check=True
+    )
     before, more = map(int, out.stdout.split())
     assert before < held.nbytes
     assert 240e6 <= more < 300e6

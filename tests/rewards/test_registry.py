@@ -53,7 +53,9 @@ def plug_in(monkeypatch):
 
 def test_importing_rewards_needs_no_torch():
     code = "import rewards, sys; rewards.available(); print({'torch', 'PIL'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert out.stdout.strip() == "set()"
 
 

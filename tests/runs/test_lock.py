@@ -26,7 +26,10 @@ with hold(Path({folder!r}), part={part!r}, brief={brief}):
 
 def child(code: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
 
 

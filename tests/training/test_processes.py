@@ -54,7 +54,7 @@ def launch(folder: Path, processes: int, *settings: str) -> subprocess.Completed
     return subprocess.run(
         [*torchrun, f"--nproc_per_node={processes}", str(folder / "script.py"), str(folder)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
     )

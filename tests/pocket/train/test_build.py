@@ -27,7 +27,7 @@ TINY = Sizes(
 BATCHES = {
     pretrain: {"VAE_BATCH": 4, "VAE_MEASURED": 32, "POLICY_BATCH": 16},
     reward_models: {
-        "DETECTOR_BATCH": 8,
+        "DETECTOR_BATCH": 16,
         "CALIBRATION_BATCHES": 1,
         "CLIP_SCENES": 8,
         "CLIP_CROPS": 4,

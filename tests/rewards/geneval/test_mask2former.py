@@ -328,7 +328,7 @@ def test_half_precision_is_near(network, picture):
     full = Mask2FormerDetector(network, scale=(96, 64)).instances(picture)
     half = Mask2FormerDetector(network, scale=(96, 64), dtype="bfloat16").instances(picture)
     difference = (full.scores.sort().values - half.scores.sort().values).abs().max()
-    assert 0 < difference < 0.01
+    assert 0 < difference < 0.03  # bfloat16 keeps 8 bits, and CPUs round its products differently
     with pytest.raises(ConfigError, match="'float8' is none of float32"):
         Mask2FormerDetector(network, dtype="float8")
 

@@ -354,7 +354,7 @@ def process(url: str, sha256: str = SHA256, size: int = len(DATA), **env: str) -
         [sys.executable, "-c", PULL, NAME, url, sha256, str(size)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=os.environ | env,
     )
 
