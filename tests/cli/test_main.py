@@ -81,7 +81,8 @@ def test_a_locale_without_unicode_ends_no_command(python, tmp_path):
     command = [*python, "table", "table1"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | plain, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert "?: half-width of the 95% interval" in done.stdout.decode("ascii")
+    said = " ".join(done.stdout.decode("ascii").split())
+    assert "?: half-width of the 95% interval" in said
 
 
 # --- bad input ------------------------------------------------------------------------------------
