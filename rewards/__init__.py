@@ -26,6 +26,7 @@ from rewards.base import (
     RewardInfo,
     Scores,
 )
+from rewards.checked import CheckedReward, checked
 
 __all__ = [
     "ConfigError",
@@ -136,8 +137,8 @@ def resolve(name: str) -> str:
     raise ConfigError(_unknown(name, keys))
 
 
-def load_reward(key: str, *, device: str = "cpu") -> Reward:
-    """Build a reward.
+def load_reward(key: str, *, device: str = "cpu") -> CheckedReward:
+    """Build a reward, behind the door that checks what goes in and what comes out.
 
     Args:
         key: a full key or a name that `resolve` understands.
@@ -154,7 +155,7 @@ def load_reward(key: str, *, device: str = "cpu") -> Reward:
         raise ConfigError(
             f"reward {key!r} calls itself {reward.info.key!r}; the two must be equal."
         )
-    return reward
+    return checked(reward)
 
 
 def reward_info(key: str) -> RewardInfo:

@@ -43,7 +43,7 @@ class ClipScore:
         return self._tower.unit_images(images, self._transform).numpy()
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Any text can be scored; past the text encoder's length it is cut."""
+        """Any text can be scored; past the text encoder's length it is cut, which the part `truncated` counts."""
 
 
 def _variant(name: str, transform: Preprocess, pixels: str, source: str) -> Callable[..., Reward]:

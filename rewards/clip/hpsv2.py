@@ -47,7 +47,7 @@ class HpsV2:
         return cosine_scores(self._tower, images, prompts, transform=self._transform)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Any text can be scored; past the text encoder's length it is cut."""
+        """Any text can be scored; past the text encoder's length it is cut, which the part `truncated` counts."""
 
 
 def vit_h_14() -> dict[str, Any]:

@@ -38,7 +38,7 @@ class PickScore:
         return cosine_scores(self._tower, images, prompts, transform=self._transform, scale=scale)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Any text can be scored; past the text encoder's length it is cut."""
+        """Any text can be scored; past the text encoder's length it is cut, which the part `truncated` counts."""
 
 
 def pickscore(*, device: str = "cpu", dtype: str = "float32") -> Reward:

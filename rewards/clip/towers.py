@@ -53,6 +53,10 @@ class Tower(ABC):
         """What the text encoder takes: int64 (N, length) each, cut at its length."""
 
     @abstractmethod
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts are longer than the text encoder, so that their ends are not seen."""
+
+    @abstractmethod
     def _image_features(self, pixels: Tensor) -> Tensor: ...
 
     @abstractmethod
@@ -174,6 +178,11 @@ class ClipTower(Tower):
         )
         return {name: found[name] for name in ("input_ids", "attention_mask")}
 
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """See `Tower.truncated`."""
+        whole = self._tokenizer(list(texts), verbose=False)["input_ids"]
+        return [len(ids) > self._text_length for ids in whole]
+
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values=pixels).pooler_output
 
@@ -211,6 +220,11 @@ class OpenClipTower(Tower):
         """See `Tower.tokens`; padded with 0."""
         return {"text": self._tokenizer(list(texts), context_length=self.model.context_length)}
 
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """See `Tower.truncated`; a beginning and an end stand around the text's own tokens."""
+        encode = self._tokenizer.encode
+        return [len(encode(text)) + 2 > self.model.context_length for text in texts]
+
     def _context(self) -> AbstractContextManager:
         return torch.autocast("cuda", torch.float16) if self._autocast else nullcontext()
 
@@ -242,6 +256,8 @@ def cosine_scores(
 ) -> Scores:
     """`scale` times the cosine of each image with its prompt's text; NaN where a picture cannot be seen.
 
+    Part `truncated`: 1 where the prompt is longer than the text encoder, so that its end was not seen.
+
     Args:
         tower: see `Tower`.
         images: uint8 RGB (N, H, W, 3).
@@ -253,7 +269,8 @@ def cosine_scores(
     if nothing is not None:
         return nothing
     texts = [prompt.text for prompt in prompts]
-    return Scores.of(scale * tower.cosines(images, texts, transform))
+    cut = np.array(tower.truncated(texts), dtype=np.float32)
+    return Scores.of(scale * tower.cosines(images, texts, transform), parts={"truncated": cut})
 
 
 @cache

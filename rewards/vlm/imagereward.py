@@ -150,8 +150,8 @@ INFO = RewardInfo(
     name="imagereward",
     variant="",
     summary="BLIP trained on people's rankings; a standard normal over its own validation data",
-    low=-3,
-    high=3,
+    low=-10,  # a standard normal has no bound: beyond ten deviations the network is broken
+    high=10,
     weights=("zai-org/ImageReward @ 5736be03b2652728fb87788c9797b0570450ab72 ImageReward.pt",),
     files=(
         Weight(

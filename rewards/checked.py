@@ -1,0 +1,133 @@
+"""The door that every reward stands behind: what goes in is pixels and prompts, what comes out is in its stated range.
+
+`rewards.load_reward` puts it in front of every reward, those of other packages too, so that no reward has to check its
+input, and nobody reads a number that the reward's own description says cannot be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores
+from rewards.pixels import as_pictures, groups_of_one_size
+
+SLACK = 1e-5
+"""Share of the stated range by which rounding may leave it: a cosine of 1.0000001 is one."""
+
+
+class CheckedReward:
+    """A reward behind the door; what it has besides `score` and `check` is reached through it."""
+
+    info: RewardInfo
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+        self.info = reward.info
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "reward":  # not yet there: a copy is being made
+            raise AttributeError(name)
+        return getattr(self.reward, name)
+
+    def score(self, images: Any, prompts: Sequence[Prompt | str] | Prompt | str) -> Scores:
+        """Score images of any kind.
+
+        Args:
+            images: N pictures: see `rewards.pixels.as_pictures`. Sizes may differ in a list.
+            prompts: N prompts, one an image; plain strings are prompts without a target.
+
+        Returns:
+            Scores of the N images; what is infinite or outside `info.low` to `info.high` is NaN with the reason.
+
+        Raises:
+            ConfigError: pictures of another kind, not one prompt an image, or a reward that breaks its contract.
+        """
+        pictures, asked = as_pictures(images), as_prompts(prompts)
+        if len(pictures) != len(asked):
+            raise ConfigError(
+                f"{len(pictures)} images and {len(asked)} prompts; expected one prompt an image."
+            )
+        if not pictures:
+            return Scores(values=np.zeros(0, np.float32), reasons=())
+        groups = groups_of_one_size(pictures)
+        found = [self._score([pictures[i] for i in g], [asked[i] for i in g]) for g in groups]
+        return found[0] if len(groups) == 1 else gathered(groups, found, [""] * len(pictures))
+
+    def check(self, prompts: Sequence[Prompt | str] | Prompt | str) -> None:
+        """See `Reward.check`."""
+        self.reward.check(as_prompts(prompts))
+
+    def _score(self, pictures: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Scores:
+        scores = self.reward.score(np.stack(pictures), prompts)
+        if not isinstance(scores, Scores) or len(scores.values) != len(pictures):
+            count = len(scores.values) if isinstance(scores, Scores) else type(scores).__name__
+            raise ConfigError(
+                f"reward {self.info.key!r} gave {count} for {len(pictures)} images;"
+                " expected Scores with one value an image."
+            )
+        return in_range(scores, self.info)
+
+
+def checked(reward: Reward) -> CheckedReward:
+    """A reward behind the door, once."""
+    return reward if isinstance(reward, CheckedReward) else CheckedReward(reward)
+
+
+def as_prompts(prompts: Sequence[Prompt | str] | Prompt | str) -> list[Prompt]:
+    """Prompts; a plain string is one without a target, its place is its id.
+
+    Raises:
+        ConfigError: something that is neither.
+    """
+    given = [prompts] if isinstance(prompts, Prompt | str) else list(prompts)
+    for place, prompt in enumerate(given):
+        if not isinstance(prompt, Prompt | str):
+            raise ConfigError(
+                f"prompt {place} is of type {type(prompt).__name__}; expected a string or a rewards.Prompt."
+            )
+    return [Prompt(id=str(i), text=p) if isinstance(p, str) else p for i, p in enumerate(given)]
+
+
+def in_range(scores: Scores, info: RewardInfo) -> Scores:
+    """Scores of which none is infinite or outside the stated range: those become NaN with the reason."""
+    span = info.high - info.low
+    slack = SLACK * (span if np.isfinite(span) else 1.0)
+    with np.errstate(invalid="ignore"):
+        wrong = (scores.values < info.low - slack) | (scores.values > info.high + slack)
+    wrong |= np.isinf(scores.values)
+    if not wrong.any():
+        return scores
+    reasons = [
+        f"the reward gave {value:g}, outside its range {info.low:g} to {info.high:g}"
+        if bad
+        else reason
+        for value, bad, reason in zip(scores.values.tolist(), wrong, scores.reasons, strict=True)
+    ]
+    values = np.where(wrong, np.float32(np.nan), scores.values)
+    return replace(scores, values=values, reasons=tuple(reasons))
+
+
+def gathered(
+    groups: Sequence[Sequence[int]], found: Sequence[Scores], reasons: Sequence[str]
+) -> Scores:
+    """Scores of groups of images, put back into the order of all N images.
+
+    Args:
+        groups: places of each group's images.
+        found: scores of each group.
+        reasons: (N,) why an image that stands in no group has no value.
+    """
+    reasons, count = list(reasons), len(reasons)
+    values = np.full(count, np.nan, dtype=np.float32)
+    evidence: list[Any] = [{}] * count
+    parts: dict[str, np.ndarray] = {}
+    for group, scores in zip(groups, found, strict=True):
+        values[list(group)] = scores.values
+        for name, part in scores.parts.items():
+            parts.setdefault(name, np.full(count, np.nan, dtype=np.float32))[list(group)] = part
+        for place, i in enumerate(group):
+            reasons[i] = scores.reasons[place]
+            evidence[i] = scores.evidence[place] if scores.evidence else {}
+    return Scores(values=values, reasons=tuple(reasons), parts=parts, evidence=tuple(evidence))
