@@ -221,6 +221,11 @@ def _entries() -> dict[str, _Entry]:
     return found
 
 
+def target_of(key: str) -> str:
+    """`module:factory` of a reward, by its full key."""
+    return _entries()[key].target
+
+
 def _factory(key: str) -> Any:
     entry = _entries()[key]
     module, _, attribute = entry.target.partition(":")

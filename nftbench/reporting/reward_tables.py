@@ -9,7 +9,7 @@ from rich.filesize import decimal
 import rewards
 from nftbench.reporting.grid import Grid, grid_of
 from rewards.base import ConfigError, RewardInfo, Weight
-from rewards.certify.verdicts import verdict
+from rewards.certify.verdicts import standing
 from rewards.extras import extra_of
 from rewards.weights.pull import Pulled, state
 
@@ -39,7 +39,7 @@ def listing(keys: Sequence[str]) -> Grid:
                 info.needs,
                 _weights(info),
                 info.licence,
-                verdict(key),
+                standing(key),
                 info.summary,
             )
         )

@@ -1,7 +1,10 @@
-"""The CLIP family against its references: preprocessing, tokens, and whole networks rebuilt from names."""
+"""The CLIP family against its references: what a loaded reward hands over, and whole networks rebuilt from names."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +13,111 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rewards import preprocess
-from rewards.base import Prompt, Reward
+from rewards.base import Prompt
 from rewards.certify import Check, Checks, compare
+from rewards.certify.loaded import load_blank, load_seeded, no_detector, pixels_of, replaced
 from rewards.certify.preprocessing import crop_of, pictures_of, preprocessing, read_golden
-from rewards.certify.seeded import seeded_state
-from rewards.certify.seeded.clip_networks import PATH, empty_state, seeded_tower
-from rewards.clip import models as clip_models
-from rewards.clip.aesthetic import Aesthetic, AestheticHead, aesthetic, build_head
-from rewards.clip.clipscore import ClipScore
-from rewards.clip.clipscore import nft as clipscore_nft
-from rewards.clip.hpsv2 import HpsV2
-from rewards.clip.hpsv2 import nft as hpsv2_nft
-from rewards.clip.pickscore import TRAIN_SCALE, PickScore, pickscore
-from rewards.clip.towers import Tower
-from rewards.geneval.colours import ClipColorHead, Crop
-from rewards.preprocess import Preprocess
+from rewards.certify.seeded.clip_networks import empty_state
+from rewards.geneval.colours import Crop
 
 NFT = "NVlabs/DiffusionNFT@24af555 flow_grpo"
 HPS_PACKAGE = "hpsv2x 1.2.0"
 GENEVAL = "djghosh13/geneval@af4902f evaluation/evaluate_images.py"
+UNRESIZED = "sq224"
+"""The golden picture that has the networks' own size: every transform gives the same pixels."""
 
-# --- names, shapes, tokens ------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a reference is, said once more and independently of the code that is certified."""
+
+    file: str
+    """Golden file of its network."""
+    network: str
+    """Of `seeded.clip_networks.NETWORKS`."""
+    names: str = ""
+    """Golden file of the network's names and shapes, where it is another one."""
+    transforms: tuple[tuple[str, str], ...]
+    """Names in `preprocessing.json` of what it does to pictures, and whose numbers those are."""
+    tolerance: float
+    """Of the pixels handed to the network."""
+    tokens: str = ""
+    """Field of the golden file with token ids; empty where no text is read."""
+    activation: str = "quick_gelu"
+    scale: float = 1.0
+    """The value of two equal embeddings."""
+    own_values: bool = True
+    """Whether the golden values are of this variant's own transform."""
 
 
-def _names(file: str, network: str) -> Checks:
-    """A check that a network has the names and shapes of the reference's, without weights."""
+PIL, FLOATS = 5e-7, 1e-5
+FACTS = {
+    "clipscore@nft": Facts(
+        file="reward_clipscore.json",
+        network="openai",
+        transforms=(("clipscore_nft", f"{NFT}/clip_scorer.py"),),
+        tolerance=FLOATS,
+        tokens="input_ids",
+    ),
+    "clipscore@openai": Facts(
+        file="reward_clipscore.json",
+        network="openai",
+        transforms=(("imagereward", "image-reward 1.5 _transform, which is CLIP's own"),),
+        tolerance=PIL,
+        tokens="input_ids",
+        own_values=False,
+    ),
+    "pickscore": Facts(
+        file="reward_pickscore.json",
+        network="pickscore",
+        transforms=(("pickscore", "transformers 4.40 CLIPImageProcessor"),),
+        tolerance=PIL,
+        tokens="input_ids_padded_to_longest",
+        activation="gelu",
+        scale=100.0,
+    ),
+    "hpsv2@nft": Facts(
+        file="reward_hpsv2.json",
+        network="hpsv2",
+        transforms=(
+            ("hpsv2_nft", f"{NFT}/hpsv2_scorer.py"),
+            ("hpsv2_package", f"{HPS_PACKAGE}, torchvision 0.21"),
+        ),
+        tolerance=FLOATS,
+        tokens="tokens",
+        activation="gelu",
+    ),
+    "hpsv2@2024": Facts(
+        file="reward_hpsv2.json",
+        network="hpsv2",
+        transforms=(
+            ("hpsv2_package_torchvision016_no_antialias", f"{HPS_PACKAGE}, torchvision 0.16.2"),
+        ),
+        tolerance=FLOATS,
+        tokens="tokens",
+        activation="gelu",
+        own_values=False,
+    ),
+    "aesthetic": Facts(
+        file="reward_aesthetic.json",
+        names="reward_clipscore.json",
+        network="openai",
+        transforms=(("aesthetic_nft", f"{NFT}/aesthetic_scorer.py"),),
+        tolerance=PIL,
+    ),
+}
 
-    def check(folder: Path) -> Iterator[Check]:
-        golden = read_golden(folder, file)
-        facts, state = golden["state_dict"], empty_state(network)
-        lines = "\n".join(sorted(f"{name} {list(value.shape)}" for name, value in state.items()))
-        wrong = hashlib.sha256(lines.encode()).hexdigest() != facts["sorted_key_shape_sha256"]
-        name = f"names and shapes of {facts['n_keys']} tensors"
-        yield compare(name, [wrong], [0], tolerance=0, reference=_reference(golden))
+# --- what a loaded reward hands over --------------------------------------------------------------
 
-    return check
+
+def names(file: str, network: str, folder: Path) -> Iterator[Check]:
+    """The network that is loaded has the names and shapes of the reference's."""
+    golden = read_golden(folder, file)
+    facts, state = golden["state_dict"], empty_state(network)
+    lines = "\n".join(sorted(f"{name} {list(value.shape)}" for name, value in state.items()))
+    wrong = hashlib.sha256(lines.encode()).hexdigest() != facts["sorted_key_shape_sha256"]
+    name = f"names and shapes of {facts['n_keys']} tensors"
+    yield compare(name, [wrong], [0], tolerance=0, reference=_reference(golden))
 
 
 def _reference(golden: Mapping[str, Any]) -> str:
@@ -53,33 +125,77 @@ def _reference(golden: Mapping[str, Any]) -> str:
     return f"{first['repo']}@{first['commit'][:7]} {first['file']}"
 
 
-def _tokens(file: str, field: str) -> Checks:
-    """A check of token ids, which differ between scorers on purpose."""
+def pixels(key: str, folder: Path) -> Iterator[Check]:
+    """Every picture as the loaded reward hands it to its network."""
+    reward, facts = load_blank(key), FACTS[key]
+    for theirs, reference in facts.transforms:
+        yield from preprocessing(
+            theirs,
+            lambda picture, _: pixels_of(reward, picture),
+            tolerance=facts.tolerance,
+            reference=reference,
+        )(folder)
 
-    def check(folder: Path) -> Iterator[Check]:
-        golden = read_golden(folder, file)
-        if field == "tokens":
-            from open_clip import SimpleTokenizer
 
-            ids = SimpleTokenizer()(golden["prompts"], context_length=clip_models.CONTEXT)
-        else:
-            ids = clip_models.clip_tokenizer()(
-                golden["prompts"],
-                padding="max_length",
-                truncation=True,
-                max_length=clip_models.CONTEXT,
-                return_tensors="pt",
-            )["input_ids"]
-        yield compare("token ids", ids, golden[field], tolerance=0, reference=_reference(golden))
+def tokens(key: str, folder: Path) -> Iterator[Check]:
+    """Every prompt as the loaded reward hands it to its text encoder; scorers differ here on purpose."""
+    golden, field = read_golden(folder, FACTS[key].file), FACTS[key].tokens
+    found = load_blank(key).tower.tokens(golden["prompts"])
+    ids = found.get("input_ids", found.get("text"))
+    ids = ids[:, : len(golden[field][0])]
+    yield compare("token ids", ids, golden[field], tolerance=0, reference=_reference(golden))
 
-    return check
+
+def activation(tower: Any, wanted: str, reference: str) -> Iterator[Check]:
+    """Every activation of the loaded network against its closed form."""
+    x = torch.linspace(-4, 4, 81)
+    exact = {
+        "quick_gelu": x * torch.sigmoid(1.702 * x),
+        "gelu": x * (1 + torch.erf(x / math.sqrt(2))) / 2,
+    }[wanted]
+    found = [
+        part
+        for name, part in tower.model.named_modules()
+        if name.rpartition(".")[2] in ("activation_fn", "gelu")
+    ]
+    ours = torch.stack([part(x) for part in found])
+    name = f"activation {wanted} of {len(found)} layers"
+    yield compare(name, ours, exact.expand_as(ours), tolerance=1e-6, reference=reference)
+
+
+def scale(key: str, folder: Path) -> Iterator[Check]:
+    """The activation; the value of two equal embeddings; the divisor in training."""
+    reward, facts = load_blank(key), FACTS[key]
+    golden = read_golden(folder, facts.file)
+    reference = _reference(golden)
+    yield from activation(reward.tower, facts.activation, reference)
+    if not facts.tokens:
+        return
+    ones = {
+        name: lambda items: torch.ones(len(items), 768) for name in ("embed_images", "embed_texts")
+    }
+    with replaced(reward.tower, **ones):
+        value = reward.score(np.zeros((1, 224, 224, 3), np.uint8), [Prompt(id="0", text="")]).values
+    yield compare(
+        "value of equal embeddings", value, [facts.scale], tolerance=1e-4, reference=reference
+    )
+    native = golden.get("raw_scale_scores_batch_diagonal", [1.0])
+    trained = golden.get("scores_batch_diagonal", [1.0])
+    ratio = np.mean(np.array(native) / np.array(trained))
+    yield compare(
+        "divisor in training",
+        [reward.info.train_scale],
+        [ratio],
+        tolerance=1e-3,
+        reference=reference,
+    )
 
 
 # --- whole networks, at full size -----------------------------------------------------------------
 
 
 def _scores(
-    reward: Reward,
+    reward: Any,
     rows: Iterable[tuple[str, int, float]],
     golden: Mapping[str, Any],
     pictures: Mapping[str, np.ndarray],
@@ -122,100 +238,143 @@ def _embeds(
     )
 
 
-def _both(
-    tower: Tower, transform: Preprocess, golden: Mapping[str, Any], folder: Path, *, unit: bool
+def network(key: str, folder: Path) -> Iterator[Check]:
+    """Embeddings, all their cosines, and the values, through the reward that is loaded by its key."""
+    facts = FACTS[key]
+    golden, pictures = read_golden(folder, facts.file), pictures_of(folder)
+    reward = load_seeded(key, golden["weight_seed"])
+    yield from _embeddings(reward.tower, golden, pictures, facts)
+    yield from _own_values(reward, golden, pictures)
+    if not facts.own_values:
+        pictures = {UNRESIZED: pictures[UNRESIZED]}
+    yield from VALUES[golden.get("scorer", facts.file)](reward, golden, pictures)
+
+
+def _embeddings(
+    tower: Any, golden: Mapping[str, Any], pictures: Mapping[str, np.ndarray], facts: Facts
 ) -> Iterator[Check]:
-    """Embeddings of all prompts and of the pictures that the folder holds, and all their cosines."""
-    pictures, reference = pictures_of(folder), _reference(golden)
-    names = "features" if unit else "embeds"
+    """Of every prompt, and of every picture as the reference of the golden file prepares it."""
     here = [i for i, image in enumerate(golden["images"]) if image in pictures]
-    pixels = torch.stack([transform(pictures[golden["images"][i]], 224) for i in here])
-    texts, images = tower.embed_texts(golden["prompts"]), tower.embed_images(pixels)
-    unit_texts, unit_images = normalize(texts, dim=-1), normalize(images, dim=-1)
-    cosines = np.array(golden["cosine_text_by_image"])[:, here]
-    pairs = (unit_texts, unit_images) if unit else (texts, images)
-    yield from _embeds("text", pairs[0], golden[f"text_{names}"], reference)
-    yield from _embeds("image", pairs[1], [golden[f"image_{names}"][i] for i in here], reference)
+    transform = pixels_of_first(facts.file)
+    seen = torch.stack([transform(pictures[golden["images"][i]]) for i in here])
+    images, reference = tower.embed_images(seen), _reference(golden)
+    unit = "image_features" in golden
+    field = "features" if unit else "embeds"
+    unit_images = normalize(images, dim=-1)
+    theirs = [golden[f"image_{field}"][i] for i in here]
+    yield from _embeds("image", unit_images if unit else images, theirs, reference)
+    if not facts.tokens:
+        return
+    texts = tower.embed_texts(golden["prompts"])
+    unit_texts = normalize(texts, dim=-1)
+    yield from _embeds("text", unit_texts if unit else texts, golden[f"text_{field}"], reference)
     yield compare(
         "cosines of every text and image",
         unit_texts @ unit_images.T,
-        cosines,
+        np.array(golden["cosine_text_by_image"])[:, here],
         tolerance=2e-6,
         reference=reference,
     )
 
 
-def clipscore_network(folder: Path) -> Iterator[Check]:
-    """CLIPScore's embeddings and values."""
-    golden, pictures = read_golden(folder, "reward_clipscore.json"), pictures_of(folder)
-    tower = seeded_tower("openai", golden["weight_seed"])
-    yield from _both(tower, preprocess.clipscore_nft, golden, folder, unit=False)
-    reward = ClipScore(tower, transform=preprocess.clipscore_nft, info=clipscore_nft.info)
-    ours, theirs = _scores(reward, _rows(golden, "scores"), golden, pictures)
-    yield compare("values", ours, theirs, tolerance=2e-6, reference=_reference(golden))
+def pixels_of_first(file: str) -> Any:
+    """What the variant whose values a golden file holds hands to its network."""
+    key = next(key for key, facts in FACTS.items() if facts.file == file and facts.own_values)
+    return partial(pixels_of, load_blank(key))
 
 
-def aesthetic_network(folder: Path) -> Iterator[Check]:
-    """The aesthetic score's embeddings and values, its head rebuilt from names as well."""
-    golden, pictures = read_golden(folder, "reward_aesthetic.json"), pictures_of(folder)
-    reference = _reference(golden)
-    tower = seeded_tower("openai", golden["weight_seed"])
-    with torch.device("meta"):
-        state = AestheticHead().state_dict()
-    head = build_head(seeded_state(state, golden["weight_seed"]), PATH)
-    reward = Aesthetic(tower, head, info=aesthetic.info)
-    here = [i for i, image in enumerate(golden["images"]) if image in pictures]
-    images = [pictures[golden["images"][i]] for i in here]
-    pixels = torch.stack([preprocess.aesthetic_nft(image, 224) for image in images])
-    theirs = [golden["image_embeds"][i] for i in here]
-    yield from _embeds("image", tower.embed_images(pixels), theirs, reference)
-    ours = [reward.score(image[None], [Prompt(id="", text="")]).values[0] for image in images]
-    theirs = [golden["scores"][i] for i in here]
-    yield compare("values", ours, theirs, tolerance=5e-6, reference=reference)
-
-
-def pickscore_network(folder: Path) -> Iterator[Check]:
-    """PickScore's embeddings, and its values in native units and in training's."""
-    golden, pictures = read_golden(folder, "reward_pickscore.json"), pictures_of(folder)
-    reference = _reference(golden)
-    tower = seeded_tower("pickscore", golden["weight_seed"])
-    yield from _both(tower, preprocess.pickscore, golden, folder, unit=False)
-    reward = PickScore(tower, info=pickscore.info)
-    diagonal = zip(
-        golden["images"],
-        range(len(golden["images"])),
-        golden["raw_scale_scores_batch_diagonal"],
-        strict=True,
+def _own_values(
+    reward: Any, golden: Mapping[str, Any], pictures: Mapping[str, np.ndarray]
+) -> Iterator[Check]:
+    """Each value is the scaled cosine of the embeddings of what the reward itself hands over."""
+    if "prompts" not in golden:
+        return
+    text, ours, theirs = golden["prompts"][0], [], []
+    one = normalize(reward.tower.embed_texts([text]).double(), dim=-1)[0]
+    for picture in pictures.values():
+        seen = _handed(reward, picture)
+        other = normalize(reward.tower.embed_images(seen).double(), dim=-1)[0]
+        theirs.append(
+            float(one @ other)
+            * reward.tower.logit_scale ** ("raw_scale_scores_batch_diagonal" in golden)
+        )
+        ours.append(float(reward.score(picture[None], [Prompt(id="0", text=text)]).values[0]))
+    scale = max(1.0, np.abs(theirs).max())
+    yield compare(
+        "values, from the embeddings",
+        ours,
+        theirs,
+        tolerance=2e-6 * scale,
+        reference=_reference(golden),
     )
-    ours, theirs = _scores(reward, diagonal, golden, pictures)
-    yield compare("values, native units", ours, theirs, tolerance=5e-4, reference=reference)
-    single, divided = _scores(reward, _rows(golden, "scores_single_pairs"), golden, pictures)
-    divided += [
-        v
-        for v, image in zip(golden["scores_batch_diagonal"], golden["images"], strict=True)
-        if image in pictures
-    ]
-    scaled = np.array(single + ours) / TRAIN_SCALE
-    yield compare("values / 26", scaled, divided, tolerance=2e-5, reference=reference)
 
 
-def hpsv2_network(folder: Path) -> Iterator[Check]:
-    """HPSv2's features, and its values against both references, which antialias both."""
-    golden, pictures = read_golden(folder, "reward_hpsv2.json"), pictures_of(folder)
-    tower = seeded_tower("hpsv2", golden["weight_seed"])
-    yield from _both(tower, preprocess.hpsv2_nft, golden, folder, unit=True)
-    reward = HpsV2(tower, transform=preprocess.hpsv2_nft, info=hpsv2_nft.info)
+def _handed(reward: Any, picture: np.ndarray) -> Tensor:
+    given: list[Tensor] = []
+    embed = reward.tower.embed_images
+
+    def record(pixels: Tensor) -> Tensor:
+        given.append(pixels)
+        return embed(pixels)
+
+    with replaced(reward.tower, embed_images=record):
+        reward.score(picture[None], [Prompt(id="0", text="")])
+    return given[0]
+
+
+def _clipscore(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
+    ours, theirs = _scores(reward, _rows(golden, "scores"), golden, pictures)
+    yield from _values("values", ours, theirs, 2e-6, _reference(golden))
+
+
+def _hpsv2(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
     for field, reference in (("scores", _reference(golden)), ("package_scores", HPS_PACKAGE)):
         ours, theirs = _scores(reward, _rows(golden, field), golden, pictures)
-        yield compare("values", ours, theirs, tolerance=2e-6, reference=reference)
+        yield from _values("values", ours, theirs, 2e-6, reference)
 
 
-def colours_network(folder: Path) -> Iterator[Check]:
-    """GenEval's colour head under QuickGELU: its texts, logits and answers."""
+def _aesthetic(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
+    here = [i for i, image in enumerate(golden["images"]) if image in pictures]
+    empty = [Prompt(id="", text="")]
+    ours = [reward.score(pictures[golden["images"][i]][None], empty).values[0] for i in here]
+    yield from _values(
+        "values", ours, [golden["scores"][i] for i in here], 5e-6, _reference(golden)
+    )
+
+
+def _pickscore(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
+    """Native units and training's."""
+    reference, images = _reference(golden), golden["images"]
+    raw = golden["raw_scale_scores_batch_diagonal"]
+    diagonal = zip(images, range(len(images)), raw, strict=True)
+    ours, theirs = _scores(reward, diagonal, golden, pictures)
+    yield from _values("values, native units", ours, theirs, 5e-4, reference)
+    single, divided = _scores(reward, _rows(golden, "scores_single_pairs"), golden, pictures)
+    pairs = zip(golden["scores_batch_diagonal"], images, strict=True)
+    divided += [value for value, image in pairs if image in pictures]
+    scaled = np.array(single + ours) / reward.info.train_scale
+    yield from _values("values / 26", scaled, divided, 2e-5, reference)
+
+
+VALUES = {
+    "reward_clipscore.json": _clipscore,
+    "reward_hpsv2.json": _hpsv2,
+    "reward_aesthetic.json": _aesthetic,
+    "reward_pickscore.json": _pickscore,
+}
+
+
+def _values(name: str, ours: Any, theirs: Any, tolerance: float, reference: str) -> Iterator[Check]:
+    """A comparison, unless the folder holds none of the pictures."""
+    if len(theirs):
+        yield compare(name, ours, theirs, tolerance=tolerance, reference=reference)
+
+
+def colours_network(key: str, folder: Path) -> Iterator[Check]:
+    """The colour head of a loaded GenEval under QuickGELU: its texts, logits and answers."""
     golden, pictures = read_golden(folder, "reward_geneval_color.json"), pictures_of(folder)
     reference = _reference(golden)
-    tower = seeded_tower("openai, open_clip's names", golden["weight_seed"])
-    head = ClipColorHead(tower, colors=golden["colors"])
+    head = seeded_head(key, golden["weight_seed"])
     rows = [row for row in golden["rows"] if row["image"] in pictures]
     for name in sorted({row["classname"] for row in rows}):
         columns = golden["classifier_columns"][name]
@@ -230,90 +389,27 @@ def colours_network(folder: Path) -> Iterator[Check]:
     yield compare("wrong answers", wrong, np.zeros(len(wrong)), tolerance=0, reference=reference)
 
 
+def seeded_head(key: str, seed: int) -> Any:
+    """The colour head of a loaded GenEval over weights rebuilt from open_clip's names."""
+    return load_seeded(key, seed, open_clip_names=True, more=no_detector()).color_head
+
+
 # --- checks by reward -----------------------------------------------------------------------------
 
-_PIL = {"tolerance": 5e-7}
-_FLOATS = {"tolerance": 1e-5}
-_CROPS = preprocessing("geneval_crop", preprocess.geneval_crop, **_PIL, reference=GENEVAL)
-_OPENAI = (
-    _names("reward_clipscore.json", "openai"),
-    _tokens("reward_clipscore.json", "input_ids"),
-)
-_HPS = (_names("reward_hpsv2.json", "hpsv2"), _tokens("reward_hpsv2.json", "tokens"))
-
 CHEAP: dict[str, tuple[Checks, ...]] = {
-    "clipscore@nft": (
-        preprocessing(
-            "clipscore_nft",
-            preprocess.clipscore_nft,
-            **_FLOATS,
-            reference=f"{NFT}/clip_scorer.py",
-        ),
-        *_OPENAI,
-    ),
-    "clipscore@openai": (
-        preprocessing(
-            "imagereward",
-            preprocess.clipscore_openai,
-            **_PIL,
-            reference="image-reward 1.5 _transform, which is CLIP's own",
-        ),
-        *_OPENAI,
-    ),
-    "pickscore": (
-        preprocessing(
-            "pickscore",
-            preprocess.pickscore,
-            **_PIL,
-            reference="transformers 4.40 CLIPImageProcessor",
-        ),
-        _names("reward_pickscore.json", "pickscore"),
-        _tokens("reward_pickscore.json", "input_ids_padded_to_longest"),
-    ),
-    "hpsv2@nft": (
-        preprocessing(
-            "hpsv2_nft", preprocess.hpsv2_nft, **_FLOATS, reference=f"{NFT}/hpsv2_scorer.py"
-        ),
-        preprocessing(
-            "hpsv2_package",
-            preprocess.hpsv2_nft,
-            **_FLOATS,
-            reference=f"{HPS_PACKAGE}, torchvision 0.21",
-        ),
-        *_HPS,
-    ),
-    "hpsv2@2024": (
-        preprocessing(
-            "hpsv2_package_torchvision016_no_antialias",
-            preprocess.hpsv2_2024,
-            **_FLOATS,
-            reference=f"{HPS_PACKAGE}, torchvision 0.16.2",
-        ),
-        *_HPS,
-    ),
-    "aesthetic": (
-        preprocessing(
-            "aesthetic_nft",
-            preprocess.aesthetic_nft,
-            **_PIL,
-            reference=f"{NFT}/aesthetic_scorer.py",
-        ),
-        _OPENAI[0],
-    ),
-    "geneval@official": (
-        _CROPS,
-        _names("reward_geneval_color.json", "openai, open_clip's names"),
-    ),
+    key: (
+        partial(pixels, key),
+        partial(names, facts.names or facts.file, facts.network),
+        *([partial(tokens, key)] if facts.tokens else []),
+        partial(scale, key),
+    )
+    for key, facts in FACTS.items()
 }
 """Seconds each."""
 FULL_SIZE: dict[str, tuple[Checks, ...]] = {
-    "clipscore@nft": (clipscore_network,),
-    "clipscore@openai": (clipscore_network,),
-    "aesthetic": (aesthetic_network,),
-    "geneval@official": (colours_network,),
-    "pickscore": (pickscore_network,),
-    "hpsv2@nft": (hpsv2_network,),
-    "hpsv2@2024": (hpsv2_network,),
+    **{key: (partial(network, key),) for key in FACTS},
+    "geneval@official": (partial(colours_network, "geneval@official"),),
+    "geneval@promptrl": (partial(colours_network, "geneval@promptrl"),),
 }
 """Half a minute to minutes each, 2 to 5 GB; neighbours share a network."""
-CHECKS = {key: CHEAP[key] + FULL_SIZE[key] for key in CHEAP}
+CHECKS = {key: CHEAP.get(key, ()) + checks for key, checks in FULL_SIZE.items()}

@@ -1,7 +1,6 @@
 """ImageReward against image-reward 1.5 and DiffusionNFT's scorer: pixels, tokens, network, rewards."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import torch
 from rewards import preprocess
 from rewards.base import Prompt
 from rewards.certify import Check, Checks, compare
+from rewards.certify.loaded import ANY, load_blank, load_seeded, replaced
+from rewards.certify.preprocessing import golden_file, read_golden
 from rewards.certify.seeded import seeded_state
 from rewards.preprocess import CLIP_MEAN, CLIP_STD
 from rewards.vlm.blip import BlipReward, blip_reward, published
-from rewards.vlm.imagereward import INFO, ImageReward, padded
+from rewards.vlm.imagereward import INFO, padded
 
 PACKAGE = "image-reward 1.5 ImageReward/ImageReward.py"
 TRAINER = "NVlabs/DiffusionNFT@24af555 flow_grpo/imagereward_scorer.py"
@@ -27,7 +28,7 @@ def pixels(folder: Path) -> Iterator[Check]:
     """What the network is given of each picture: bytes before normalising, moments after it."""
     golden = _json(folder, "preprocessing")["transforms"]["imagereward"]
     names, images = _images(folder, list(golden))
-    inputs = [preprocess.clipscore_openai(image) for image in images]
+    inputs = [_handed(image) for image in images]
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     raw = [((x * std + mean) * 255).round().byte().permute(1, 2, 0).numpy() for x in inputs]
     digests = [hashlib.sha256(each.tobytes()).hexdigest() for each in raw]
@@ -52,6 +53,20 @@ def pixels(folder: Path) -> Iterator[Check]:
     )
 
 
+def _handed(image: np.ndarray) -> torch.Tensor:
+    """What the loaded reward hands to its network."""
+    reward, given = load_blank(INFO.key), []
+
+    def record(pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        given.append(pixels[0])
+        return torch.zeros(len(pixels))
+
+    record.image_size = reward.net.image_size  # type: ignore[attr-defined]
+    with replaced(reward, net=record):
+        reward.score(image[None], [ANY])
+    return given[0]
+
+
 def tokens(folder: Path) -> Iterator[Check]:
     """Ids and masks as the text encoder gets them, prompts longer than 35 tokens among them."""
     golden = _json(folder, "reward_imagereward")
@@ -71,9 +86,9 @@ def rewards(folder: Path) -> Iterator[Check]:
     """The whole reward at full size (447 million parameters) with weights rebuilt from their names."""
     golden = _json(folder, "reward_imagereward")
     names, images = _images(folder, golden["images"])
-    net = seeded_network(golden["weight_seed"])
-    yield from _network(net, golden, names, images)
-    yield from _scores(net, golden, names, images)
+    reward = load_seeded(INFO.key, golden["weight_seed"])
+    yield from _network(reward.net, golden, names, images)
+    yield from _scores(reward, golden, names, images)
 
 
 def seeded_network(seed: int) -> BlipReward:
@@ -118,12 +133,12 @@ def _network(
 
 
 def _scores(
-    net: BlipReward, golden: dict[str, Any], names: list[str], images: list[np.ndarray]
+    reward: Any, golden: dict[str, Any], names: list[str], images: list[np.ndarray]
 ) -> Iterator[Check]:
     """Through `ImageReward.score`: the first and the last pair, whose prompts are short and too long."""
     texts = golden["prompts_used_to_draw_ids"]
     known = dict(zip(texts, golden["untruncated_token_ids"], strict=True))
-    reward = ImageReward(net, known.__getitem__, info=INFO)
+    reward.tokenize = known.__getitem__  # BERT's vocabulary is not in the golden files
     places = [golden["images"].index(names[end]) for end in (0, -1)]
     prompts = [Prompt(id=str(place), text=texts[place]) for place in places]
     pairs = zip((images[0], images[-1]), prompts, strict=True)
@@ -136,7 +151,7 @@ def _scores(
         reference=TRAINER,
     )
     yield compare(
-        "prompts told to be cut",
+        "prompts found to be cut",
         [each.parts["truncated"] for each in scores],
         [len(known[prompt.text]) > golden["max_length"] for prompt in prompts],
         tolerance=0,
@@ -145,12 +160,12 @@ def _scores(
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / f"{name}.json").read_text("utf-8"))
+    return read_golden(folder, f"{name}.json")
 
 
 def _images(folder: Path, names: list[str]) -> tuple[list[str], list[np.ndarray]]:
     """Those of the named pictures that the folder has; a smaller copy of it has fewer."""
-    with np.load(folder / "preprocessing.npz") as stored:
+    with np.load(golden_file(folder, "preprocessing.npz")) as stored:
         there = [name for name in names if f"image/{name}" in stored.files]
         return there, [stored[f"image/{name}"] for name in there]
 

@@ -1,83 +1,116 @@
-"""Rewards without weights, and the rules of those with them: JPEG size, OCR's arithmetic, GenEval's judge."""
+"""Rewards without weights, and the rules of OCR: JPEG size, and what a loaded variant makes of lines read."""
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from rewards import available
-from rewards.base import Prompt, RewardInfo
+from rewards import available, load_reward
+from rewards.base import Prompt
 from rewards.certify import Check, Checks, compare
-from rewards.geneval.judge import (
-    COUNTING_THRESHOLD,
-    SCORE_THRESHOLD,
-    Verdict,
-    colors_asked,
-    judge,
-    keep,
-    relative_position,
-)
-from rewards.jpeg import Compressibility, Incompressibility
-from rewards.ocr.engines import OcrFailure, TextLine
-from rewards.ocr.reward import Ocr, ocr_reward, quoted_text, read_text
+from rewards.certify.preprocessing import pictures_of, read_golden
+from rewards.ocr.engines import OcrFailure, RapidOcr, TextLine
+from rewards.weights.stand_ins import standing_in
 
 JPEG = "NVlabs/DiffusionNFT@24af555 flow_grpo/rewards.py (Pillow 10.4)"
 OCR = "NVlabs/DiffusionNFT@24af555 flow_grpo/ocr.py"
-GENEVAL = "djghosh13/geneval@af4902f evaluation/evaluate_images.py"
-NFT = "NVlabs/DiffusionNFT@24af555 flow_grpo/gen_eval.py"
 FEW_BYTES = 0.02
 """kB: JPEG encoders differ by a few bytes."""
+JPEG_FIELDS = {
+    "jpeg": ("incompressibility_kB", FEW_BYTES),
+    "jpeg@compressibility": ("compressibility", FEW_BYTES / 500),
+}
 
 
-def jpeg(folder: Path) -> Iterator[Check]:
-    """File size of pictures, in kB, and its negative in units of 500 kB."""
-    golden = _json(folder, "extras")["jpeg"]
-    with np.load(folder / "preprocessing.npz") as stored:
-        images = {name: stored[f"image/{name}"] for name in golden if f"image/{name}" in stored}
-    for reward, key, tolerance in (
-        (Incompressibility(), "incompressibility_kB", FEW_BYTES),
-        (Compressibility(), "compressibility", FEW_BYTES / 500),
-    ):
-        prompt = Prompt(id="any", text="")
-        ours = [reward.score(image[None], [prompt]).values[0] for image in images.values()]
-        theirs = [golden[name][key] for name in images]
-        yield compare(reward.info.summary, ours, theirs, tolerance=tolerance, reference=JPEG)
+def jpeg(key: str, folder: Path) -> Iterator[Check]:
+    """The loaded reward's values of pictures."""
+    golden, pictures = read_golden(folder, "extras.json")["jpeg"], pictures_of(folder)
+    (field, tolerance), reward = JPEG_FIELDS[key], load_reward(key)
+    here = [name for name in golden if name in pictures]
+    ours = [reward.score(pictures[name][None], [""]).values[0] for name in here]
+    theirs = [golden[name][field] for name in here]
+    yield compare(reward.info.summary, ours, theirs, tolerance=tolerance, reference=JPEG)
 
 
 # --- OCR ------------------------------------------------------------------------------------------
 
 
 class _Given:
-    """An engine that reads what it is given; None breaks it."""
+    """An engine that reads what it is given, and keeps the picture; no page breaks it."""
 
-    def __init__(self, page: list[TextLine] | None) -> None:
-        self._page = page
+    page: list[TextLine] | None = None
 
     def read(self, image: np.ndarray) -> list[TextLine]:
-        if self._page is None:
+        self.picture = image
+        if self.page is None:
             raise OcrFailure("no page")
-        return self._page
+        return self.page
 
 
-def ocr(folder: Path) -> Iterator[Check]:
-    """The reward for given lines; where upstream's engine or arithmetic failed, ours must be NaN with a reason."""
-    cases = _json(folder, "ocr_metric")["cases"]
-    fine = [case for case in cases if not _failed(case)]
+def _with_given(key: str) -> tuple[Any, _Given]:
+    """A reward as it is loaded, but for the engine that reads."""
+    engine = _Given()
+    name = key.partition("@")[2].removesuffix("-x4")
+    with standing_in("lines given", {f"engine {name}": lambda: engine}):
+        return load_reward(key), engine
+
+
+def ocr(key: str, folder: Path) -> Iterator[Check]:
+    """The loaded reward for given lines; where upstream's engine or arithmetic failed, ours is NaN with a reason."""
+    cases = read_golden(folder, "ocr_metric.json")["cases"]
+    reward, engine = _with_given(key)
+    values = []
+    for case in cases:
+        engine.page = _lines(case)
+        prompt = Prompt(id=str(case["id"]), text=case["prompt"])
+        values.append(float(reward.score(np.zeros((1, 8, 8, 3), np.uint8), [prompt]).values[0]))
+    fine = [i for i, case in enumerate(cases) if not _failed(case)]
     yield compare(
         "reward of the lines read",
-        [ocr_reward(read_text(_lines(case) or []), quoted_text(case["prompt"])) for case in fine],
-        [case["reward"] for case in fine],
-        tolerance=1e-15,
+        [values[i] for i in fine],
+        [np.float32(cases[i]["reward"]) for i in fine],
+        tolerance=1e-7,
         reference=OCR,
     )
     yield compare(
         "cases without a value, upstream's exceptions and swallowed failures",
-        [np.isnan(_ocr_value(case)) for case in cases],
+        np.isnan(values),
         [_failed(case) for case in cases],
         tolerance=0,
         reference=OCR,
+    )
+    yield from _enlarged(key, folder)
+
+
+def _enlarged(key: str, folder: Path) -> Iterator[Check]:
+    """The picture that the loaded reward's engine is given."""
+    reward, engine = _with_given(key)
+    picture = pictures_of(folder)["sq64"]
+    engine.page = []
+    reward.score(picture[None], ['a sign that says "A"'])
+    size = (256, 256) if key.endswith("-x4") else (64, 64)
+    wanted = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    name = f"picture of {size[0]}x{size[1]} for the engine"
+    yield compare(name, engine.picture, wanted, tolerance=0, reference=OCR)
+
+
+def channels(key: str, folder: Path) -> Iterator[Check]:
+    """The order of channels in which the true engine is given a picture: right colours, as PP-OCR was trained."""
+    reader, given = load_reward(key).reward.engine, []
+    assert isinstance(reader, RapidOcr)
+    inner = reader._engine
+    reader._engine = lambda picture: given.append(picture) or inner(picture)
+    picture = pictures_of(folder)["sq64"]
+    reader.read(picture)
+    yield compare(
+        "channels of the engine, blue first",
+        given[0],
+        picture[..., ::-1],
+        tolerance=0,
+        reference="RapidAI/RapidOCR@v3.10.0 (arrays are BGR)",
     )
 
 
@@ -91,79 +124,8 @@ def _lines(case: dict[str, Any]) -> list[TextLine] | None:
     return [TextLine(text, confidence, (0, 0, 1, 1)) for text, confidence in case["lines"] or []]
 
 
-def _ocr_value(case: dict[str, Any]) -> float:
-    info = RewardInfo(name="ocr", variant="given", summary="", low=0, high=1)
-    reward = Ocr(_Given(_lines(case)), info=info)
-    prompt = Prompt(id=str(case["id"]), text=case["prompt"])
-    return reward.score(np.zeros((1, 8, 8, 3), np.uint8), [prompt]).values[0]
-
-
-# --- GenEval --------------------------------------------------------------------------------------
-
-
-def geneval(folder: Path) -> Iterator[Check]:
-    """Both rules on given boxes and colours: what counts, the verdicts, the reasons, the partial reward."""
-    golden = _json(folder, "geneval_judge")
-    cases = golden["cases"]
-    judged = [_judged(case) for case in cases]
-    official, nft = ([case[rule] for case in cases] for rule in ("official", "nft"))
-    others = [kept != case["kept"] for (kept, _), case in zip(judged, cases, strict=True)]
-    yield _count("cases in which other boxes count", others, GENEVAL)
-    verdicts = [verdict for _, verdict in judged]
-    for name, reference, ours, theirs in (
-        ("correct", GENEVAL, [v.correct for v in verdicts], [o["correct"] for o in official]),
-        ("strict", NFT, [v.strict for v in verdicts], [n["strict_correct"] for n in nft]),
-        ("partial reward", NFT, [v.partial for v in verdicts], [n["score"] for n in nft]),
-    ):
-        yield compare(name, ours, theirs, tolerance=1e-12, reference=reference)
-    for name, reference, ours, theirs in (
-        ("reason", GENEVAL, [v.reason for v in verdicts], official),
-        ("strict reason", NFT, [v.strict_reason for v in verdicts], nft),
-    ):
-        said = zip(ours, theirs, strict=True)
-        other = [_parsed(mine) != _parsed(their["reason"]) for mine, their in said]
-        yield _count(f"cases with another {name}", other, reference)
-    pairs = golden["relative_position"]
-    relations = [relative_position(*(np.float32(pair[side]) for side in "ab")) for pair in pairs]
-    other = [sorted(r) != pair["relations"] for r, pair in zip(relations, pairs, strict=True)]
-    yield _count("pairs of boxes in another relation", other, GENEVAL)
-
-
-def _count(name: str, other: list[bool], reference: str) -> Check:
-    return compare(name, other, np.zeros(len(other)), tolerance=0, reference=reference)
-
-
-def _judged(case: dict[str, Any]) -> tuple[dict[str, list[int]], Verdict]:
-    """Indices of the boxes that count, by class, and the verdict on them."""
-    found = {
-        name: np.array(rows, dtype=np.float32).reshape(-1, 5)
-        for name, rows in case["detections"].items()
-    }
-    counting = case["metadata"]["tag"] == "counting"
-    indices = keep(found, COUNTING_THRESHOLD if counting else SCORE_THRESHOLD)
-    kept = {name: found[name][places] for name, places in indices.items()}
-    colors = {
-        name: [case["colors"][name][place] for place in indices[name][:count]]
-        for name, count in colors_asked(kept, case["metadata"]).items()
-    }
-    verdict = judge(kept, case["metadata"], colors)
-    return {name: places.tolist() for name, places in indices.items()}, verdict
-
-
-def _parsed(reason: str) -> list[tuple[str, str | frozenset[str]]]:
-    """Lines of a reason; the order of the relations found carries no meaning in the reference."""
-    halves = [line.partition(", found ") for line in reason.splitlines()]
-    return [
-        (head, frozenset(tail[:-7].split(" and ")) if tail.endswith(" target") else tail)
-        for head, _, tail in halves
-    ]
-
-
-def _json(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / f"{name}.json").read_text("utf-8"))
-
-
-_BY_NAME: dict[str, tuple[Checks, ...]] = {"jpeg": (jpeg,), "ocr": (ocr,), "geneval": (geneval,)}
 CHECKS: dict[str, tuple[Checks, ...]] = {
-    key: _BY_NAME[key.partition("@")[0]] for key in available() if key.partition("@")[0] in _BY_NAME
+    **{key: (partial(jpeg, key),) for key in JPEG_FIELDS},
+    **{key: (partial(ocr, key),) for key in available() if key.startswith("ocr@")},
 }
+CHECKS["ocr@rapidocr"] += (partial(channels, "ocr@rapidocr"),)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,30 @@ from rewards.certify import Check, Checks, compare
 from rewards.geneval.colours import cut_out
 from rewards.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 
+_asked_for: set[Path] = set()
+
+
+def golden_file(folder: Path, name: str) -> Path:
+    """The place of a golden file, which `opened` remembers."""
+    _asked_for.add(folder / name)
+    return folder / name
+
+
+@contextmanager
+def opened() -> Iterator[set[Path]]:
+    """The golden files that are asked for within the block."""
+    _asked_for.clear()
+    yield _asked_for
+
 
 def read_golden(folder: Path, name: str) -> dict[str, Any]:
     """A golden file of JSON."""
-    return json.loads((folder / name).read_text("utf-8"))
+    return json.loads(golden_file(folder, name).read_text("utf-8"))
 
 
 def pictures_of(folder: Path) -> dict[str, np.ndarray]:
     """The golden pictures that a folder holds, uint8 RGB (H, W, 3)."""
-    with np.load(folder / "preprocessing.npz") as arrays:
+    with np.load(golden_file(folder, "preprocessing.npz")) as arrays:
         return {k.removeprefix("image/"): arrays[k] for k in arrays if k.startswith("image/")}
 
 
@@ -67,7 +83,7 @@ def preprocessing(
 
     def check(folder: Path) -> Iterator[Check]:
         golden, pictures = read_golden(folder, "preprocessing.json"), pictures_of(folder)
-        stored = np.load(folder / "preprocessing.npz")
+        stored = np.load(golden_file(folder, "preprocessing.npz"))
         ours, wanted, wrong = [], [], []
         for name, facts in golden["transforms"][theirs].items():
             if facts.get("image", name) not in pictures:

@@ -5,8 +5,9 @@ import math
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +18,9 @@ from zipfile import BadZipFile
 import rewards
 from rewards import certify as package
 from rewards.base import ConfigError, Prompt, RewardInfo
-from rewards.certify import Check, Checks, compare
-from rewards.certify.preprocessing import pictures_of, read_golden
+from rewards.certify import Check, Checks, NothingToCompareError, compare
+from rewards.certify.preprocessing import opened, pictures_of, read_golden
+from rewards.certify.verdicts import code_digest, file_digest
 
 LIBRARIES = (
     "torch",
@@ -51,11 +53,15 @@ class Certificate:
     """Of `LIBRARIES` and Python."""
     date: str
     """Day in UTC, ISO 8601."""
+    code: str = ""
+    """Digest of the code that was certified: `rewards.certify.verdicts.code_digest`."""
+    golden: Mapping[str, str] = field(default_factory=dict)
+    """Golden file -> its digest."""
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed."""
-        return all(check.passed for check in self.checks)
+        """Whether something was compared, and no check failed."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
 
     def encode(self) -> bytes:
         """JSON, the fields in a fixed order; a number that is none is null."""
@@ -68,6 +74,8 @@ class Certificate:
             "checks": [_row(check) for check in self.checks],
             "versions": dict(self.versions),
             "date": self.date,
+            "code": self.code,
+            "golden": dict(self.golden),
         }
         return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -142,70 +150,126 @@ def certify(
         keys: full keys.
         folder: of golden numbers.
         full: compare networks of full size as well: minutes, up to 5 GB.
-        told: told of each reward before its checks run.
+        told: called with each reward before its checks run.
+
+    Yields:
+        A certificate a reward; what could not be compared, for want of a file or of a package, is said in it.
 
     Raises:
-        ConfigError: a reward without checks, or a golden file that is missing or broken.
+        ConfigError: a reward without checks.
     """
     known = tables()
     for key in keys:
         if key not in known:
             raise ConfigError(f"reward {key!r} has no check; these have: {', '.join(known)}.")
-    found: dict[Checks, tuple[Check, ...]] = {}
+    found: dict[Checks, Outcome] = {}
     for key in keys:
         told(key)
         cheap, long = known[key]
         real = (folder / real_name(key)).is_file()
-        checks: list[Check] = []
-        for check in cheap + (long if full else ()):
-            found[check] = found[check] if check in found else _run(check, folder)
-            checks += found[check]
-        checks += _run(lambda where, key=key: real_values(key, where), folder) if real else ()
-        yield _certificate(key, checks, deep=bool(long), full=full, real=real)
+        asked = [*cheap, *(long if full else ()), *([partial(real_values, key)] if real else ())]
+        for check in asked:
+            if check not in found:
+                found[check] = run_check(check, folder)
+        yield _certificate(key, [found[c] for c in asked], deep=bool(long), full=full, real=real)
 
 
-def _run(check: Checks, folder: Path) -> tuple[Check, ...]:
-    try:
-        return tuple(check(folder))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"golden file {error.filename} is missing; name a folder that has it with --golden."
-        ) from None
-    except (json.JSONDecodeError, BadZipFile) as error:
-        raise ConfigError(f"a golden file of {folder} cannot be read: {error}.") from None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came of one function of checks."""
+
+    checks: tuple[Check, ...] = ()
+    trouble: str = ""
+    """Why it could not be run, or not to its end."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Golden file -> digest."""
+
+
+def run_check(check: Checks, folder: Path) -> Outcome:
+    """Run one function of checks; a golden file, a package or weights that are missing are its `trouble`."""
+    done: list[Check] = []
+    trouble = ""
+    with opened() as files:
+        try:
+            done.extend(check(folder))
+        except FileNotFoundError as error:
+            trouble = f"{Path(error.filename).name} is not in {folder}"
+        except (json.JSONDecodeError, BadZipFile) as error:
+            trouble = f"a golden file of {folder} cannot be read: {error}"
+        except KeyError as error:
+            trouble = f"the golden files of {folder} hold no {error}"
+        except (ConfigError, NothingToCompareError) as error:
+            trouble = str(error)
+        read = {file.name: file_digest(file) for file in sorted(files) if file.is_file()}
+    return Outcome(checks=tuple(done), trouble=trouble, files=read)
 
 
 # --- verdict --------------------------------------------------------------------------------------
 
 
 def _certificate(
-    key: str, checks: Sequence[Check], *, deep: bool, full: bool, real: bool
+    key: str, outcomes: Sequence[Outcome], *, deep: bool, full: bool, real: bool
 ) -> Certificate:
     """What was found.
 
     Args:
         key: full key.
-        checks: all that were run.
+        outcomes: of all checks that were asked for.
         deep: whether there are checks of full-size networks.
-        full: whether those were run.
-        real: whether the reward was compared as users load it.
+        full: whether those were asked for.
+        real: whether the reward was compared under its published weights.
     """
-    if deep and not full:
+    troubles = list(dict.fromkeys(o.trouble for o in outcomes if o.trouble))
+    if troubles:
+        verdict, needs = "partly: not all could be compared", "; ".join(troubles)
+    elif deep and not full:
         verdict, needs = "partly: needs --full", f"run: nftbench certify {key} --full"
     else:
         verdict, needs = _verdict(rewards.reward_info(key), deep=deep, real=real)
+    whole = (full or not deep) and not troubles
+    return certificate_of(key, outcomes, verdict, needs, full=whole, code=code_digest(key))
+
+
+def certificate_of(
+    name: str, outcomes: Sequence[Outcome], verdict: str, needs: str, *, full: bool, code: str
+) -> Certificate:
+    """A certificate of what was found, with today's date and the versions of libraries.
+
+    Args:
+        name: of what is certified.
+        outcomes: of all checks that were asked for.
+        verdict: where every check passed.
+        needs: see `Certificate`.
+        full: the same.
+        code: the same.
+    """
+    checks = tuple(check for outcome in outcomes for check in outcome.checks)
     if not all(check.passed for check in checks):
         verdict = "differs"
     return Certificate(
-        reward=key,
-        verdict=verdict,
+        reward=name,
+        verdict=verdict if checks else "not compared",
         needs=needs,
-        full=full or not deep,
-        checks=tuple(checks),
+        full=full,
+        checks=checks,
         versions={"python": platform.python_version()}
-        | {name: version(name) for name in LIBRARIES},
+        | {library: version(library) for library in LIBRARIES},
         date=datetime.now(UTC).date().isoformat(),
+        code=code,
+        golden={file: digest for o in outcomes for file, digest in o.files.items()},
     )
+
+
+def fuller(old: Mapping[str, Any], new: Certificate) -> bool:
+    """Whether a certificate that is there says more than a new one, which must not take its place.
+
+    Args:
+        old: read by `rewards.certify.verdicts.read`; empty where there is none.
+        new: the other one.
+    """
+    cases = sum(row["cases"] for row in old.get("checks", ()))
+    fewer = sum(check.cases for check in new.checks) < cases
+    return bool(old) and not new.full and (bool(old.get("full")) or fewer)
 
 
 def _verdict(info: RewardInfo, *, deep: bool, real: bool) -> tuple[str, str]:

@@ -1,33 +1,48 @@
 """UnifiedReward's reading of replies against DiffusionNFT's; what a judge says needs its server."""
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from rewards import load_reward
 from rewards.certify import Check, Checks, compare
-from rewards.vlm.unifiedreward import TRAIN_SCALE, final_score, nft, official
+from rewards.certify.preprocessing import read_golden
+from rewards.vlm.chat import Reply
 
 REFERENCE = "NVlabs/DiffusionNFT@24af555 flow_grpo/unifiedreward_scorer.py _extract_scores"
 
 
-def replies(folder: Path) -> Iterator[Check]:
-    """The mark read from a reply; where upstream says 0 for want of one, there is none."""
-    golden = json.loads((folder / "extras.json").read_text("utf-8"))["unifiedreward_parse"]
-    marks = [final_score(case["text"]) for case in golden]
-    for name, theirs, scale in (
+def replies(key: str, folder: Path) -> Iterator[Check]:
+    """What the loaded reward makes of replies; NaN where upstream says 0 for want of a mark, or reads one above 5."""
+    golden = read_golden(folder, "extras.json")["unifiedreward_parse"]
+    reward = load_reward(key)
+    texts = [case["text"] for case in golden]
+    reward.reward.ask = lambda endpoint, questions: [Reply(text=text) for text in texts]
+    images = np.zeros((len(texts), 8, 8, 3), np.uint8)
+    found = reward.score(images, [""] * len(texts)).values
+    fine = [i for i, case in enumerate(golden) if 1 <= case["raw"] <= 5]
+    yield compare(
+        "replies without a mark from 1 to 5",
+        np.isnan(found),
+        [i not in fine for i in range(len(texts))],
+        tolerance=0,
+        reference=REFERENCE,
+    )
+    for name, field, scale in (
         ("native", "raw", 1.0),
-        ("training scale", "train_scale", TRAIN_SCALE),
+        ("training scale", "train_scale", reward.info.train_scale),
     ):
         yield compare(
-            f"mark in a reply, {name}, 0 standing for none",
-            [mark.get("final", 0.0) / scale for mark in marks],
-            [case[theirs] for case in golden],
-            tolerance=1e-15,
+            f"mark in a reply, {name}",
+            [found[i] / scale for i in fine],
+            [golden[i][field] for i in fine],
+            tolerance=1e-6,
             reference=REFERENCE,
         )
 
 
 CHECKS: dict[str, tuple[Checks, ...]] = {
-    nft.info.key: (replies,),
-    official.info.key: (replies,),
+    key: (partial(replies, key),) for key in ("unifiedreward@nft", "unifiedreward@official")
 }

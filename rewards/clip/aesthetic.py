@@ -57,16 +57,16 @@ class Aesthetic:
         transform: Preprocess = preprocess.aesthetic_nft,
     ) -> None:
         self.info = info
-        self._tower = tower
-        self._head = head.eval().requires_grad_(False)
-        self._transform = transform
+        self.tower = tower
+        self.head = head.eval().requires_grad_(False)
+        self.transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Score images: see `Reward.score`."""
         nothing = unseen(images)
         if nothing is not None:
             return nothing
-        return Scores.of(self._head(self._tower.unit_images(images, self._transform)).numpy())
+        return Scores.of(self.head(self.tower.unit_images(images, self.transform)).numpy())
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """No prompt is refused."""

@@ -24,12 +24,12 @@ class ClipScore:
 
     def __init__(self, tower: Tower, *, transform: Preprocess, info: RewardInfo) -> None:
         self.info = info
-        self._tower = tower
-        self._transform = transform
+        self.tower = tower
+        self.transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Score images: see `Reward.score`."""
-        return cosine_scores(self._tower, images, prompts, transform=self._transform)
+        return cosine_scores(self.tower, images, prompts, transform=self.transform)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Where images lie in CLIP's space.
@@ -40,7 +40,7 @@ class ClipScore:
         Returns:
             float32 (N, D), each of length 1.
         """
-        return self._tower.unit_images(images, self._transform).numpy()
+        return self.tower.unit_images(images, self.transform).numpy()
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Any text can be scored; past the text encoder's length it is cut, which the part `truncated` counts."""
@@ -78,5 +78,5 @@ openai = _variant(
     "openai",
     preprocess.clipscore_openai,
     "resized as CLIP's own code does, bicubic",
-    "openai/CLIP clip/clip.py `_transform`; arXiv:2104.08718 without its factor 2.5",
+    "openai/CLIP clip/clip.py `transform`; arXiv:2104.08718 without its factor 2.5",
 )

@@ -39,12 +39,12 @@ class HpsV2:
 
     def __init__(self, tower: Tower, *, transform: Preprocess, info: RewardInfo) -> None:
         self.info = info
-        self._tower = tower
-        self._transform = transform
+        self.tower = tower
+        self.transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Score images: see `Reward.score`."""
-        return cosine_scores(self._tower, images, prompts, transform=self._transform)
+        return cosine_scores(self.tower, images, prompts, transform=self.transform)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Any text can be scored; past the text encoder's length it is cut, which the part `truncated` counts."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rewards.base import ConfigError, Weight
 from rewards.clip.towers import Activation, ClipTower, refuse_misfits
 from rewards.weights.pull import packaged, weight_file
+from rewards.weights.stand_ins import content_of
 
 VIT_L_14 = Weight(
     name="clip-vit-large-patch14/model.safetensors",
@@ -130,10 +131,8 @@ def load_tower(path: Path, config: Any, device: str, dtype: str) -> ClipTower:
     Raises:
         ConfigError: the file lacks tensors of the network, or has others.
     """
-    from safetensors.torch import load_file
-
     return ClipTower(
-        build_clip(config(), load_file(path), path), clip_tokenizer(), device=device, dtype=dtype
+        build_clip(config(), read_tensors(path), path), clip_tokenizer(), device=device, dtype=dtype
     )
 
 
@@ -184,11 +183,18 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What `torch.save` left in a file, if that is tensors and plain containers alone.
+    """What a file of safetensors or of `torch.save` holds, if that is tensors and plain containers alone.
 
     Raises:
         ConfigError: it holds other objects, which are never built, or is no such file.
     """
+    other = content_of(path)
+    if other is not None:
+        return other
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:

@@ -29,13 +29,13 @@ class PickScore:
         transform: Preprocess = preprocess.pickscore,
     ) -> None:
         self.info = info
-        self._tower = tower
-        self._transform = transform
+        self.tower = tower
+        self.transform = transform
 
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Score images: see `Reward.score`."""
-        scale = self._tower.logit_scale
-        return cosine_scores(self._tower, images, prompts, transform=self._transform, scale=scale)
+        scale = self.tower.logit_scale
+        return cosine_scores(self.tower, images, prompts, transform=self.transform, scale=scale)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Any text can be scored; past the text encoder's length it is cut, which the part `truncated` counts."""

@@ -94,8 +94,8 @@ class ClipColorHead:
         transform: Preprocess = preprocess.geneval_crop,
     ) -> None:
         self.colors = tuple(colors)
-        self._tower = tower
-        self._transform = transform
+        self.tower = tower
+        self.transform = transform
         self.classifier = cache(self._build_classifier)
 
     def classify(self, crops: Sequence[Crop]) -> list[str]:
@@ -106,9 +106,9 @@ class ClipColorHead:
         """How near each crop is to each of `colors`, float32 (N, colours) in [-1, 1]."""
         if not crops:
             return torch.empty(0, len(self.colors))
-        size = self._tower.image_size
-        pixels = torch.stack([self._transform(crop.pixels, size) for crop in crops])
-        embeds = normalize(self._tower.embed_images(pixels), dim=-1)
+        size = self.tower.image_size
+        pixels = torch.stack([self.transform(crop.pixels, size) for crop in crops])
+        embeds = normalize(self.tower.embed_images(pixels), dim=-1)
         return torch.stack(
             [embed @ self.classifier(crop.name) for embed, crop in zip(embeds, crops, strict=True)]
         )
@@ -116,7 +116,7 @@ class ClipColorHead:
     def _build_classifier(self, name: str) -> torch.Tensor:
         """Unit text embedding of each colour, (D, colours)."""
         texts = [t.format(color=color, name=name) for color in self.colors for t in TEMPLATES]
-        embeds = normalize(self._tower.embed_texts(texts), dim=-1)
+        embeds = normalize(self.tower.embed_texts(texts), dim=-1)
         means = embeds.reshape(len(self.colors), len(TEMPLATES), -1).mean(dim=1)
         return normalize(means, dim=-1).T
 

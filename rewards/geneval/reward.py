@@ -69,8 +69,9 @@ class GenEval:
             jpeg_quality: images are scored as JPEG leaves them, 0-100; None scores them as they are.
         """
         self.info = info
-        self._detector = detector
-        self._color_head = color_head
+        self.detector = detector
+        self.cut_out = cut_out
+        self.color_head = color_head
         self._value: Literal["correct", "partial"] = "correct" if rule == "official" else "partial"
         self._thresholds = (threshold, counting_threshold)
         self._jpeg_quality = jpeg_quality
@@ -84,9 +85,9 @@ class GenEval:
         if self._jpeg_quality is not None and len(images) and not unseen:
             images = np.stack([through_jpeg(image, self._jpeg_quality) for image in images])
         nothing = [Detections(boxes={})] * len(images)
-        found = nothing if unseen or not len(images) else self._detector.detect(images)
+        found = nothing if unseen or not len(images) else self.detector.detect(images)
         cases = [self._case(*each, unseen) for each in zip(images, prompts, found, strict=True)]
-        answers = iter(self._color_head.classify([crop for case in cases for crop in case.crops]))
+        answers = iter(self.color_head.classify([crop for case in cases for crop in case.crops]))
         answered = [_by_class(case.crops, answers) for case in cases]
         verdicts = [_verdict(case, colors) for case, colors in zip(cases, answered, strict=True)]
         numbers = {
@@ -121,7 +122,7 @@ class GenEval:
         return f"a side of {max(images.shape[1:3])} pixels; JPEG holds {MAX_SIDE} at most"
 
     def _fault(self, prompt: Prompt) -> str:
-        return target_fault(prompt.target, self._detector.classes, self._color_head.colors)
+        return target_fault(prompt.target, self.detector.classes, self.color_head.colors)
 
     def _case(self, image: np.ndarray, prompt: Prompt, found: Detections, unseen: str) -> _Case:
         fault = self._fault(prompt) or unseen
@@ -131,7 +132,7 @@ class GenEval:
         boxes = {name: found.boxes[name][indices] for name, indices in kept.items()}
         asked = colors_asked(boxes, prompt.target)
         cuts = [
-            (name, _cut(image, found, name, index))
+            (name, self._cut(image, found, name, index))
             for name, count in asked.items()
             for index in kept[name][:count]
         ]
@@ -140,6 +141,12 @@ class GenEval:
                 prompt, boxes, (), "an object whose colour is asked has a box without a pixel"
             )
         return _Case(prompt, boxes, [Crop(name=n, pixels=p) for n, p in cuts], "")
+
+    def _cut(
+        self, image: np.ndarray, found: Detections, name: str, index: int
+    ) -> np.ndarray | None:
+        mask = found.masks[name][index] if name in found.masks else None
+        return self.cut_out(image, found.boxes[name][index], mask)
 
 
 def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -197,11 +204,6 @@ def _clause_fault(
     if color is not None and color not in colors:
         return f"colour {color!r} of {name!r} is none of {', '.join(colors)}"
     return ""
-
-
-def _cut(image: np.ndarray, found: Detections, name: str, index: int) -> np.ndarray | None:
-    mask = found.masks[name][index] if name in found.masks else None
-    return cut_out(image, found.boxes[name][index], mask)
 
 
 def _by_class(crops: Sequence[Crop], answers: Any) -> dict[str, list[str]]:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from rewards.base import ConfigError, Reward, RewardInfo, Weight
 from rewards.clip import models as clip_models
 from rewards.clip.towers import Activation
@@ -18,6 +20,7 @@ from rewards.geneval.colours import ColorHead, openai_color_head
 from rewards.geneval.detector import Detector
 from rewards.geneval.reward import GenEval
 from rewards.weights.pull import weight_file
+from rewards.weights.stand_ins import content_of, stand_in
 
 MMDET = Weight(
     name="mask2former/mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth",
@@ -139,6 +142,9 @@ def detector_of(
 @cache
 def _network(kind: str, path: Path, device: str) -> Any:
     """One object a process; variants over the same weights share it."""
+    other = content_of(path)
+    if isinstance(other, nn.Module):
+        return other
     if kind == "mmdet":
         return mmdet.load(path, device=device)
     load = mask2former.load_hub if kind == "hub" else mask2former.load_mmdet
@@ -178,7 +184,7 @@ def _variant(variant: str) -> Callable[..., Reward]:
     info = _info(variant, knobs)
 
     def factory(*, device: str = "cpu", dtype: str = "float32") -> Reward:
-        if knobs.detector == "mmdet":
+        if knobs.detector == "mmdet" and not stand_in(_detector_weight(knobs).name):
             mmdet.import_mmdet()  # a missing package is named before missing weights
         path = weight_file(_detector_weight(knobs), reward=info.key)
         network = _network(knobs.detector, path, device)

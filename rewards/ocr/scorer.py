@@ -10,6 +10,7 @@ from PIL import Image
 
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unfit
 from rewards.ocr.engines import OcrEngine, OcrFailure, TextLine
+from rewards.weights.stand_ins import made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class TextScorer(ABC):
             scale: pictures are enlarged this many times (bicubic) before they are read.
         """
         self.info = info
-        self._engine = engine
+        self.engine = engine
         self._scale = scale
 
     @abstractmethod
@@ -89,7 +90,7 @@ class TextScorer(ABC):
             return Reading(reason=fault)
         target = self.target(prompt.text)
         try:
-            lines = self._engine.read(_enlarge(image, self._scale))
+            lines = self.engine.read(_enlarge(image, self._scale))
         except OcrFailure as failure:
             reason = f"the OCR engine failed: {failure}"
             return Reading(reason=reason, evidence={"target": target})
@@ -138,7 +139,8 @@ def variant(
 
     def factory(*, device: str = "cpu") -> Reward:
         del device  # the engines run on the CPU
-        return scorer(engine(), info=info, scale=scale)
+        reader = made(f"engine {engine.name}") or engine()
+        return scorer(reader, info=info, scale=scale)
 
     factory.info = info  # type: ignore[attr-defined]
     return factory

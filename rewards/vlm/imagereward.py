@@ -61,10 +61,10 @@ class ImageReward:
         """
         precision = precision_of(dtype)
         self.info = info
-        self._net = net.to(device).eval().requires_grad_(False)
-        self._net.vision.to(precision)
-        self._net.text.to(precision)
-        self._tokenize = tokenize
+        self.net = net.to(device).eval().requires_grad_(False)
+        self.net.vision.to(precision)
+        self.net.text.to(precision)
+        self.tokenize = tokenize
         self._device = device
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class ImageReward:
         nothing = unseen(images)
         if nothing is not None:
             return nothing
-        tokens = [self._tokenize(prompt.text) for prompt in prompts]
+        tokens = [self.tokenize(prompt.text) for prompt in prompts]
         starts = range(0, len(images), BATCH_SIZE)
         batches = [slice(start, start + BATCH_SIZE) for start in starts]
         found = torch.cat([self._rewards(images[b], tokens[b]) for b in batches])
@@ -93,10 +93,10 @@ class ImageReward:
         """Any text can be scored; past `MAX_TOKENS` it is cut, which the part `truncated` counts."""
 
     def _rewards(self, images: np.ndarray, tokens: Sequence[Sequence[int]]) -> Tensor:
-        size = self._net.image_size
+        size = self.net.image_size
         pixels = torch.stack([preprocess.clipscore_openai(image, size) for image in images])
         ids, mask = (part.to(self._device) for part in padded(tokens))
-        return self._net(pixels.to(self._device), ids, mask).cpu()
+        return self.net(pixels.to(self._device), ids, mask).cpu()
 
 
 def padded(tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

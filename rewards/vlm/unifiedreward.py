@@ -174,6 +174,7 @@ class UnifiedReward:
             model: what the server is asked for; the style's own when empty.
         """
         self.info = info
+        self.ask = ask
         self._endpoint = endpoint
         self._style = style
         self._model = model or style.model
@@ -185,7 +186,7 @@ class UnifiedReward:
             return nothing
         pairs = zip(images, prompts, strict=True)
         questions = [lambda pair=pair: self._body(*pair) for pair in pairs]
-        replies = ask(self._endpoint, questions)
+        replies = self.ask(self._endpoint, questions)
         marks = [self._style.marks(reply.text) for reply in replies]
         means = [float(np.mean(list(each.values()))) if each else np.nan for each in marks]
         return Scores(

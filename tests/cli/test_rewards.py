@@ -180,7 +180,7 @@ def test_accept_digest_takes_names_of_files_only(shop, run):
 def test_bad_input_of_pull(shop, run):
     assert "unknown reward 'onee'; did you mean 'one'?" in refused(run("pull", "onee"))
     assert "Missing argument" in refused(run("pull"))
-    assert "mirror 'no/such' is no folder" in refused(run("pull", "one", "--mirror", "no/such"))
+    assert "mirror 'no/such' is not a folder" in refused(run("pull", "one", "--mirror", "no/such"))
     assert "No such command 'pul'" in refused(run("pul", "one"))
     assert not shop.room.requests()
 

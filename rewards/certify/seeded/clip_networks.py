@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewards.certify.seeded import seeded_state
 from rewards.clip import hpsv2
 from rewards.clip import models as clip_models
 from rewards.clip.towers import ClipTower, OpenClipTower, Tower
@@ -71,8 +70,6 @@ NETWORKS = {
     "hpsv2": Network(partial(_empty_open_clip, "ViT-H-14"), _hps_tower),
 }
 
-_held: dict[tuple[str, int], Tower] = {}
-
 
 def empty_state(name: str) -> dict[str, Tensor]:
     """Names and shapes of a network of `NETWORKS`; the tensors hold nothing."""
@@ -80,18 +77,11 @@ def empty_state(name: str) -> dict[str, Tensor]:
         return NETWORKS[name].empty().state_dict()
 
 
-def seeded_tower(name: str, seed: int) -> Tower:
-    """A network of `NETWORKS` with weights rebuilt from names, which looks at each input once.
-
-    The last one made is held and no other: two ViT-H/14 are 8 GB.
-    """
-    if (name, seed) not in _held:
-        _held.clear()
-        tower = NETWORKS[name].tower(seeded_state(empty_state(name), seed))
+def remember(tower: Tower) -> None:
+    """Let a tower look at each input once; it remembers what it saw."""
+    if "embed_images" not in vars(tower):
         tower.embed_images = _once(tower.embed_images, lambda pixels: pixels.numpy().tobytes())
         tower.embed_texts = _once(tower.embed_texts, str)
-        _held[name, seed] = tower
-    return _held[name, seed]
 
 
 def _once(

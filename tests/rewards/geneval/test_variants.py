@@ -178,7 +178,7 @@ def weights(tmp_path, monkeypatch):
 
 
 def activations(reward) -> set[type]:
-    model = reward._color_head._tower.model
+    model = reward.color_head.tower.model
     return {type(m.activation_fn) for m in model.modules() if hasattr(m, "activation_fn")}
 
 
@@ -199,11 +199,11 @@ def test_activation_class_of_each_variant(weights):
 
 def test_variants_share_their_networks(weights):
     official, nft = (load_reward(f"geneval@{name}") for name in ("official", "nft"))
-    assert official._detector._model is nft._detector._model
-    towers = [reward._color_head._tower.model for reward in (official, nft)]
+    assert official.detector._model is nft.detector._model
+    towers = [reward.color_head.tower.model for reward in (official, nft)]
     assert towers[0] is not towers[1]
     assert all(a is b for a, b in zip(*(t.parameters() for t in towers), strict=True))
-    orders = [reward._detector._channel_order for reward in (official, nft)]
+    orders = [reward.detector._channel_order for reward in (official, nft)]
     assert orders == ["rgb", "bgr"]
 
 
