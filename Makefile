@@ -1,7 +1,7 @@
 # What a developer runs. PYTHON is the environment's: made by `make venv`, or any other that holds '.[dev]'.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv check types test test-all full-size performance wheel
+.PHONY: venv check types test test-all full-size mutation performance wheel
 
 venv:
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -e '.[dev]'
@@ -21,6 +21,9 @@ test-all: # what the README's command runs
 
 full-size: # networks of up to a billion parameters against the references' numbers: 6 GiB
 	$(PYTHON) -m pytest -m full_size
+
+mutation: # one-line faults in what scores an image, and what notices each
+	$(PYTHON) -m tests.mutation.mutants
 
 performance: # ratios and coverage, printed; nothing asserts a time
 	for script in tests/performance/*.py; do echo "== $$script" && $(PYTHON) $$script || exit 1; done

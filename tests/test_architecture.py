@@ -19,6 +19,7 @@ FLOORS = (
     {"nftbench.cli"},
     {"nftbench.stress"},
     {"nftbench.reporting"},
+    {"nftbench.certify"},
     {"nftbench.evaluation", "nftbench.training"},
     {"nftbench.runs"},
     {"nftbench.generation"},

@@ -1,5 +1,6 @@
-"""`nftbench certify`: do rewards equal their references?"""
+"""`nftbench certify`: do rewards, algorithms and statistics equal their references?"""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ app = typer.Typer()
 @app.command()
 def certify(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Rewards: pickscore, hpsv2@2024.")
+        list[str] | None, typer.Argument(help="Rewards, or nft, flow-grpo, statistics.")
     ] = None,
     golden: Annotated[
         Path | None,
@@ -32,8 +33,7 @@ def certify(
         Path | None, typer.Option(help="Where certificates go; the project's own when left out.")
     ] = None,
 ) -> None:
-    """Compare rewards with numbers of their references' own code; write a certificate each."""
-    import rewards
+    """Compare rewards and algorithms with numbers of their references' own code; write a certificate each."""
     from nftbench.evaluation.loading import quiet
     from nftbench.runs.io import write_atomic
     from rewards.certify import run, verdicts
@@ -41,20 +41,43 @@ def certify(
     if bool(names) == every:
         raise ConfigError("name rewards to certify, or --all, and not both")
     quiet()
-    keys = list(dict.fromkeys(map(rewards.resolve, names))) if names else list(run.tables())
+    keys, algorithms = _chosen(names)
     found = []
     with console.progress() as report:
-        for certificate in run.certify(keys, golden or _golden(), full=full):
+        for certificate in _made(keys, algorithms, golden or _golden(), full):
             path = verdicts.path(certificate.reward, out)
             kept = run.fuller(verdicts.read(certificate.reward, out), certificate)
             if not kept:
                 write_atomic(path, certificate.encode())
             found.append((certificate, f"{path}{' (kept: it says more than this run)' * kept}"))
-            report("rewards compared", len(found), len(keys))
+            report("compared", len(found), len(keys) + len(algorithms))
     for certificate, place in found:
         _show(certificate, place)
     if not all(certificate.passed for certificate, _ in found):
         raise typer.Exit(console.FAILED)
+
+
+def _chosen(names: list[str] | None) -> tuple[list[str], list[str]]:
+    """Full keys of the rewards, and the algorithms, that names mean; all of both without a name."""
+    import rewards
+    from nftbench.certify.algorithms import ALGORITHMS
+    from rewards.certify import run
+
+    if not names:
+        return list(run.tables()), list(ALGORITHMS)
+    algorithms = [name for name in dict.fromkeys(names) if name in ALGORITHMS]
+    keys = [rewards.resolve(name) for name in names if name not in ALGORITHMS]
+    return list(dict.fromkeys(keys)), algorithms
+
+
+def _made(
+    keys: list[str], algorithms: list[str], golden: Path, full: bool
+) -> "Iterator[Certificate]":
+    from nftbench.certify import algorithms as of_algorithms
+    from rewards.certify import run
+
+    yield from run.certify(keys, golden, full=full)
+    yield from of_algorithms.certify(algorithms, golden)
 
 
 def _golden() -> Path:

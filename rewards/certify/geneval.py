@@ -210,10 +210,12 @@ def handed_over(key: str, folder: Path) -> Iterator[Check]:
     facts, reward = FACTS[key], load_blank(key)
     picture = pictures_of(folder)["sq224"]
     objects = [{"box_xyxy_score": [16, 20, 150, 190, 0.95], "mask": "none"}]
-    shown, crops = _shown(reward, picture, np.array([objects[0]["box_xyxy_score"]], np.float32))
+    shown, crops, texts = _shown(
+        reward, picture, np.array([objects[0]["box_xyxy_score"]], np.float32)
+    )
     wanted = _jpeg(picture, facts.jpeg_quality)
     ordered = wanted[..., ::-1] if facts.bgr else wanted
-    expected, _ = network_input(np.ascontiguousarray(ordered))
+    expected, _ = network_input(np.ascontiguousarray(ordered), scale=(1333, 800))
     order = "blue, green, red" if facts.bgr else "red, green, blue"
     how = f"{order}; {'lossless' if facts.jpeg_quality is None else f'JPEG {facts.jpeg_quality}'}"
     yield compare(
@@ -221,12 +223,16 @@ def handed_over(key: str, folder: Path) -> Iterator[Check]:
     )
     cut = preprocess.geneval_crop(crop_of(wanted, objects[0]), 224)
     yield compare("pixels of the colour check", crops, cut, tolerance=0, reference=facts.reference)
+    other = [mine != theirs for mine, theirs in zip(texts, _texts("dog"), strict=True)]
+    yield compare(
+        "other texts of the colour check", other, [0] * 30, tolerance=0, reference=facts.reference
+    )
     yield from activation(reward.color_head.tower, facts.activation, facts.reference)
 
 
-def _shown(reward: Any, picture: np.ndarray, boxes: np.ndarray) -> tuple[Tensor, Tensor]:
+def _shown(reward: Any, picture: np.ndarray, boxes: np.ndarray) -> tuple[Tensor, Tensor, list[str]]:
     """What a loaded variant hands to its detector's network and to its colour check's, for one object found."""
-    given: dict[str, Tensor] = {}
+    given: dict[str, Any] = {}
 
     def logits(pixels: Tensor) -> tuple[Tensor, Tensor]:
         given["detector"] = pixels
@@ -242,14 +248,43 @@ def _shown(reward: Any, picture: np.ndarray, boxes: np.ndarray) -> tuple[Tensor,
     with replaced(reward.detector, logits=logits):
         reward.detector.detect(_as_given(reward, picture)[None])
     found = [Detections(boxes={"dog": boxes})]
-    texts = {"embed_texts": lambda items: torch.ones(len(items), 768)}
+
+    def embed_texts(texts: list[str]) -> Tensor:
+        given["texts"] = texts
+        return torch.ones(len(texts), 768)
+
     with (
         replaced(reward.detector, detect=lambda images: found),
-        replaced(reward.color_head.tower, embed_images=embed, **texts),
+        replaced(reward.color_head.tower, embed_images=embed, embed_texts=embed_texts),
         replaced(reward.color_head, classifier=reward.color_head._build_classifier),
     ):
         reward.score(picture[None], [asked])
-    return given["detector"], given["crop"]
+    return given["detector"], given["crop"], given["texts"]
+
+
+def _texts(name: str) -> list[str]:
+    """What CLIP is asked of an object: three sentences a colour."""
+    colors = [
+        "red",
+        "orange",
+        "yellow",
+        "green",
+        "blue",
+        "purple",
+        "pink",
+        "brown",
+        "black",
+        "white",
+    ]
+    return [
+        text
+        for color in colors
+        for text in (
+            f"a photo of a {color} {name}",
+            f"a photo of a {color}-colored {name}",
+            f"a photo of a {color} object",
+        )
+    ]
 
 
 def _as_given(reward: Any, picture: np.ndarray) -> np.ndarray:

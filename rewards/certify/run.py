@@ -156,8 +156,10 @@ def certify(
         A certificate a reward; what could not be compared, for want of a file or of a package, is said in it.
 
     Raises:
-        ConfigError: a reward without checks.
+        ConfigError: a reward without checks, or no such folder.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"not a folder: {folder}; expected the folder of the golden numbers.")
     known = tables()
     for key in keys:
         if key not in known:

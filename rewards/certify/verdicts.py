@@ -101,6 +101,12 @@ def code_digest(key: str) -> str:
 @cache
 def modules_digest(module: str) -> str:
     """Digest of the sources of a module and of all modules of `rewards`, and of its own package, that it imports."""
+    lines = [f"{name} {file_digest(_source(name))}" for name in sorted(reached(module))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def reached(module: str) -> set[str]:
+    """A module, and all modules of `rewards` and of its own package that it imports, and they."""
     found: set[str] = set()
     ahead = [module]
     while ahead:
@@ -108,8 +114,7 @@ def modules_digest(module: str) -> str:
         if name not in found and name not in LIGHT:
             found.add(name)
             ahead += _imports(name)
-    lines = [f"{name} {file_digest(_source(name))}" for name in sorted(found)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+    return found
 
 
 @cache

@@ -336,7 +336,7 @@ def test_half_precision_is_near(network, picture):
 # --- mmdet's own numbers --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("check", certify.CHEAP["geneval@official"], ids=("mmdet2", "mmdet3"))
+@pytest.mark.parametrize("check", certify._DETECTOR, ids=("mmdet2", "mmdet3"))
 def test_small_network_equals_mmdet(check):
     found = list(check(GOLDEN))
     assert len(found) == 14
@@ -347,7 +347,7 @@ def test_small_network_equals_mmdet(check):
 @pytest.mark.slow
 @pytest.mark.full_size
 def test_published_size_equals_mmdet():
-    found = list(certify.full(GOLDEN))
+    found = list(certify.full("geneval@official", GOLDEN))
     assert len(found) == 6
     for each in found:
         assert each.passed, each

@@ -1,0 +1,1 @@
+"""Certificates of what is no reward: the algorithms of training, and the statistics of tables."""
