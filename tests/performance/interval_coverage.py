@@ -283,7 +283,7 @@ def power(
 
 if __name__ == "__main__":
     numbers = [int(a) for a in sys.argv[1:] if a.isdecimal()]
-    worlds, fixed = numbers[0] if numbers else 2000, "--fixed" in sys.argv
+    worlds, fixed = numbers[0] if numbers else 1000, "--fixed" in sys.argv
     print(f"Coverage of the 95% interval over {worlds} worlds; right or wrong:")
     show_cells(worlds, credit=0.0, fixed=fixed)
     print("\nPartial credit, 0.5 on average where an image fails (the share is of full marks):")
