@@ -109,6 +109,12 @@ def stage_data(stage: Stage, reward_set: RewardSet) -> StageData:
         raise ConfigError(
             f"reward {', '.join(unused)} applies to none of the prompts of {', '.join(stage.prompts)}"
         )
+    unknown = stage.prompt_weights.keys() - {p.tag for p in prompts}
+    if unknown:
+        raise ConfigError(
+            f"prompt_weights names {', '.join(sorted(unknown))}, which no prompt of {', '.join(stage.prompts)} has as "
+            f"a tag; expected some of {', '.join(sorted({p.tag for p in prompts}))}"
+        )
     left_out = len(everything) - len(prompts)
     return StageData(stage=stage, prompts=prompts, rewards=mine, left_out=left_out)
 

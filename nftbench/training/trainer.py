@@ -113,8 +113,11 @@ class Trainer:
 
     def _set_learning_rate(self) -> None:
         """It follows from the train state, and from a recipe that was changed on resume."""
+        state, stage = self.state, self.data.stage
         last = sum(data.stage.iterations for data in self._stages) - 1
-        self.update.set_learning_rate(min(self.state.done / last, 1.0) if last else 0.0)
+        own = stage.lr_at(_share(state.iteration, stage.iterations - 1))
+        config = self._recipe.optimizer
+        self.update.set_learning_rate(own or config.lr_at(_share(state.done, last)))
 
     def _halve(self) -> None:
         """Less memory for the next attempt, which draws the same images again."""
@@ -151,3 +154,8 @@ class Trainer:
             self._policy.weights.copy("ema")
         if "optimizer" in reset:
             self.update.reset_optimizer()
+
+
+def _share(done: int, last: int) -> float:
+    """Of the way to the last iteration, in [0, 1]."""
+    return min(done / last, 1.0) if last else 0.0

@@ -80,10 +80,10 @@ class Update:
             weight_decay=config.weight_decay,
         )
 
-    def set_learning_rate(self, share: float) -> None:
-        """The recipe's when this share of its iterations, in [0, 1], is done."""
+    def set_learning_rate(self, lr: float) -> None:
+        """Of the coming steps."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.optimizer.lr_at(share)
+            group["lr"] = lr
 
     def discard_gradients(self) -> None:
         """Forget what an update that was broken off has summed up."""

@@ -1,6 +1,7 @@
 """The loop: the same update however it is cut into batches; failures are counted, said, or end the run."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from nftbench.generation.sampling import Sample
 from nftbench.training import TrainingFailed
-from nftbench.training.rollouts import batches, grouped, prompts_of
+from nftbench.training.rollouts import batches, grouped, prompts_of, weighted
 from nftbench.training.run import TrainingRun
 from nftbench.training.stages import WeightedReward
 from nftbench.training.update import training_noise
@@ -52,6 +53,12 @@ def test_a_prompt_that_stands_twice_gets_one_group_of_twice_the_size():
         [("p0", i) for i in range(6)],
         [("p1", i) for i in range(3)],
     ]
+
+
+def test_a_tag_of_weight_three_is_drawn_three_times_a_pass():
+    a, b = (replace(p, tag=t) for p, t in zip(prompts(2), ("counting", "colors"), strict=True))
+    assert [p.id for p in weighted([a, b], {"counting": 3})] == ["p0", "p0", "p0", "p1"]
+    assert weighted([a, b], {}) == [a, b]
 
 
 @given(

@@ -27,6 +27,11 @@ ATTENTION = (
 """Names that diffusers gives the attention projections, whatever the architecture."""
 
 
+def _between(first: float, last: float | None, share: float) -> float:
+    """By equal factors from the first to the last."""
+    return first * ((last or first) / first) ** share
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -77,7 +82,7 @@ class OptimizerConfig(_Frozen):
 
     def lr_at(self, share: float) -> float:
         """Learning rate when this share of the iterations, in [0, 1], is done."""
-        return self.lr * ((self.final_lr or self.lr) / self.lr) ** share
+        return _between(self.lr, self.final_lr, share)
 
 
 class RolloutConfig(_Frozen):
@@ -193,12 +198,18 @@ class Stage(_Frozen):
 
     prompts: tuple[str, ...] = Field(min_length=1)
     """Benchmarks, whose training prompts are meant, or prompt files (.jsonl as GenEval's metadata, else text)."""
+    prompt_weights: dict[str, int] = {}
+    """Tag -> how often its prompts stand in a pass over all of them, such as `counting = 3`; other tags once."""
     rewards: str
     """Such as `ocr,pickscore:0.5`."""
     combine: Literal["sum", "advantages"] = "sum"
     """`sum` adds weighted rewards, each divided by its training scale; `advantages` adds weighted advantages, each
     reward's normalised on its own."""
     iterations: int = Field(ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the stage's first iteration; None follows the optimiser's over the whole run."""
+    final_lr: float | None = Field(default=None, gt=0)
+    """Of the stage's last iteration, reached by equal factors; None keeps the stage's `lr`."""
     groups: int = Field(default=48, ge=1)
     """Prompts an iteration."""
     group_size: int = Field(default=24, ge=2)
@@ -230,12 +241,29 @@ class Stage(_Frozen):
             raise ValueError("expected 'all', a share between 0 and 1, or a whole number >= 1")
         return value
 
+    @field_validator("prompt_weights")
+    @classmethod
+    def _at_least_once(cls, value: dict[str, int]) -> dict[str, int]:
+        if any(weight < 1 for weight in value.values()):
+            raise ValueError("expected whole numbers of at least 1")
+        return value
+
     @field_validator("noise_range")
     @classmethod
     def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= value[0] < value[1] <= 1:
             raise ValueError("expected two noise levels, 0 <= first < second <= 1")
         return value
+
+    def lr_at(self, share: float) -> float | None:
+        """The stage's own learning rate when this share of it is done; None where it has none."""
+        return None if self.lr is None else _between(self.lr, self.final_lr, share)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.final_lr is not None and self.lr is None:
+            raise ValueError("expected lr with final_lr")
+        return self
 
     def timestep_count(self, trainable_times: int) -> int:
         """How many of so many times an image is trained at."""
