@@ -19,6 +19,8 @@ from nftbench.runs.io import write_table
 from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import RUNS, Run, folder_name, score_table
 from nftbench.stats.paired import Change
+from nftbench.training import seeds
+from nftbench.training.checkpoints import checkpoints
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.run import train as training
 from nftbench.training.setup import resumed_recipe
@@ -115,6 +117,51 @@ def train_checkpoint(
     whole = load_recipe(recipe or POCKET_RECIPES.get(top["algorithm"], "pocket"), settings, **top)
     folder = out or _fresh(f"train-{whole.name}")
     return folder, training(whole, folder, resume=False, progress=progress, say=say)
+
+
+def train_seeds(
+    recipe: str | None,
+    settings: Sequence[str],
+    top: Mapping[str, Any],
+    text: str,
+    *,
+    out: Path | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> tuple[Path, list[Change]]:
+    """Train one recipe with several seeds, one after the other; seeds that are finished are kept.
+
+    Args:
+        recipe: as for `train_checkpoint`.
+        settings: as for `train_checkpoint`.
+        top: as for `train_checkpoint`.
+        text: the seeds, such as `0,1,2`.
+        out: the parent of the runs; None makes one under `runs/`.
+        progress: called as the work goes on.
+        say: told in words what happens.
+
+    Returns:
+        The parent, and held-out metrics before and after, the mean over the seeds.
+
+    Raises:
+        ConfigError: anything asked for that cannot be; nothing was written then.
+    """
+    quiet()
+    if top.get("seed") is not None:
+        raise ConfigError("--seed and --seeds name seeds twice; leave out --seed")
+    numbers = seeds.parse(text)
+    name = recipe or POCKET_RECIPES.get(top["algorithm"], "pocket")
+    recipes = [load_recipe(name, settings, **{**top, "seed": seed}) for seed in numbers]
+    parent = out or _fresh(f"train-{recipes[0].name}-seeds")
+    folders = seeds.write_parent(parent, numbers)
+    done = seeds.runs_of(parent)
+    for whole, folder in zip(recipes, folders, strict=True):
+        if folder not in done:
+            say(f"seed {whole.seed}: {folder}")
+            resume = bool(checkpoints(folder / "checkpoints"))
+            training(whole, folder, resume=resume, progress=progress, say=say)
+    seeds.curves(parent)
+    return parent, seeds.read_seeds(parent)
 
 
 def _fresh(name: str) -> Path:

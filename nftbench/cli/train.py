@@ -1,7 +1,7 @@
 """`nftbench train`, and `nftbench pocket build`: can a checkpoint be made better?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +33,9 @@ def train(
         int | None, typer.Option(min=1, help="Iterations of every stage.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several seeds, such as 0,1,2: a run each, and their mean.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, as often as wanted.")
     ] = None,
@@ -47,11 +50,17 @@ def train(
 
     flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
     settings = [f"stages.{k}={v}" for k, v in flags.items() if v is not None]
+    everything = (
+        recipe,
+        [*settings, *(set_ or [])],
+        {"checkpoint": checkpoint, "algorithm": algorithm, "seed": seed},
+    )
+    if seeds is not None:
+        _train_seeds(everything, seeds, out, resume)
+        return
     with console.progress() as report:
         folder, changes = commands.train_checkpoint(
-            recipe,
-            [*settings, *(set_ or [])],
-            {"checkpoint": checkpoint, "algorithm": algorithm, "seed": seed},
+            *everything,
             out=out,
             resume=resume,
             progress=report,
@@ -59,6 +68,26 @@ def train(
         )
     console.show(summary_tables.changes(changes))
     console.line(f"run: {folder}; evaluate it with: nftbench eval {folder}")
+
+
+def _train_seeds(
+    everything: tuple[str | None, list[str], dict[str, Any]],
+    seeds: str,
+    out: Path | None,
+    resume: Path | None,
+) -> None:
+    from nftbench.cli import commands
+    from nftbench.reporting import summary_tables
+    from rewards.base import ConfigError
+
+    if resume:
+        raise ConfigError("--seeds goes on by itself where it stopped: name its folder with --out")
+    with console.progress() as report:
+        parent, changes = commands.train_seeds(
+            *everything, seeds, out=out, progress=report, say=console.line
+        )
+    console.show(summary_tables.changes(changes))
+    console.line(f"runs: {parent}, one folder a seed; the table is their mean")
 
 
 @pocket.command()

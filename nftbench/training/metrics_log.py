@@ -106,10 +106,11 @@ def read_changes(folder: Path) -> list[Change]:
     if not all(path.is_file() for path in paths):
         return []
     before, after = map(pd.read_parquet, paths)
-    return changes(before, after, _read_averaging(folder, before))
+    return changes(before, after, read_averaging(folder, before))
 
 
-def _read_averaging(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, Averaging]]:
+def read_averaging(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, Averaging]]:
+    """Which metrics a run compares before and after, and how each is averaged."""
     path = folder / HELD_OUT / AVERAGING
     if path.is_file():
         plain = json.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nftbench.benchmark.schema import SamplingParameters
 from nftbench.cli.commands import train_checkpoint
 from nftbench.generation.checkpoint import load_model, local_folder
 from nftbench.generation.sampling import Sample, generate
-from nftbench.training import Interrupted
+from nftbench.training import Interrupted, seeds
 from nftbench.training.checkpoints import checkpoints, load_state
 from nftbench.training.config.overrides import difference
 from nftbench.training.config.recipe import Recipe
@@ -228,3 +229,28 @@ def test_a_typo_in_a_setting_is_one_line(start, tmp_path):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "did you mean 'group_size'?" in err
     assert not (tmp_path / "run").exists()
+
+
+# --- several seeds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("0,1,0", "seed 0 stands twice in --seeds 0,1,0"),
+        ("0,a", "expected --seeds as whole numbers with commas, such as 0,1,2, got '0,a'"),
+        ("", "expected --seeds as whole numbers"),
+    ],
+)
+def test_seeds_that_are_none(text, wrong):
+    with pytest.raises(ConfigError, match=re.escape(wrong)):
+        seeds.parse(text)
+
+
+def test_a_parent_is_no_other_folder(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="holds other files; choose another --out"):
+        seeds.write_parent(tmp_path, [0, 1])
+    folders = seeds.write_parent(tmp_path / "mine", [0, 7])
+    assert [f.name for f in folders] == ["seed-0", "seed-7"] and seeds.is_parent(tmp_path / "mine")
+    assert seeds.read_seeds(tmp_path / "mine") == []  # none is finished
