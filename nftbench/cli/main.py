@@ -22,6 +22,7 @@ from nftbench.cli import (
     rewards,
     stress,
     train,
+    view,
 )
 from nftbench.cli.console import INTERRUPTED, REFUSED, STOPPED, fail
 from nftbench.training import Interrupted, TrainingFailed
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (evaluate, train, recipes, pull, report, stress, certify, doctor):
+for group in (evaluate, train, recipes, pull, report, view, stress, certify, doctor):
     app.add_typer(group.app)
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(data.app, name="data")

@@ -75,13 +75,16 @@ class Bench:
     images: int
 
 
-def write_report(folders: Sequence[Path], out: Path | None, report: Progress) -> WrittenReport:
+def write_report(
+    folders: Sequence[Path], out: Path | None, report: Progress, *, live: bool = False
+) -> WrittenReport:
     """Write the report of one run or of several beside one another.
 
     Args:
         folders: of evaluations and trainings.
         out: where to; None is `report` in the first folder.
         report: told of progress.
+        live: the page is served, and looks for a newer one.
 
     Raises:
         ConfigError: a folder that is no finished run, or an `out` that holds something else.
@@ -93,7 +96,7 @@ def write_report(folders: Sequence[Path], out: Path | None, report: Progress) ->
     new = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(new, ignore_errors=True)
     try:
-        written = _write(new, evaluated, trained, report)
+        written = _write(new, evaluated, trained, report, live=live)
         if out.exists():
             shutil.rmtree(out)
         new.replace(out)
@@ -116,6 +119,8 @@ def _write(
     evaluated: Sequence[Evaluated],
     trained: Sequence[Trained],
     report: Progress,
+    *,
+    live: bool,
 ) -> WrittenReport:
     benches = []
     for number, name in enumerate(report_data.names(evaluated)):
@@ -128,6 +133,7 @@ def _write(
         .get_template(PAGE)
         .render(
             mark=MARK,
+            live=live,
             version=nftbench.__version__,
             title=_title(evaluated, trained),
             evaluated=evaluated,

@@ -466,3 +466,41 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".grids").forEach(gridSlider);
   if (REPORT.benches.length) gallery();
 });
+
+// --- a served page looks for a newer one; where the reader is stays ---
+
+addEventListener("DOMContentLoaded", () => {
+  const live = document.getElementById("live");
+  if (live) followLive(live);
+});
+
+function followLive(live) {
+  let version = null;
+
+  async function lookForNewer() {
+    let state;
+    try {
+      state = await (await fetch("state.json", { cache: "no-store" })).json();
+    } catch {
+      live.hidden = false;
+      live.textContent = "The server has stopped: this page stays as it is.";
+      return;
+    }
+    const words = [...state.under_way, state.problem].filter(Boolean);
+    live.hidden = !words.length;
+    live.textContent = words.join(" \u00b7 ");
+    if (version !== null && state.version !== version) {
+      sessionStorage.setItem("scroll", String(scrollY));
+      location.reload();
+    }
+    version = state.version;
+  }
+
+  addEventListener("load", () => {
+    const place = sessionStorage.getItem("scroll");
+    sessionStorage.removeItem("scroll");
+    if (place) scrollTo(0, Number(place));
+  });
+  lookForNewer();
+  setInterval(lookForNewer, 2000);
+}
