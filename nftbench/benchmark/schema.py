@@ -29,15 +29,19 @@ def in_words(error: ValidationError) -> str:
 
 
 class SamplingParameters(Frozen):
-    """How images are drawn, in evaluation and in training."""
+    """How images are drawn, in evaluation and in training; None leaves a setting to the model."""
 
-    height: int = Field(ge=8)
-    width: int = Field(ge=8)
-    num_inference_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0, allow_inf_nan=False)
-    """1 is no classifier-free guidance."""
+    height: int | None = Field(default=None, ge=8)
+    width: int | None = Field(default=None, ge=8)
+    num_inference_steps: int | None = Field(default=None, ge=1)
+    guidance: Literal["native", "off", "cfg", "embedded"] | None = None
+    """`cfg` asks the network twice, `embedded` tells it the scale, `native` is as the model has it; None with a scale
+    is the model's own kind at that scale, and without one `native`."""
+    guidance_scale: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """1 is no guidance."""
     max_sequence_length: int | None = Field(default=None, ge=0)
-    """Length of the long text encoder's input; None leaves the pipeline's own."""
+    """Length of the long text encoder's input."""
+    negative_prompt: str | None = None
     seed: int = Field(default=0, ge=0)
 
     @property
@@ -46,12 +50,28 @@ class SamplingParameters(Frozen):
         return "the recipe"
 
 
+PROTOCOL_1 = (
+    "height", "width", "num_inference_steps", "guidance_scale", "max_sequence_length", "seed", "benchmark",
+    "version", "prompts_sha256", "limit", "images_per_prompt", "dtype", "noise", "pixels", "aggregation",
+)  # fmt: skip
+"""Fields that protocols had before they said how the network was really called."""
+
+
 class Protocol(SamplingParameters):
     """Everything that moves a number, but for the reward: a row names that itself, with its variant.
 
-    Two rows of one metric may be compared when their protocols have one hash.
+    Two rows of one metric may be compared when their protocols have one hash. Asked for, a field may be None: the
+    model's own; once a model is loaded, every field says what is drawn.
     """
 
+    protocol_version: Literal[1, 2] = 1
+    """1 held what the pipeline was told, 2 holds what its network saw. Manifests of before name none."""
+    network_calls: float | None = None
+    """An image and solver step; 2 is classifier-free guidance."""
+    further: str = ""
+    """Arguments of the pipeline that no other field names, such as `use_resolution_binning=False`."""
+    solver: str | None = None
+    """Class and configuration of the sampler."""
     benchmark: str
     version: int
     prompts_sha256: str
@@ -70,9 +90,27 @@ class Protocol(SamplingParameters):
 
     @property
     def hash(self) -> str:
-        """First 12 hexadecimal digits of the sha256 of all fields, as canonical JSON."""
-        fields = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(fields.encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the sha256 of all fields that are set, as canonical JSON.
+
+        A protocol of version 1 keeps the hash it had: of its own fields, set or not.
+        """
+        fields = self.model_dump(mode="json")
+        if self.protocol_version == 1:
+            fields = {k: fields[k] for k in PROTOCOL_1}
+        else:
+            fields = {k: v for k, v in fields.items() if v not in (None, "")}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+    def filled(self, own: Mapping[str, Any]) -> "Protocol":
+        """The same with a checkpoint's own settings where nothing is asked."""
+        guided = self.guidance not in (None, "native") or (
+            self.guidance is None and self.guidance_scale is not None
+        )
+        free = {k: v for k, v in own.items() if getattr(self, k) is None}
+        free = {k: v for k, v in free.items() if not (guided and k.startswith("guidance"))}
+        if "guidance_scale" in free and self.guidance == "native":
+            free["guidance"] = None
+        return self.model_copy(update=free)
 
     def difference(self, other: "Protocol") -> str:
         """The fields in which two protocols differ, in words; empty when they do not."""
@@ -151,14 +189,16 @@ class PromptSource(Frozen):
 
 
 class SamplingDefaults(Frozen):
-    """The benchmark's own setting; flags of `nftbench eval` replace single fields."""
+    """The benchmark's own setting; flags of `nftbench eval` replace single fields, what is None is the model's own."""
 
     images_per_prompt: int = Field(ge=1)
-    height: int
-    width: int
-    num_inference_steps: int
-    guidance_scale: float
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance: Literal["native", "off", "cfg", "embedded"] | None = None
+    guidance_scale: float | None = None
     max_sequence_length: int | None = None
+    negative_prompt: str | None = None
 
 
 class Benchmark(Frozen):
@@ -236,9 +276,14 @@ class Benchmark(Frozen):
         Raises:
             ConfigError: a value out of range.
         """
-        fields = self.sampling.model_dump() | {k: v for k, v in changes.items() if v is not None}
+        given = {k: v for k, v in changes.items() if v is not None}
+        own = self.sampling.model_dump()
+        if "guidance" in given or "guidance_scale" in given:  # kind and scale go together
+            own |= {"guidance": None, "guidance_scale": None}
+        fields = own | given
         try:
             return Protocol(
+                protocol_version=2,
                 benchmark=self.name,
                 version=self.version,
                 prompts_sha256=self.digest,

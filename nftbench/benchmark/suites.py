@@ -1,6 +1,6 @@
 """Suites: benchmarks that are run together, and the table that they make."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,8 +14,10 @@ class Settings(Frozen):
     height: int | None = None
     width: int | None = None
     num_inference_steps: int | None = None
+    guidance: Literal["native", "off", "cfg", "embedded"] | None = None
     guidance_scale: float | None = None
     max_sequence_length: int | None = None
+    negative_prompt: str | None = None
 
     @property
     def given(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from nftbench.benchmark.registry import load_suite, names, protocols_of, suite_names
 from nftbench.benchmark.schema import Protocol
-from nftbench.evaluation.evaluate import Work, evaluate, plan, refuse_other_rewards, score
+from nftbench.evaluation.evaluate import Work, evaluate, fitted, plan, refuse_other_rewards, score
 from nftbench.evaluation.loading import load_named, load_rewards, quiet
 from nftbench.evaluation.scoring import read_image_list, score_files
 from nftbench.generation.checkpoint import load_model, own_suite
@@ -64,9 +64,10 @@ def evaluate_checkpoint(
         works = plan(protocols, load_rewards(rewards), batch_size)
     else:
         works = _own_works(protocols, list(wanted.values()), batch_size)
-    policy = load_model(checkpoint, dtype=protocols[0].dtype)
-    run = Run(out or RUNS / _run_name(checkpoint, chosen.name, protocols))
-    return run, evaluate(run, works, policy, chosen.name, progress)
+    model = load_model(checkpoint, dtype=protocols[0].dtype)
+    works = fitted(works, model)
+    run = Run(out or RUNS / _run_name(checkpoint, chosen.name, [w.protocol for w in works]))
+    return run, evaluate(run, works, model, chosen.name, progress)
 
 
 def _own_works(

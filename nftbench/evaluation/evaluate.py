@@ -9,8 +9,9 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,9 @@ from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.sampling import Sample, generate, image_seed, samples, sampling_arguments
+from nftbench.generation.preflight import check_prompt_seen, count_cut
+from nftbench.generation.sampling import Sample, generate, image_seed, samples
+from nftbench.generation.settings import Effective, as_drawn, learn_settings
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.io import sweep, write_table
 from nftbench.runs.rows import Provenance, Row, summarise
@@ -41,6 +44,10 @@ class Work:
     prompts: Sequence[Prompt]
     rewards: Mapping[str, Reward]
     batch_size: int
+    settings: Effective | None = None
+    """How the model draws it, see `fitted`; None before a model is loaded."""
+    cut: int = 0
+    """Prompts that no text encoder of the model reads whole."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -126,18 +133,18 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
         ConfigError: the pipeline cannot be told the protocol, or the folder holds a run of another checkpoint,
             protocol, batch size or reward; the field is named.
     """
-    for work in works:
-        sampling_arguments(policy.pipeline, work.protocol)  # before anything is written
     manifest = {
         "checkpoint": {
             "name": policy.name,
             "digest": policy.digest,
             "pipeline": type(policy.pipeline).__name__,
+            "removed": list(policy.removed),
         },
         "suite": suite,
         "batch_size": works[0].batch_size,
         "protocols": {w.name: w.protocol.model_dump(mode="json") for w in works},
         "protocol_hashes": {w.name: w.protocol.hash for w in works},
+        "drawn": {w.name: _drawn(w) for w in works},
         "rewards": {w.name: {k: asdict(r.info) for k, r in w.rewards.items()} for w in works},
         "versions": versions(),
     }
@@ -151,6 +158,36 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
             manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
         sweep(run.folder)
     run.save_manifest(manifest)
+
+
+def fitted(works: Sequence[Work], model: LoadedModel) -> list[Work]:
+    """What a suite asks, fitted to one checkpoint: every setting gets the value that its network will see.
+
+    Raises:
+        ConfigError: the model cannot draw what is asked, or does not see its prompts; nothing was drawn then.
+    """
+    found = []
+    for work in works:
+        asked = work.protocol.filled(model.own)
+        settings = learn_settings(model.pipeline, asked)
+        settings = check_prompt_seen(model.pipeline, settings, work.prompts)
+        protocol = as_drawn(asked, settings)
+        name = work.name.replace(f"+{work.protocol.hash}", f"+{protocol.hash}")
+        cut = count_cut(model.pipeline, settings, work.prompts)
+        found.append(replace(work, name=name, protocol=protocol, settings=settings, cut=cut))
+    return found
+
+
+def _drawn(work: Work) -> dict[str, Any]:
+    """For the manifest: what of the drawing a protocol does not say."""
+    if work.settings is None:
+        return {}
+    return {
+        "arguments": {k: repr(v) for k, v in work.settings.arguments.items()},
+        "one_by_one": work.settings.one_by_one,
+        "prompts_cut": work.cut,
+        "notes": list(work.settings.notes),
+    }
 
 
 def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:
@@ -212,7 +249,7 @@ def make_images(run: Run, work: Work, policy: LoadedModel, progress: Progress) -
         if not run.has_images(work.name, batch):
             run.drop_scores(work.name, number)
             for sample, pixels in zip(
-                batch, generate(policy.pipeline, batch, work.protocol), strict=True
+                batch, generate(policy.pipeline, batch, work.settings or work.protocol), strict=True
             ):
                 run.save_image(work.name, sample, pixels)
         progress(
@@ -302,6 +339,8 @@ def evaluate(
         suite: its name, for the manifest.
         progress: told of progress after every batch.
     """
+    if any(work.settings is None for work in works):
+        works = fitted(works, policy)
     begin(run, works, policy, suite)
     for work in works:
         make_images(run, work, policy, progress)

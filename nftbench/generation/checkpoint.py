@@ -6,13 +6,18 @@
 import difflib
 import json
 import tomllib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from pydantic import ValidationError
 
+from nftbench.benchmark.schema import in_words
+from nftbench.benchmark.suites import Settings
 from nftbench.generation.sources.files import INDEX
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras
@@ -47,6 +52,8 @@ class LoadedModel:
     """What came of each LoRA, those that a trained policy rests on among them."""
     notes: tuple[str, ...] = ()
     """What else was chosen while loading, in words."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling parameters that the checkpoint asks for where a benchmark leaves them open."""
 
     @property
     def said(self) -> list[str]:
@@ -70,11 +77,28 @@ def own_suite(checkpoint: str) -> str | None:
     base = parse(checkpoint).base
     if not _folder(base).exists() and (not base or "/" not in base):
         raise ConfigError(_unknown(base))
+    return _own_file(base).get("suite")
+
+
+def own_settings(checkpoint: str) -> dict[str, Any]:
+    """The sampling parameters that a checkpoint asks for, `[sampling]` of its `nftbench.toml`."""
+    try:
+        own = Settings.model_validate(_own_file(parse(checkpoint).base).get("sampling", {}))
+    except ValidationError as error:
+        raise ConfigError(f"nftbench.toml of {checkpoint}: sampling.{in_words(error)}") from None
+    return own.given
+
+
+def _own_file(base: str) -> dict[str, Any]:
+    """`nftbench.toml` beside a checkpoint's weights; a trained policy has that of its base."""
     path = _folder(base) / "nftbench.toml"
     if path.is_file():
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("suite")
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} is not valid TOML ({error})") from None
     trained = trained_folder(base)
-    return own_suite(trained.base) if trained else None
+    return _own_file(parse(trained.base).base) if trained else {}
 
 
 def _unknown(base: str) -> str:
@@ -123,7 +147,7 @@ def load_model(
     model = _load(parse(checkpoint), getattr(torch, dtype), allowed)
     model.pipeline.set_progress_bar_config(disable=True)
     model.pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return replace(model, name=checkpoint)
+    return replace(model, name=checkpoint, own=own_settings(checkpoint))
 
 
 @dataclass(frozen=True, slots=True)

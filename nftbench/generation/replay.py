@@ -37,7 +37,15 @@ from nftbench.generation.call_arguments import (
     shown,
     take,
 )
-from nftbench.generation.trace import Prediction, Step, Trace, denoiser_of, prediction_of, watch
+from nftbench.generation.trace import (
+    Prediction,
+    Step,
+    Trace,
+    denoiser_of,
+    first_output,
+    prediction_of,
+    watch,
+)
 from rewards.base import ConfigError
 
 PROMPTS = ("a cat", "two red cats")
@@ -173,7 +181,7 @@ def _sign(steps: Sequence[Step]) -> int:
     signs = [s for s in (1, -1) if all(_explains(s, step) for step in steps)]
     if len(signs) == 1:
         return signs[0]
-    raw, given = _first(steps[0].output), steps[0].model_output
+    raw, given = first_output(steps[0].output), steps[0].model_output
     seen = "only zeros" if signs else "other numbers"
     raise ConfigError(
         f"the network returned {shown(raw)} and the solver was given {shown(given)}; expected the same numbers or "
@@ -182,17 +190,13 @@ def _sign(steps: Sequence[Step]) -> int:
 
 
 def _explains(sign: int, step: Step) -> bool:
-    raw, given = flat(_first(step.output)), _rows(step.model_output, "the solver's model output")
+    raw, given = (
+        flat(first_output(step.output)),
+        _rows(step.model_output, "the solver's model output"),
+    )
     if raw is None or len(raw) != len(given) or raw.shape[1] < given.shape[1]:
         return False
     return torch.equal((sign * _leading(raw, given)).to(given.dtype), given)
-
-
-def _first(output: Any) -> Any:
-    """The prediction within a network's output: itself, or the first of a tuple or output object."""
-    while isinstance(output, tuple | Mapping):
-        output = output[0] if isinstance(output, tuple) else next(iter(output.values()))
-    return output
 
 
 def _leading(raw: Tensor, like: Tensor) -> Tensor:
@@ -268,7 +272,7 @@ class Record:
         alpha, sigma, scale = (_column(each[steps], x_t) for each in levels)
         x = x_t * scale
         output = denoiser(**self.arguments(x, images, steps))
-        raw = _rows(_first(output), "the network's output")
+        raw = _rows(first_output(output), "the network's output")
         predicted = self.layout.sign * _leading(raw, x_t).reshape(x_t.shape).to(x_t.dtype)
         if self.layout.prediction == "flow_prediction":
             return predicted

@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import nn
 
 from nftbench.benchmark.schema import SamplingParameters
 from rewards.base import ConfigError, Prompt
+
+if TYPE_CHECKING:
+    from nftbench.generation.settings import Effective
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def sampling_arguments(
             "num_inference_steps",
             "guidance_scale",
             "max_sequence_length",
+            "negative_prompt",
         )
         if getattr(parameters, name) is not None
     }
@@ -75,38 +80,103 @@ def sampling_arguments(
 
 
 def generate(
-    pipeline: DiffusionPipeline, batch: Sequence[Sample], parameters: SamplingParameters
+    pipeline: DiffusionPipeline,
+    batch: Sequence[Sample],
+    parameters: "SamplingParameters | Effective",
 ) -> np.ndarray:
     """Make one batch of images.
 
     Args:
         pipeline: any diffusers text-to-image pipeline.
         batch: the images wanted.
-        parameters: how.
+        parameters: how; `Effective` where a pipeline's ways were learned, else they are handed over as they are.
 
     Returns:
         uint8 RGB (len(batch), height, width, 3).
 
     Raises:
-        ConfigError: pixels that are not finite numbers: never scored as black.
+        ConfigError: pixels that are not finite numbers, or that a safety checker took away: never scored as black.
     """
+    if getattr(parameters, "one_by_one", False):
+        return np.concatenate([_generate(pipeline, [s], parameters) for s in batch])
+    return _generate(pipeline, batch, parameters)
+
+
+def _generate(
+    pipeline: DiffusionPipeline,
+    batch: Sequence[Sample],
+    parameters: "SamplingParameters | Effective",
+) -> np.ndarray:
+    draw: Any = pipeline  # the base class has no __call__ of its own
+    output = draw(**call_arguments(pipeline, batch, parameters), output_type="np")
+    name = type(pipeline).__name__
+    images = images_of(output, name)
+    if len(images) != len(batch):
+        raise ConfigError(f"{name} drew {len(images)} images for {len(batch)} prompts")
+    if not np.isfinite(images).all():
+        raise ConfigError(
+            f"{name} made pixels that are not finite numbers (first prompt of the batch: "
+            f"{batch[0].prompt.id}); its weights do not work in this dtype"
+        )
+    censored = getattr(output, "nsfw_content_detected", None)
+    if isinstance(censored, Sequence) and any(censored):
+        raise ConfigError(
+            f"{name} blacked out {sum(map(bool, censored))} images of the batch that begins with {batch[0].key}: its "
+            "safety checker is on; remove the component from the checkpoint"
+        )
+    return to_uint8(images)
+
+
+def call_arguments(
+    pipeline: DiffusionPipeline,
+    batch: Sequence[Sample],
+    parameters: "SamplingParameters | Effective",
+) -> dict[str, Any]:
+    """The keyword arguments that draw a batch, but for the output type."""
     generators = [
         torch.Generator("cpu").manual_seed(image_seed(parameters.seed, s.prompt.id, s.index))
         for s in batch
     ]
-    draw: Any = pipeline  # the base class has no __call__ of its own
-    output = draw(
-        prompt=[s.prompt.text for s in batch],
-        generator=generators,
-        output_type="np",
-        **sampling_arguments(pipeline, parameters),
+    texts = [s.prompt.text for s in batch]
+    if isinstance(parameters, SamplingParameters):
+        given = sampling_arguments(pipeline, parameters)
+        return {"prompt": texts, "generator": generators, **given}
+    given = dict(parameters.arguments)
+    negative = parameters.negative_prompt
+    if parameters.one_by_one:
+        given |= {"prompt": texts[0], "generator": generators[0]}
+        return given if negative is None else {**given, "negative_prompt": negative}
+    given |= {"prompt": texts, "generator": generators}
+    return given if negative is None else {**given, "negative_prompt": [negative] * len(batch)}
+
+
+def images_of(output: Any, name: str) -> np.ndarray:
+    """The images of a pipeline's output, float (N, H, W, 3) in [0, 1].
+
+    Args:
+        output: what the pipeline returned, asked for numpy arrays.
+        name: of the pipeline, for the error.
+
+    Raises:
+        ConfigError: it returned something else, such as a video.
+    """
+    found = next(
+        (v for k in ("images", "image") if (v := getattr(output, k, None)) is not None), None
     )
-    if not np.isfinite(output.images).all():
-        raise ConfigError(
-            f"{type(pipeline).__name__} made pixels that are not finite numbers (first prompt of the batch: "
-            f"{batch[0].prompt.id}); its weights do not work in this dtype"
-        )
-    return to_uint8(output.images)
+    if found is None:
+        found = output[0] if isinstance(output, tuple) else output
+    if isinstance(found, torch.Tensor):
+        found = found.float().cpu().numpy()
+        found = np.moveaxis(found, 1, -1) if found.ndim == 4 and found.shape[1] == 3 else found
+    if isinstance(found, list) and found and all(isinstance(i, Image.Image) for i in found):
+        found = np.stack([np.asarray(i.convert("RGB")) for i in found]) / 255
+    array = np.asarray(found) if isinstance(found, np.ndarray | list) else np.empty(0)
+    if array.ndim == 5 and array.shape[1] == 1:  # one frame
+        array = array[:, 0]
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype.kind not in "fiu":
+        shape = array.shape if array.size else type(found).__name__
+        raise ConfigError(f"{name} returned {shape}; expected RGB images (N, H, W, 3)")
+    return array
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def watch(pipeline: DiffusionPipeline) -> Iterator[Trace]:
 
     def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # Containers are copied: a network may change the lists it is given.
-        calls.append([convert(_named(signature, args, kwargs), lambda t: t), None])
+        calls.append([convert(named_arguments(signature, args, kwargs), lambda t: t), None])
 
     def after(_: nn.Module, args: tuple, output: Any) -> None:
         calls[-1][1] = output
@@ -117,9 +117,14 @@ def watch(pipeline: DiffusionPipeline) -> Iterator[Trace]:
             scheduler.step = own
 
 
-def _named(
+def named_arguments(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """The arguments of a call by name, those of `**kwargs` among them.
+
+    Raises:
+        ConfigError: the call went through a wrapper that names nothing.
+    """
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         kind = signature.parameters[name].kind
@@ -150,6 +155,13 @@ def _level(scheduler: Any, timestep: Any) -> tuple[float, float]:
     raise ConfigError(
         f"{type(scheduler).__name__} has neither sigmas with a step index nor alphas_cumprod; choose another solver"
     )
+
+
+def first_output(output: Any) -> Any:
+    """The prediction within a network's output: itself, or the first of a tuple or output object."""
+    while isinstance(output, tuple | Mapping):
+        output = output[0] if isinstance(output, tuple) else next(iter(output.values()))
+    return output
 
 
 def prediction_of(scheduler: Any) -> Prediction:

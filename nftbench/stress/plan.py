@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -60,6 +60,13 @@ class Plan:
     """Rewards that cannot be had, and why."""
     readable: Readable
     """Whether the text encoders take in all of a text; paraphrases that they do not are left out."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling parameters that the checkpoint asks for where the benchmark leaves them open."""
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Of the benchmark, else of the checkpoint; None where both leave it to the pipeline."""
+        return self.benchmark.protocol().filled(self.own).guidance_scale
 
     @property
     def metric(self) -> str:
@@ -120,7 +127,9 @@ def whole(pipeline: DiffusionPipeline) -> Readable:
     return readable
 
 
-def make_plan(benchmark: str, effort: Effort, readable: Readable) -> Plan:
+def make_plan(
+    benchmark: str, effort: Effort, readable: Readable, own: Mapping[str, Any] | None = None
+) -> Plan:
     """Choose prompts and rewards.
 
     Raises:
@@ -144,6 +153,7 @@ def make_plan(benchmark: str, effort: Effort, readable: Readable) -> Plan:
         others=_other_prompts(chosen, effort),
         missing=missing,
         readable=readable,
+        own=own or {},
     )
 
 
@@ -187,7 +197,7 @@ def arms(plan: Plan) -> list[Work]:
     works += [
         plan.work(guided(g), plan.prompts, guidance_scale=g)
         for g in dict.fromkeys(plan.effort.guidance)
-        if g != plan.benchmark.sampling.guidance_scale
+        if g != plan.guidance_scale
     ]
     works += _worded(plan, plan.effort.turns)
     if plan.others[1]:

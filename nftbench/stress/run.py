@@ -76,7 +76,7 @@ def stress(
     base = base or origin(checkpoint)
     benchmark = benchmark or own_benchmark(checkpoint)  # before weights are looked for
     policy = load_model(checkpoint)
-    plan = make_plan(benchmark, effort, whole(policy.pipeline))
+    plan = make_plan(benchmark, effort, whole(policy.pipeline), policy.own)
     works = arms(plan)
     folder = out or RUNS / _name(checkpoint, base, [w.protocol for w in works])
     own, theirs = _generate(Run(folder), works, policy, report), {}
@@ -155,7 +155,7 @@ def check_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> 
     """
     asked, before, metric = own[ASKED], base.get(ASKED), plan.metric
     how = _averaging(plan, metric, by_task=True)
-    scale = plan.benchmark.sampling.guidance_scale
+    scale = plan.guidance_scale
     scales = {g: own[guided(g)] for g in plan.effort.guidance if guided(g) in own}
     repeats = [own[f"seed-{s}"] for s in range(1, plan.effort.seeds)]
     return [

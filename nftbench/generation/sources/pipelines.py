@@ -47,6 +47,8 @@ BROKEN = (
 )
 """What diffusers and transformers raise at files that they cannot load."""
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
+CENSORS = ("safety_checker",)
+"""Components that black images out."""
 INDEX_BYTES = 1_000_000
 """Bound of a `model_index.json`; real ones have 2 kB."""
 
@@ -131,6 +133,11 @@ def _build_folder(
     given: dict[str, Any] = {
         k: None for k, v in index.items() if isinstance(v, list) and v[:1] == [None]
     }
+    censors = [k for k in CENSORS if k in index and k not in given]
+    given |= dict.fromkeys(censors)
+    notes += [f"{name} left out: images are scored as they were drawn" for name in censors]
+    if "requires_safety_checker" in index:
+        given["requires_safety_checker"] = False
     for name, source in reference.components.items():
         given[name], own = _component(name, source, index, folder, dtype)
         digest += f"+{name}:{own}"

@@ -77,6 +77,7 @@ def wanted(
     fixed = suite.settings.given | dict(settings) | column.settings.given
     protocol = load_benchmark(column.benchmark).protocol(**fixed)
     fields: dict[str, Any] = {field: getattr(protocol, field) for field in FIELDS}
+    fields = {k: v for k, v in fields.items() if v is not None or k == "limit"}  # left to the model
     if not protocol.prompts_sha256:  # neither pinned nor fetched
         del fields["prompts_sha256"]
     fields |= {"variant": column.variant, "aggregate": column.aggregate}

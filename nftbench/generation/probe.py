@@ -1,0 +1,267 @@
+"""One short call of a pipeline, watched from outside: what its networks, its schedulers and its tokenizers do.
+
+Nothing is asked of a class's name. A denoising network is one that is called before more than one solver step; the
+rows it returns for one image are its calls an image and step, however the pipeline batches them.
+"""
+
+import contextlib
+import functools
+import inspect
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nftbench.generation.call_arguments import convert, count
+from nftbench.generation.sampling import images_of
+from nftbench.generation.trace import first_output, named_arguments
+from rewards.base import ConfigError
+
+STEPS = 2
+"""Of a probe: two show what changes from step to step."""
+
+FOREIGN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What other people's code raises when it is asked for what it cannot do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One call of a network."""
+
+    network: str
+    arguments: Mapping[str, Any]
+    output: Any
+    """The prediction within what it returned."""
+
+    @property
+    def rows(self) -> int:
+        """Images it was called for, guided ones several times."""
+        return count(self.output) or 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolverStep:
+    """One step of a solver, and the network calls since the step before."""
+
+    scheduler: str
+    calls: Sequence[Call]
+    model_output: Any
+
+
+@dataclass(slots=True)
+class Observation:
+    """What one call of a pipeline showed."""
+
+    steps: list[SolverStep] = field(default_factory=list)
+    sampled: list[str] = field(default_factory=list)
+    """Components whose `generate` ran: language models that write while an image is drawn."""
+    warnings: list[str] = field(default_factory=list)
+    """Of the pipeline and its parts, each once."""
+    output: Any = None
+
+    @property
+    def denoisers(self) -> set[str]:
+        """Names of the networks that are called from step to step."""
+        seen = [{call.network for call in step.calls} for step in self.steps]
+        return {n for names in seen for n in names if sum(n in s for s in seen) > 1}
+
+    @property
+    def stages(self) -> dict[str, list[int]]:
+        """Network rows of each step, by scheduler: a prior and a decoder are two stages."""
+        found: dict[str, list[int]] = {}
+        known = self.denoisers
+        for step in self.steps:
+            rows = sum(call.rows for call in step.calls if call.network in known)
+            found.setdefault(step.scheduler, []).append(rows)
+        return found
+
+    @property
+    def calls_per_step(self) -> dict[str, float]:
+        """Mean rows a step for one image, by scheduler; empty where no solver step was seen."""
+        return {name: sum(rows) / len(rows) for name, rows in self.stages.items()}
+
+    @property
+    def guided(self) -> bool:
+        """Whether a network saw more than the image itself at some step."""
+        return any(max(rows) > 1 for rows in self.stages.values())
+
+    @property
+    def last(self) -> SolverStep | None:
+        """The last step, of the stage that makes the image."""
+        return self.steps[-1] if self.steps else None
+
+
+def networks_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The networks of a pipeline, by name, but for text models and autoencoders."""
+    return {
+        name: module
+        for name, module in pipeline.components.items()
+        if isinstance(module, nn.Module)
+        and not isinstance(module, PreTrainedModel)
+        and not hasattr(module, "decode")
+    }
+
+
+def schedulers_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
+    """The solvers of a pipeline, by name; one that stands under two names counts once."""
+    found: dict[int, tuple[str, Any]] = {}
+    for name, part in pipeline.components.items():
+        if hasattr(part, "step") and hasattr(part, "set_timesteps"):
+            found.setdefault(id(part), (name, part))
+    return dict(found.values())
+
+
+def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observation:
+    """Call a pipeline once, and watch.
+
+    Args:
+        pipeline: any.
+        arguments: of the call.
+
+    Raises:
+        ConfigError: the pipeline cannot be called so; in its own words.
+    """
+    seen = Observation()
+    own = inspect.signature(pipeline.__call__).parameters
+    with _watched(pipeline, seen), _heard(seen.warnings), torch.no_grad():
+        try:
+            draw: Any = pipeline
+            seen.output = draw(**{k: v for k, v in arguments.items() if k in own})
+        except FOREIGN as error:
+            if isinstance(error, ConfigError):
+                raise
+            said = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"{type(pipeline).__name__} cannot draw with {shown_arguments(arguments)}: "
+                f"{type(error).__name__}: {said}"
+            ) from error
+    return seen
+
+
+def image_of(seen: Observation, pipeline: DiffusionPipeline) -> Any:
+    """The images of an observed call, float (N, H, W, 3)."""
+    return images_of(seen.output, type(pipeline).__name__)
+
+
+def shown_arguments(arguments: Mapping[str, Any]) -> str:
+    """The settings of a call in words, without prompts and generators."""
+    hidden = ("prompt", "generator", "output_type")
+    return (
+        ", ".join(f"{k}={v!r}" for k, v in arguments.items() if k not in hidden) or "its defaults"
+    )
+
+
+@contextmanager
+def _watched(pipeline: DiffusionPipeline, seen: Observation) -> Iterator[None]:
+    calls: list[Call] = []
+    with contextlib.ExitStack() as undo:
+        for name, network in networks_of(pipeline).items():
+            undo.enter_context(_watched_network(name, network, calls))
+        for name, scheduler in schedulers_of(pipeline).items():
+            undo.enter_context(
+                _replaced(scheduler, "step", _stepping(name, scheduler, calls, seen))
+            )
+        for name, part in pipeline.components.items():
+            if isinstance(part, PreTrainedModel) and callable(getattr(part, "generate", None)):
+                undo.enter_context(_replaced(part, "generate", _noting(name, part.generate, seen)))
+        yield
+
+
+@contextmanager
+def _watched_network(name: str, network: nn.Module, calls: list[Call]) -> Iterator[None]:
+    signature = inspect.signature(network.forward)
+
+    def after(_: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        try:
+            arguments = named_arguments(signature, args, kwargs)
+        except (
+            ConfigError,
+            TypeError,
+        ):  # called by position through a wrapper: rows are seen all the same
+            arguments = {}
+        kept = convert(arguments, lambda t: t)  # a network may change the lists it is given
+        calls.append(Call(network=name, arguments=kept, output=first_output(output)))
+
+    handle = network.register_forward_hook(after, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, function: Any) -> Iterator[None]:
+    own = vars(owner).get(name)
+    object.__setattr__(owner, name, function)
+    try:
+        yield
+    finally:
+        if own is None:
+            object.__delattr__(owner, name)
+        else:
+            object.__setattr__(owner, name, own)
+
+
+def _stepping(name: str, scheduler: Any, calls: list[Call], seen: Observation) -> Any:
+    step = scheduler.step
+
+    @functools.wraps(step)  # pipelines read the signature
+    def stepped(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(step).bind(*args, **kwargs).arguments
+        output = next((v for v in given.values() if isinstance(v, Tensor)), None)
+        seen.steps.append(
+            SolverStep(
+                scheduler=name, calls=tuple(calls), model_output=given.get("model_output", output)
+            )
+        )
+        calls.clear()
+        return step(*args, **kwargs)
+
+    return stepped
+
+
+def _noting(name: str, generate: Any, seen: Observation) -> Any:
+    @functools.wraps(generate)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        seen.sampled.append(name)
+        return generate(*args, **kwargs)
+
+    return noted
+
+
+@contextmanager
+def _heard(warnings: list[str]) -> Iterator[None]:
+    """Collect what diffusers' own code warns of while it draws, instead of printing or hiding it."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = " ".join(record.getMessage().split())
+            if text not in warnings:
+                warnings.append(text)
+
+    logger = logging.getLogger("diffusers")
+    level, handlers, listener = logger.level, list(logger.handlers), Listener(logging.WARNING)
+    logger.handlers = [listener]
+    diffusers_logging.set_verbosity_warning()
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)

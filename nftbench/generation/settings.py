@@ -1,0 +1,348 @@
+"""How images will really be drawn: what was asked, fitted to one pipeline by watching it, or refused in one line.
+
+What is left open (None) is the checkpoint's own choice; what comes out has a value for everything that could be seen,
+and the keyword arguments that make the pipeline do it.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from diffusers import DiffusionPipeline
+
+from nftbench.benchmark.schema import Protocol, SamplingParameters
+from nftbench.generation.guidance import TOLERANCE, Knob, find_knobs, fitted_scale
+from nftbench.generation.probe import STEPS, Observation, image_of, observe
+from rewards.base import ConfigError
+
+PROBE = "a photo of a cat"
+Guidance = Literal["off", "cfg", "embedded"]
+CHANGES_SIZE = "use_resolution_binning"
+"""Pipelines with it draw at another size and shrink the image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effective:
+    """Settings as the network saw them."""
+
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance: Guidance
+    guidance_scale: float | None
+    """In everybody's words: given = unguided + scale (guided - unguided); 1 where guidance is off, None where a
+    pipeline guides in a way that is not such a sum."""
+    network_calls: float
+    """Network calls an image and solver step, mean; of several stages the sum."""
+    max_sequence_length: int | None
+    negative_prompt: str | None
+    seed: int
+    arguments: Mapping[str, Any]
+    """Of the pipeline's call, besides prompt, generator and output type."""
+    one_by_one: bool = False
+    """Whether images must be drawn one at a time: the pipeline takes no list of generators."""
+    further: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that no flag names, and what they are set to: `use_resolution_binning` off."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers should know."""
+
+    def at(self, *, num_inference_steps: int | None = None, seed: int | None = None) -> "Effective":
+        """The same with another number of steps or seed."""
+        steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+        arguments = {**self.arguments, "num_inference_steps": steps}
+        return replace(
+            self,
+            num_inference_steps=steps,
+            seed=self.seed if seed is None else seed,
+            arguments=arguments,
+        )
+
+
+def learn_settings(pipeline: DiffusionPipeline, asked: SamplingParameters) -> Effective:
+    """Fit what is asked to a pipeline; a few calls of two steps for one image.
+
+    Args:
+        pipeline: any text-to-image pipeline.
+        asked: what is left None is the pipeline's own.
+
+    Raises:
+        ConfigError: what the pipeline cannot do, or does not do as asked; in one line, with what it can.
+    """
+    known = _KNOWN.setdefault(pipeline, {})
+    fields = repr({k: getattr(asked, k) for k in SamplingParameters.model_fields if k != "seed"})
+    if fields not in known:
+        learner = _Learner(pipeline, asked)
+        known[fields] = learner.finished(learner.guidance())
+    return known[fields].at(seed=asked.seed)
+
+
+_KNOWN: WeakKeyDictionary[DiffusionPipeline, dict[str, Effective]] = WeakKeyDictionary()
+"""What was learned of each pipeline: nothing of it changes with the weights."""
+
+
+def as_drawn(protocol: Protocol, settings: Effective) -> Protocol:
+    """The protocol with what will really be drawn in every field."""
+    further = " ".join(f"{k}={v}" for k, v in sorted(settings.further.items()))
+    return protocol.model_copy(
+        update={
+            "height": settings.height,
+            "width": settings.width,
+            "num_inference_steps": settings.num_inference_steps,
+            "guidance": settings.guidance,
+            "guidance_scale": settings.guidance_scale,
+            "max_sequence_length": settings.max_sequence_length,
+            "negative_prompt": settings.negative_prompt,
+            "network_calls": settings.network_calls,
+            "further": further,
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Guidance:
+    kind: Guidance
+    scale: float | None
+    arguments: Mapping[str, Any]
+    seen: Observation
+    notes: tuple[str, ...] = ()
+
+
+class _Learner:
+    """One pipeline and what is asked of it."""
+
+    def __init__(self, pipeline: DiffusionPipeline, asked: SamplingParameters) -> None:
+        self.pipeline, self.asked = pipeline, asked
+        self.name = type(pipeline).__name__
+        self.parameters = inspect.signature(pipeline.__call__).parameters
+        self.one_by_one = False
+        self.latent = True
+        self.fixed = self._fixed()
+        self.further: dict[str, Any] = {}
+        if CHANGES_SIZE in self.parameters:
+            self.further[CHANGES_SIZE] = False
+        self.natural = self._first_call()
+
+    def _fixed(self) -> dict[str, Any]:
+        """What was asked besides guidance, as arguments."""
+        names = ("height", "width", "num_inference_steps", "max_sequence_length", "negative_prompt")
+        wanted = {n: v for n in names if (v := getattr(self.asked, n)) is not None}
+        refused = [n for n in wanted if n not in self.parameters]
+        if refused:
+            raise ConfigError(
+                f"{self.name} has no argument {', '.join(refused)}, which {self.asked.about} sets; leave it out"
+            )
+        if "negative_prompt" in wanted:
+            wanted["negative_prompt"] = [wanted["negative_prompt"]]
+        return wanted
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def draw(self, more: Mapping[str, Any], **call: Any) -> Observation:
+        """One call of two steps for one image."""
+        generator = torch.Generator("cpu").manual_seed(0)
+        arguments = {
+            "prompt": PROBE if self.one_by_one else [PROBE],
+            "generator": generator if self.one_by_one else [generator],
+            "output_type": "latent" if self.latent else "np",
+            **self.fixed,
+            "num_inference_steps": STEPS,
+            **self.further,
+            **more,
+            **call,
+        }
+        if self.one_by_one and isinstance(arguments.get("negative_prompt"), list):
+            arguments["negative_prompt"] = arguments["negative_prompt"][0]
+        return observe(self.pipeline, arguments)
+
+    def _first_call(self) -> Observation:
+        """Find a way to call the pipeline at all, with its own guidance; and stop it from rewriting prompts."""
+        errors = []
+        for self.one_by_one, self.latent in (
+            (False, True),
+            (False, False),
+            (True, True),
+            (True, False),
+        ):
+            try:
+                seen = self.draw({})
+                break
+            except ConfigError as error:
+                errors.append(error)
+        else:
+            raise errors[1 if len(errors) > 1 else 0]
+        if seen.sampled:
+            seen = self._without_writing(seen)
+        return seen
+
+    def _without_writing(self, seen: Observation) -> Observation:
+        """Switch off what lets a language model write in the prompt's place, where there is a switch."""
+        switches = [
+            n for n, p in self.parameters.items() if p.default is True and n not in self.further
+        ]
+        for name in switches:
+            try:
+                quiet = self.draw({name: False})
+            except ConfigError:
+                continue
+            if len(quiet.sampled) < len(seen.sampled):
+                self.further[name] = False
+                seen = quiet
+        return seen
+
+    # --- guidance -------------------------------------------------------------------------------------
+
+    def guidance(self) -> _Guidance:
+        """What is asked, fitted to what the pipeline can."""
+        kind, scale = self.asked.guidance, self.asked.guidance_scale
+        guided = scale not in (None, 0, 1) and kind in (None, "cfg")
+        guided |= "negative_prompt" in self.fixed
+        knobs = find_knobs(self.pipeline, self.draw, self.natural, with_negative=guided)
+        if kind == "native" or (kind is None and scale is None):
+            return self._natural(knobs)
+        if kind is None:
+            kind, scale = self._mapped(knobs, float(scale or 0))
+        if kind == "off":
+            return self._off(knobs)
+        if kind == "embedded":
+            return self._embedded(knobs, float(scale or 0))
+        return self._off(knobs) if scale == 1 else self._cfg(knobs, float(scale or 0))
+
+    def _mapped(self, knobs: Sequence[Knob], scale: float) -> tuple[Guidance, float]:
+        """A bare number: 1 is no guidance, any other the kind that the pipeline itself uses."""
+        mine = [k for k in knobs if k.kind == "cfg" and k.used_by_default]
+        if any(k.kind == "embedded" for k in knobs) and not [
+            k for k in mine if not k.needs_negative
+        ]:
+            return "embedded", scale
+        if scale in (0, 1):
+            return "off", 1.0
+        if not mine:
+            raise ConfigError(self._cannot(f"guidance {scale:g}", knobs))
+        return "cfg", scale
+
+    def _cannot(self, what: str, knobs: Sequence[Knob]) -> str:
+        can = ["off"] if not any(k.kind == "embedded" for k in knobs) else []
+        can += ["cfg:S"] if any(k.kind == "cfg" for k in knobs) else []
+        can += ["embedded:S"] if any(k.kind == "embedded" for k in knobs) else []
+        ignored = [k.name for k in knobs if k.kind == "ignored"]
+        why = f" (it ignores {', '.join(ignored)})" if ignored else ""
+        return f"{self.name} cannot draw with {what}{why}; this model takes --guidance {' or '.join(can) or 'native'}"
+
+    def _natural(self, knobs: Sequence[Knob]) -> _Guidance:
+        seen = self.natural
+        if seen.guided:
+            fitted = fitted_scale(seen.last)
+            main = _main([k for k in knobs if k.kind == "cfg"])
+            known = main.default + main.shift if main and main.default is not None else None
+            return _Guidance(
+                kind="cfg", scale=known if fitted is None else fitted, arguments={}, seen=seen
+            )
+        inside = _main([k for k in knobs if k.kind == "embedded"])
+        if inside:
+            return _Guidance(kind="embedded", scale=inside.default, arguments={}, seen=seen)
+        return _Guidance(kind="off", scale=1.0, arguments={}, seen=seen)
+
+    def _off(self, knobs: Sequence[Knob]) -> _Guidance:
+        if any(k.kind == "embedded" for k in knobs):
+            raise ConfigError(
+                f"{self._cannot('guidance off', knobs)}: its network is told a scale in every call"
+            )
+        arguments = {k.name: k.off for k in knobs if k.kind == "cfg" and not k.needs_negative}
+        arguments |= {
+            k.name: k.off for k in knobs if k.needs_negative and "negative_prompt" in self.fixed
+        }
+        seen = self.draw(arguments)
+        if seen.guided and abs((fitted_scale(seen.last) or 0) - 1) > TOLERANCE:
+            raise ConfigError(
+                f"{self._cannot('guidance off', knobs)}: it always makes {_calls(seen):g} network calls a step"
+            )
+        if "negative_prompt" in self.fixed:
+            raise ConfigError("--negative-prompt has no effect where guidance is off; leave it out")
+        return _Guidance(kind="off", scale=1.0, arguments=arguments, seen=seen)
+
+    def _cfg(self, knobs: Sequence[Knob], scale: float) -> _Guidance:
+        main = _main([k for k in knobs if k.kind == "cfg"])
+        if main is None:
+            raise ConfigError(self._cannot(f"classifier-free guidance {scale:g}", knobs))
+        arguments: dict[str, Any] = {main.name: scale - main.shift}
+        if main.needs_negative and "negative_prompt" not in self.fixed:
+            arguments["negative_prompt"] = [""]
+        seen = self.draw(arguments)
+        fitted = fitted_scale(seen.last)
+        if not seen.guided or (fitted is not None and abs(fitted - scale) > TOLERANCE * scale):
+            got = "none" if not seen.guided else f"{fitted:g}"
+            raise ConfigError(
+                f"{self.name} was asked for guidance {scale:g} and drew with {got}; nothing was drawn"
+            )
+        rest = [k for k in knobs if k is not main and k.kind != "ignored" and k.used_by_default]
+        notes = tuple(
+            f"{k.name} stays at the model's own {k.default:g}" for k in rest if not k.needs_negative
+        )
+        return _Guidance(kind="cfg", scale=scale, arguments=arguments, seen=seen, notes=notes)
+
+    def _embedded(self, knobs: Sequence[Knob], scale: float) -> _Guidance:
+        inside = _main([k for k in knobs if k.kind == "embedded"])
+        if inside is None:
+            raise ConfigError(self._cannot(f"embedded guidance {scale:g}", knobs))
+        arguments = {k.name: k.off for k in knobs if k.kind == "cfg" and not k.needs_negative}
+        arguments[inside.name] = scale
+        return _Guidance(
+            kind="embedded", scale=scale, arguments=arguments, seen=self.draw(arguments)
+        )
+
+    # --- all of it ------------------------------------------------------------------------------------
+
+    def finished(self, guidance: _Guidance) -> Effective:
+        """Draw one image as it will be drawn, and write down what came."""
+        self.latent = False
+        seen = self.draw(guidance.arguments)
+        _, height, width, _ = image_of(seen, self.pipeline).shape
+        self._check_size(height, width)
+        steps = self.asked.num_inference_steps or self._default("num_inference_steps")
+        if not isinstance(steps, int):
+            raise ConfigError(f"{self.name} has no number of steps of its own; pass --steps")
+        length = self.asked.max_sequence_length
+        given = {**self.fixed, **self.further, **guidance.arguments, "num_inference_steps": steps}
+        negative = given.pop("negative_prompt", [None])[0]
+        written = tuple(f"{n} writes text while drawing" for n in dict.fromkeys(seen.sampled))
+        return Effective(
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance=guidance.kind,
+            guidance_scale=None if guidance.scale is None else round(guidance.scale, 4),
+            network_calls=round(_calls(guidance.seen), 4),
+            max_sequence_length=self._default("max_sequence_length") if length is None else length,
+            negative_prompt=negative,
+            seed=self.asked.seed,
+            arguments=given,
+            one_by_one=self.one_by_one,
+            further=self.further,
+            notes=(*guidance.notes, *written, *seen.warnings),
+        )
+
+    def _default(self, name: str) -> int | None:
+        parameter = self.parameters.get(name)
+        return parameter.default if parameter and isinstance(parameter.default, int) else None
+
+    def _check_size(self, height: int, width: int) -> None:
+        wanted = (self.asked.height or height, self.asked.width or width)
+        if wanted != (height, width):
+            raise ConfigError(
+                f"{self.name} was asked for {wanted[0]}x{wanted[1]} pixels (height x width) and drew {height}x{width}; "
+                "images are never resized: choose a --size that this model draws"
+            )
+
+
+def _main(knobs: Sequence[Knob]) -> Knob | None:
+    """The knob that is meant where there are several: one that the model uses itself, and the plainest name."""
+    order = sorted(knobs, key=lambda k: (k.needs_negative, not k.used_by_default, len(k.name)))
+    return order[0] if order else None
+
+
+def _calls(seen: Observation) -> float:
+    stages = seen.calls_per_step
+    return sum(stages.values()) if stages else 1.0
