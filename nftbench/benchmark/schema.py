@@ -68,7 +68,7 @@ class Protocol(SamplingParameters):
     """1 held what the pipeline was told, 2 holds what its network saw. Manifests of before name none."""
     network_calls: float | None = None
     """An image and solver step; 2 is classifier-free guidance."""
-    further: str = ""
+    further: str | None = None
     """Arguments of the pipeline that no other field names, such as `use_resolution_binning=False`."""
     solver: str | None = None
     """Class and configuration of the sampler."""
@@ -98,7 +98,7 @@ class Protocol(SamplingParameters):
         if self.protocol_version == 1:
             fields = {k: fields[k] for k in PROTOCOL_1}
         else:
-            fields = {k: v for k, v in fields.items() if v not in (None, "")}
+            fields = {k: v for k, v in fields.items() if v is not None}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
     def filled(self, own: Mapping[str, Any]) -> "Protocol":

@@ -1,7 +1,8 @@
 """`nftbench eval`, `nftbench score` and `nftbench benchmarks`: how good is a checkpoint, and at what?"""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,9 @@ Rewards = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Images made and scored at once.")]
 
 
+GUIDANCE = re.compile(r"(off|native)|(cfg|embedded):(\d+(?:\.\d+)?)")
+
+
 @app.command("eval")
 def eval_(
     checkpoint: Annotated[
@@ -25,7 +29,24 @@ def eval_(
         str | None, typer.Option(help="Suite or benchmark; the checkpoint's own when left out.")
     ] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="Classifier-free guidance; 1 is none.")
+        float | None,
+        typer.Option(min=0, help="Scale of the model's own kind of guidance; 1 is none."),
+    ] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(help="off, cfg:S, embedded:S, or native: as the model has it."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels, as 1024 or HEIGHTxWIDTH; of the benchmark or model.")
+    ] = None,
+    images_per_prompt: Annotated[
+        int | None, typer.Option(min=1, help="Images of each prompt.")
+    ] = None,
+    max_sequence_length: Annotated[
+        int | None, typer.Option(min=0, help="Tokens of the long text encoder.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What guidance leads away from.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     limit: Annotated[
@@ -43,11 +64,16 @@ def eval_(
     if publish and limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
     from nftbench.cli import commands
+    from nftbench.evaluation.evaluate import drawn_as
     from nftbench.reporting import summary_tables
     from nftbench.reporting.leaderboard import board as leaderboard
 
     settings = {
-        "guidance_scale": guidance_scale,
+        **_guidance(guidance, guidance_scale),
+        **_size(size),
+        "images_per_prompt": images_per_prompt,
+        "max_sequence_length": max_sequence_length,
+        "negative_prompt": negative_prompt,
         "num_inference_steps": steps,
         "limit": limit,
         "seed": seed,
@@ -62,10 +88,39 @@ def eval_(
             out=out,
             progress=report,
         )
+    for said in drawn_as(run.manifest):
+        console.line(said)
     console.show(summary_tables.scores(rows))
     console.line(f"run: {run.folder}")
     for path in leaderboard.add(run) if publish else ():
         console.line(f"published: {path}")
+
+
+def _guidance(text: str | None, scale: float | None) -> dict[str, Any]:
+    """`--guidance` and `--guidance-scale` as protocol fields."""
+    if text is None:
+        return {"guidance_scale": scale}
+    if scale is not None:
+        raise ConfigError("--guidance and --guidance-scale say the same; leave out one")
+    found = GUIDANCE.fullmatch(text)
+    if not found:
+        raise ConfigError(
+            f"--guidance {text}: expected off, native, cfg:S or embedded:S, such as cfg:4.5"
+        )
+    plain, kind, value = found.groups()
+    return {"guidance": plain} if plain else {"guidance": kind, "guidance_scale": float(value)}
+
+
+def _size(text: str | None) -> dict[str, Any]:
+    """`--size` as protocol fields."""
+    if text is None:
+        return {}
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and (width or height).isdigit()):
+        raise ConfigError(
+            f"--size {text}: expected pixels such as 1024, or HEIGHTxWIDTH such as 768x1024"
+        )
+    return {"height": int(height), "width": int(width or height)}
 
 
 @app.command()

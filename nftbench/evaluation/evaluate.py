@@ -138,8 +138,8 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
             "name": policy.name,
             "digest": policy.digest,
             "pipeline": type(policy.pipeline).__name__,
-            "removed": list(policy.removed),
         },
+        "loaded": [*policy.notes, *map(str, policy.loras)],
         "suite": suite,
         "batch_size": works[0].batch_size,
         "protocols": {w.name: w.protocol.model_dump(mode="json") for w in works},
@@ -188,6 +188,23 @@ def _drawn(work: Work) -> dict[str, Any]:
         "prompts_cut": work.cut,
         "notes": list(work.settings.notes),
     }
+
+
+def drawn_as(manifest: Mapping[str, Any]) -> list[str]:
+    """How a run's images were drawn, a line a benchmark, with what a reader of its numbers should know."""
+    lines = []
+    for name, about in manifest.get("drawn", {}).items():
+        p = manifest["protocols"][name]
+        scale = "" if p["guidance"] == "off" else f" {p['guidance_scale']}"
+        calls = f"{p['network_calls']:g} network call(s) a step"
+        size = f"{p['height']}x{p['width']}, {p['num_inference_steps']} steps"
+        lines.append(f"{name}: drawn at {size}, guidance {p['guidance']}{scale} ({calls})")
+        if about.get("prompts_cut"):
+            lines.append(
+                f"{name}: warning: {about['prompts_cut']} prompts are cut by every text encoder"
+            )
+        lines += [f"{name}: note: {note}" for note in about.get("notes", ())]
+    return lines
 
 
 def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:

@@ -9,7 +9,7 @@ s (guided - unguided) to the guided output, which is a scale of s + 1 in everybo
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -27,8 +27,12 @@ Draw = Callable[[Mapping[str, Any]], Observation]
 CANDIDATES = re.compile(r"(guidance|cfg|pag)_scale$")
 """Names of arguments that may be a guidance scale; what they are is seen."""
 HIGH = 3.0
+NEGATIVES = ("", " ")
+"""Negative prompts that say nothing; some text encoders take no empty text."""
 TOLERANCE = 0.02
-"""Of a fitted scale; half precision blurs it."""
+"""Of a fitted scale, relative; half precision blurs it."""
+REST = 5e-3
+"""Of what the solver was given, the share that a sum of two predictions may leave unexplained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +47,13 @@ class Knob:
     """Of a cfg knob: the value at which the network is called once; None where no value does it."""
     shift: float = 0.0
     """Of a cfg knob: the scale in everybody's words is the argument's value plus this."""
-    needs_negative: bool = False
-    """Whether it works only beside a negative prompt."""
+    negative: str | None = None
+    """The negative prompt without which it does nothing; None where it needs none."""
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether it works only beside a negative prompt."""
+        return self.negative is not None
 
     @property
     def used_by_default(self) -> bool:
@@ -81,9 +90,10 @@ def find_knobs(
     found = []
     for name, default in candidates(pipeline).items():
         knob = _turn(draw, name, default, natural, {})
-        if knob.kind == "ignored" and negative and with_negative:
-            beside = _turn(draw, name, default, natural, {"negative_prompt": [""]})
-            knob = beside if beside.kind == "cfg" else knob
+        for text in NEGATIVES if negative and with_negative else ():
+            if knob.kind == "ignored":
+                beside = _turn(draw, name, default, natural, {"negative_prompt": [text]})
+                knob = replace(beside, negative=text) if beside.kind == "cfg" else knob
         found.append(knob)
     return found
 
@@ -98,22 +108,29 @@ def _turn(
     ignored = Knob(name=name, kind="ignored", default=default)
     high_value = HIGH if default != HIGH else HIGH + 1
     high = _drawn(draw, {name: high_value, **beside})
-    if high is None or _alike(high, natural):
+    if high is None or (_alike(high, natural) and not high.guided):
         return ignored
     seen = {v: one for v in (1.0, 0.0) if (one := _drawn(draw, {name: v, **beside}))}
-    fewer = [v for v, one in seen.items() if _rows(one) < _rows(high)]
-    if fewer:
-        return Knob(
-            name=name,
-            kind="cfg",
-            default=default,
-            off=max(fewer),
-            shift=_shift(high, high_value, max(fewer)),
-            needs_negative=bool(beside),
-        )
-    if beside or not seen or not _reaches_network(seen[max(seen)], high):
+    if not seen or all(_alike(one, high) for one in seen.values()):
         return ignored
-    return Knob(name=name, kind="embedded", default=default)
+    if any(_rows(one) < _rows(high) for one in seen.values()):
+        off = max(v for v, one in seen.items() if _rows(one) < _rows(high))
+        shift = _shift(high, high_value, off)
+        return Knob(name=name, kind="cfg", default=default, off=off, shift=shift)
+    return ignored if beside else _without_second_call(ignored, seen[max(seen)], high, high_value)
+
+
+def _without_second_call(
+    knob: Knob, low: Observation, high: Observation, high_value: float
+) -> Knob:
+    """What an argument is that changes no number of calls."""
+    if _reaches_network(low, high):
+        return replace(knob, kind="embedded")
+    fitted = fitted_scale(high.last)
+    if high.guided and fitted is not None:  # guided in every call; the sum shows by how much
+        shift = float(round(fitted - high_value))
+        return replace(knob, kind="cfg", off=1 - shift, shift=shift)
+    return knob
 
 
 def _drawn(draw: Draw, arguments: Mapping[str, Any]) -> Observation | None:
@@ -158,6 +175,8 @@ def _reaches_network(low: Observation, high: Observation) -> bool:
         for a, b in zip(one.calls, two.calls, strict=False):
             if not same(dict(a.arguments), dict(b.arguments)):
                 return not same(a.output, b.output)
+        if not same(one.model_output, two.model_output):  # from here on the samples differ
+            return False
     return False
 
 
@@ -192,9 +211,17 @@ def fitted_scale(step: SolverStep | None) -> float | None:
                 continue
             scale = float(wanted @ away / (away @ away))
             rest = float((wanted - scale * away).norm() / (target.norm() + away.norm()))
-            if rest < TOLERANCE and scale >= 0.5:
+            if rest < REST and scale >= 0.5:
                 return scale
     return None
+
+
+def follows(step: SolverStep | None, scale: float) -> bool:
+    """Whether a guided step shows this scale, or shows none that could be read off."""
+    fitted = fitted_scale(step)
+    if fitted is None or abs(fitted - scale) <= TOLERANCE * scale:
+        return True
+    return step is not None and _points_along(step, scale)
 
 
 def _points_along(step: SolverStep, scale: float) -> bool:

@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.schema import Protocol, SamplingParameters
-from nftbench.generation.guidance import TOLERANCE, Knob, find_knobs, fitted_scale
+from nftbench.generation.guidance import TOLERANCE, Knob, find_knobs, fitted_scale, follows
 from nftbench.generation.probe import STEPS, Observation, image_of, observe
 from rewards.base import ConfigError
 
@@ -96,7 +96,7 @@ def as_drawn(protocol: Protocol, settings: Effective) -> Protocol:
             "max_sequence_length": settings.max_sequence_length,
             "negative_prompt": settings.negative_prompt,
             "network_calls": settings.network_calls,
-            "further": further,
+            "further": further or None,
         }
     )
 
@@ -228,7 +228,7 @@ class _Learner:
         can += ["cfg:S"] if any(k.kind == "cfg" for k in knobs) else []
         can += ["embedded:S"] if any(k.kind == "embedded" for k in knobs) else []
         ignored = [k.name for k in knobs if k.kind == "ignored"]
-        why = f" (it ignores {', '.join(ignored)})" if ignored else ""
+        why = f" (it ignores {', '.join(ignored)})" if ignored and what != "guidance off" else ""
         return f"{self.name} cannot draw with {what}{why}; this model takes --guidance {' or '.join(can) or 'native'}"
 
     def _natural(self, knobs: Sequence[Knob]) -> _Guidance:
@@ -269,11 +269,10 @@ class _Learner:
             raise ConfigError(self._cannot(f"classifier-free guidance {scale:g}", knobs))
         arguments: dict[str, Any] = {main.name: scale - main.shift}
         if main.needs_negative and "negative_prompt" not in self.fixed:
-            arguments["negative_prompt"] = [""]
+            arguments["negative_prompt"] = [main.negative]
         seen = self.draw(arguments)
-        fitted = fitted_scale(seen.last)
-        if not seen.guided or (fitted is not None and abs(fitted - scale) > TOLERANCE * scale):
-            got = "none" if not seen.guided else f"{fitted:g}"
+        if not (seen.guided and follows(seen.last, scale)):
+            got = f"{fitted_scale(seen.last):g}" if seen.guided else "none"
             raise ConfigError(
                 f"{self.name} was asked for guidance {scale:g} and drew with {got}; nothing was drawn"
             )

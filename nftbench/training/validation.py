@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
+from nftbench.generation.checkpoint import own_settings
 from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import Estimate
@@ -54,7 +55,7 @@ def validation_sets(
             dtype=recipe.policy.dtype,
             limit=None if whole else config.limit,
             images_per_prompt=None if whole else config.images_per_prompt,
-        )
+        ).filled(own_settings(recipe.checkpoint))
         prompts = benchmark.load()
         mine = [r for r in rewards if all(r.applies(p) for p in prompts)]
         if mine:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nftbench import resources
 from nftbench.benchmark.registry import choose, folder, load_benchmark, load_suite, names
-from nftbench.benchmark.schema import Protocol
+from nftbench.benchmark.schema import PROTOCOL_1, Protocol
 from nftbench.pocket.world.scenes import held_out
 from rewards import resolve
 from rewards.base import ConfigError, Prompt
@@ -30,8 +30,12 @@ BASE = Protocol(
     max_sequence_length=0,
     aggregation="task_mean",
 )
+"""Of version 1, as a manifest of before has it."""
 BASE_HASH = "a6e820f8c095"
 """Pinned: a change of this number makes every published row incomparable."""
+SEEN = BASE.model_copy(
+    update={"protocol_version": 2, "guidance": "off", "network_calls": 1.0, "negative_prompt": ""}
+)
 OTHER = {
     "benchmark": "ocr-pocket",
     "version": 2,
@@ -43,6 +47,12 @@ OTHER = {
     "num_inference_steps": 19,
     "guidance_scale": 1.5,
     "max_sequence_length": None,
+    "protocol_version": 1,
+    "guidance": "embedded",
+    "network_calls": 2.0,
+    "negative_prompt": "blur",
+    "further": "use_pe=False",
+    "solver": "Euler",
     "dtype": "bfloat16",
     "seed": 1,
     "aggregation": "mean",
@@ -202,11 +212,29 @@ def test_the_hash_is_pinned():
 
 @pytest.mark.parametrize("field", sorted(set(Protocol.model_fields) - FIXED))
 def test_every_field_moves_the_hash_and_is_named_as_the_difference(field):
-    other = BASE.model_copy(update={field: OTHER[field]})
-    assert other.hash != BASE.hash
+    other = SEEN.model_copy(update={field: OTHER[field]})
+    assert other.hash != SEEN.hash
     there = Protocol(**other.model_dump())
-    mine, theirs = getattr(BASE, field), OTHER[field]
-    assert BASE.difference(there) == f"{field}: {mine!r} here, {theirs!r} there"
+    mine, theirs = getattr(SEEN, field), OTHER[field]
+    assert SEEN.difference(there) == f"{field}: {mine!r} here, {theirs!r} there"
+
+
+def test_a_protocol_of_before_keeps_its_hash():
+    """Manifests and rows of version 1 name none of the later fields."""
+    old = {k: v for k, v in BASE.model_dump().items() if k in PROTOCOL_1}
+    assert Protocol(**old) == BASE and Protocol(**old).hash == BASE_HASH
+    assert BASE.model_copy(update={"network_calls": 2.0}).hash == BASE_HASH
+
+
+def test_a_checkpoints_own_settings_fill_what_is_open_and_nothing_else():
+    own = {"height": 64, "guidance_scale": 1.0}
+    shipped = load_benchmark("geneval-pocket")
+    assert shipped.protocol().filled(own).guidance_scale == 1.0
+    assert shipped.protocol(height=32).filled(own).height == 32
+    assert shipped.protocol(guidance="cfg", guidance_scale=3).filled(own).guidance_scale == 3
+    native = shipped.protocol(guidance="native").filled(own)
+    assert (native.guidance, native.guidance_scale) == (None, 1.0)
+    assert shipped.protocol(guidance="native").filled({}).guidance == "native"
 
 
 def test_nothing_but_the_fields_moves_the_hash():
@@ -275,8 +303,8 @@ def shelf(tmp_path, monkeypatch):
         ('aggregation = "task_mean"', 'aggregation = "median"', "aggregation: input should be"),
         ("version = 1", "version = 0", "version: input should be greater than or equal to 1"),
         ("version = 1", 'version = 1\nauthor = "x"', "author: extra inputs are not permitted"),
-        ("guidance_scale = ", "guidance_scal = ", "sampling.guidance_scale: field required"),
-        ("guidance_scale = ", "cfg = 2\nguidance_scale = ", "sampling.cfg: extra inputs"),
+        ("images_per_prompt = ", "images = ", "sampling.images_per_prompt: field required"),
+        ("images_per_prompt = ", "cfg = 2\nimages_per_prompt = ", "sampling.cfg: extra inputs"),
         ('sha256 = "03', 'sha256 = "x3', "prompts.sha256: string should match"),
         ('sha256 = "6c', 'sha256 = "xc', "training.sha256: string should match"),
         (

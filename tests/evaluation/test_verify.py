@@ -13,6 +13,7 @@ from nftbench.cli.commands import score_run
 from nftbench.cli.leaderboard import app
 from nftbench.evaluation.evaluate import versions
 from nftbench.evaluation.verify import verify
+from nftbench.generation.checkpoint import own_settings
 from nftbench.generation.sampling import Sample
 from nftbench.reporting.leaderboard.board import (
     add,
@@ -24,6 +25,8 @@ from nftbench.runs.row_files import (
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 
+PROTOCOL = load_benchmark("ocr-pocket").protocol().filled(own_settings("pocket"))
+
 
 def quietly(stage: str, done: int, total: int) -> None:
     """A report nobody reads."""
@@ -33,7 +36,7 @@ def quietly(stage: str, done: int, total: int) -> None:
 def whole(tmp_path_factory) -> Run:
     """A run of all signs, noise for images, judged by the size of their JPEG."""
     run = Run(tmp_path_factory.mktemp("run") / "run")
-    protocol = load_benchmark("ocr-pocket").protocol()
+    protocol = PROTOCOL
     run.save_manifest(
         {
             "checkpoint": {"name": "noise", "digest": "0123", "pipeline": "None"},
@@ -62,7 +65,7 @@ def test_a_run_is_added_with_its_settings(whole, tmp_path):
     (path,) = add(whole, tmp_path)
     (found,) = read(path)
     assert (found.row.model, found.row.metric, found.row.n) == ("noise", "jpeg", 144)
-    assert found.row.protocol == load_benchmark("ocr-pocket").protocol().hash
+    assert found.row.protocol == PROTOCOL.hash
     assert stated(found.row.settings) == {
         "height": "64",
         "width": "64",
@@ -81,7 +84,7 @@ def test_a_limited_run_is_refused_though_its_table_denies_it(copy, tmp_path):
     manifest["protocols"]["ocr-pocket"] = protocol.model_dump(mode="json")
     copy.save_manifest(manifest)
     rows = (copy.folder / "rows.csv").read_text("utf-8")
-    old = load_benchmark("ocr-pocket").protocol().hash
+    old = PROTOCOL.hash
     (copy.folder / "rows.csv").write_text(rows.replace(old, protocol.hash), "utf-8")
     assert "True" not in rows
     with pytest.raises(ConfigError, match="--limit"):
@@ -91,7 +94,7 @@ def test_a_limited_run_is_refused_though_its_table_denies_it(copy, tmp_path):
 
 def test_rows_of_another_protocol_are_refused(copy, tmp_path):
     rows = (copy.folder / "rows.csv").read_text("utf-8")
-    old = load_benchmark("ocr-pocket").protocol().hash
+    old = PROTOCOL.hash
     (copy.folder / "rows.csv").write_text(rows.replace(old, "0" * 12), "utf-8")
     with pytest.raises(ConfigError, match=r"rows\.csv, line 2: not of this run's protocols"):
         add(copy, tmp_path / "boards")

@@ -24,13 +24,17 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.generation.checkpoint import load_model, own_suite, packaged
+from nftbench.generation.checkpoint import load_model, own_settings, own_suite, packaged
 from nftbench.generation.sampling import generate, samples
 from nftbench.generation.sources.digest import folder_digest
 from nftbench.pocket import networks as parts
 from rewards.base import ConfigError, Prompt
 
-PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=2, guidance_scale=2.0)
+PROTOCOL = (
+    load_benchmark("geneval-pocket")
+    .protocol(num_inference_steps=2, guidance_scale=2.0)
+    .filled(own_settings("pocket"))
+)
 WANTED = samples([Prompt(id="0", text="a photo of a red circle")], 1)
 PLAIN = {"height": 64, "width": 64}
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.generation.checkpoint import own_settings
 from nftbench.generation.sampling import (
     generate,
     image_seed,
@@ -17,7 +18,11 @@ from nftbench.generation.sampling import (
 from rewards.base import ConfigError, Prompt
 from tests.helpers.paths import GOLDEN
 
-PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=3, guidance_scale=3.0)
+PROTOCOL = (
+    load_benchmark("geneval-pocket")
+    .protocol(num_inference_steps=3, guidance_scale=3.0)
+    .filled(own_settings("pocket"))
+)
 PROMPTS = [
     Prompt(id="a", text="a photo of a red circle"),
     Prompt(id="b", text='a sign that says "KITE"'),

@@ -7,10 +7,18 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, LCMScheduler, VQModel
 from diffusers import FlowMatchEulerDiscreteScheduler as Euler
-from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 from tokenizers.processors import TemplateProcessing
-from transformers import CLIPTextModelWithProjection, LlamaForCausalLM, LlamaModel
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    LlamaForCausalLM,
+    LlamaModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from tests.helpers import tiny
 from tests.helpers.tiny import LETTERS, NOISE, WIDTH, clip, language_model, t5, tokenizer
@@ -79,9 +87,9 @@ def ended_tokenizer() -> Any:
 
 
 def deep_language_model() -> LlamaModel:
-    """With the layers that FLUX.2 reads: 9, 18 and 27."""
+    """With as many layers as FLUX.2 and Krea 2 read."""
     config = tiny.language_model().config
-    config.num_hidden_layers = 28
+    config.num_hidden_layers = 36
     return LlamaModel(config).eval()
 
 
@@ -300,7 +308,9 @@ def omnigen() -> Any:
 
 
 def deepfloyd_if() -> Any:
-    unet = tiny.unet(cross_attention_dim=WIDTH, encoder_hid_dim=WIDTH, in_channels=3, out_channels=6)
+    unet = tiny.unet(
+        cross_attention_dim=WIDTH, encoder_hid_dim=WIDTH, in_channels=3, out_channels=6
+    )
     return diffusers.IFPipeline(
         tokenizer=tokenizer(), text_encoder=t5(), unet=unet,
         scheduler=DDPMScheduler(variance_type="learned_range"), safety_checker=None,

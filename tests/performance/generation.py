@@ -6,7 +6,7 @@ Run: python tests/performance/generation.py
 import time
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.generation.checkpoint import load_model
+from nftbench.generation.checkpoint import load_model, own_settings
 from nftbench.generation.sampling import generate, samples
 
 STEPS, IMAGES = 10, 64
@@ -29,7 +29,9 @@ def main() -> None:
     everything = samples(benchmark.load(), 1)[:IMAGES]
     pipeline = load_model("pocket").pipeline
     for guidance in (1.0, 4.5):
-        protocol = benchmark.protocol(num_inference_steps=STEPS, guidance_scale=guidance)
+        protocol = benchmark.protocol(num_inference_steps=STEPS, guidance_scale=guidance).filled(
+            own_settings("pocket")
+        )
         many, one = (images_per_second(pipeline, everything, protocol, n) for n in (16, 1))
         print(
             f"guidance {guidance}, {STEPS} steps: batch 16 {many:.1f} images/s, "

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import chi2
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.generation.checkpoint import own_settings
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stats.intervals import SHARE, UNBOUNDED
 from nftbench.stats.paired import Averaging
@@ -252,7 +253,7 @@ def test_distances_are_taken_in_the_clip_of_the_rewards_own_variant():
 
 
 def test_no_arm_can_be_taken_for_the_benchmark():
-    plan = stress_plan.make_plan("geneval-pocket", stress_plan.FULL, bool)
+    plan = stress_plan.make_plan("geneval-pocket", stress_plan.FULL, bool, own_settings("pocket"))
     own = plan.benchmark.protocol()
     works = stress_plan.arms(plan)
     assert len({w.protocol.hash for w in works} | {own.hash}) == len(works) + 1

@@ -11,8 +11,15 @@ from nftbench.pocket.train import pretrain, reward_models
 from nftbench.pocket.train.loop import Job, train
 from rewards.base import Progress
 
-CARD = 'suite = "pocket"\n'
-"""`nftbench.toml` of the checkpoint: the suite that `nftbench eval` runs when none is named."""
+CARD = """suite = "pocket"
+
+[sampling] # what the model was made for, where a benchmark leaves it open
+height = 64
+width = 64
+guidance_scale = 1.0
+max_sequence_length = 0 # it has no long text encoder
+"""
+"""`nftbench.toml` of the checkpoint: its own suite, and its own sampling parameters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,7 +73,7 @@ def test_build_writes_a_checkpoint_that_generates(built):
     assert own_suite(str(out / "pocket")) == "pocket"
     assert type(loaded.pipeline).__name__ == "StableDiffusion3Pipeline"
     benchmark = load_benchmark("geneval-pocket")
-    protocol = benchmark.protocol(num_inference_steps=2)
+    protocol = benchmark.protocol(num_inference_steps=2).filled(loaded.own)
     images = generate(loaded.pipeline, samples(benchmark.load()[:2], 1), protocol)
     assert images.shape == (2, 64, 64, 3) and images.std() > 1
 
