@@ -92,8 +92,10 @@ def test_the_manifest_says_what_was_asked_of_what(whole, policy):
         "digest": policy.digest,
         "pipeline": "StableDiffusion3Pipeline",
     }
-    assert whole.protocols() == {"geneval-pocket": work().protocol}
-    assert manifest["protocol_hashes"] == {"geneval-pocket": work().protocol.hash}
+    (drawn,) = evaluate.fitted([work()], policy)
+    assert whole.protocols() == {"geneval-pocket": drawn.protocol}
+    assert manifest["protocol_hashes"] == {"geneval-pocket": drawn.protocol.hash}
+    assert (drawn.protocol.guidance, drawn.protocol.network_calls) == ("off", 1.0)
     assert list(manifest["rewards"]["geneval-pocket"]) == ["jpeg"]
     assert {"torch", "diffusers", "python", "nftbench"} <= set(manifest["versions"])
 
@@ -290,7 +292,7 @@ def test_a_pipeline_that_cannot_be_told_leaves_no_folder(tmp_path, policy):
         def __call__(self, prompt, generator, height, width, num_inference_steps, output_type):
             raise AssertionError("never called")
 
-    deaf = type(policy)(name="deaf", digest="0" * 16, pipeline=Deaf())
+    deaf = type(policy)(name="deaf", digest="0" * 16, pipeline=Deaf(), own=policy.own)
     with pytest.raises(ConfigError, match="Deaf has no argument max_sequence_length"):
         evaluated(tmp_path / "run", deaf)
     assert not (tmp_path / "run").exists()

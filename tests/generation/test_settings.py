@@ -1,0 +1,112 @@
+"""Drawn as asked, or refused: guidance, size and text length as the network saw them, counted by hooks of our own."""
+
+import pytest
+import torch
+
+from nftbench.benchmark.schema import SamplingParameters
+from nftbench.generation.preflight import check_prompt_seen
+from nftbench.generation.sampling import Sample, call_arguments
+from nftbench.generation.settings import Effective, learn_settings
+from rewards.base import ConfigError, Prompt
+from tests.helpers import families
+
+SIZE = {"height": 64, "width": 64}
+PROMPTS = [Prompt(id="a", text="red"), Prompt(id="b", text="two blue cats")]
+
+
+def learned(family: str, **asked) -> tuple[object, Effective]:
+    pipeline = families.build(family)
+    return pipeline, learn_settings(pipeline, SamplingParameters(**SIZE | asked))
+
+
+def rows_a_step(pipeline, settings: Effective, steps: int = 3) -> float:
+    """Rows of the denoiser a step, counted from its outputs."""
+    network = getattr(pipeline, "transformer", None) or pipeline.unet
+    rows: list[int] = []
+
+    def count(module, args, output) -> None:
+        found = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        rows.append(len(found))
+
+    handle = network.register_forward_hook(count)
+    batch = [Sample(PROMPTS[0], 0)]
+    given = call_arguments(pipeline, batch, settings.at(num_inference_steps=steps))
+    with torch.no_grad():
+        pipeline(**given, output_type="np")
+    handle.remove()
+    return sum(rows) / steps
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "kind", "scale", "calls"),
+    [
+        ("sd3", {}, "cfg", 7.0, 2),
+        ("sd3", {"guidance_scale": 1.0}, "off", 1.0, 1),
+        ("sd3", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
+        ("z_image", {"guidance_scale": 1.0}, "off", 1.0, 1),
+        ("z_image", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
+        ("flux", {"guidance_scale": 4.5}, "embedded", 4.5, 1),
+        ("flux_schnell", {}, "off", 1.0, 1),
+        ("qwen_image", {}, "off", 1.0, 1),
+        ("qwen_image", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
+        ("cogview4", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
+        ("omnigen", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
+        ("lcm", {}, "embedded", 8.5, 1),
+    ],
+)
+def test_guidance_is_what_the_network_saw(family, asked, kind, scale, calls):
+    pipeline, settings = learned(family, **asked)
+    assert (settings.guidance, settings.guidance_scale) == (kind, scale)
+    assert settings.network_calls == calls == rows_a_step(pipeline, settings)
+    assert (settings.height, settings.width) == (64, 64)
+
+
+def test_a_scale_that_is_added_to_the_guided_answer_is_one_more():
+    _, settings = learned("z_image", guidance_scale=4.5)
+    assert settings.arguments["guidance_scale"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "said"),
+    [
+        ("flux_schnell", {"guidance_scale": 4.5}, "ignores guidance_scale"),
+        ("flux2_klein", {"guidance_scale": 4.5}, "this model takes --guidance off"),
+        ("flux", {"guidance": "off"}, "this model takes --guidance embedded:S or"),
+        ("lcm", {"guidance": "cfg", "guidance_scale": 3.0}, "takes --guidance embedded:S"),
+        ("sd3", {"guidance": "embedded", "guidance_scale": 3.0}, "takes --guidance off or cfg:S"),
+        ("sd3", {"guidance": "off", "negative_prompt": "blur"}, "--negative-prompt has no effect"),
+        ("sd15", {"max_sequence_length": 8}, "has no argument max_sequence_length"),
+        ("sd3", {"height": 60}, "cannot draw with height=60"),
+    ],
+)
+def test_what_a_model_cannot_do_is_one_line(family, asked, said):
+    with pytest.raises(ConfigError) as caught:
+        learned(family, **asked)
+    message = str(caught.value).replace("off or cfg:S or", "off or cfg:S").replace("\n", "<line>")
+    assert "<line>" not in message and said.removesuffix(" or") in message
+
+
+def test_both_stages_of_a_prior_and_a_decoder_are_switched_off():
+    _, settings = learned("kandinsky22", guidance="off")
+    assert settings.arguments["prior_guidance_scale"] == settings.arguments["guidance_scale"] == 1.0
+    assert settings.network_calls == 2  # one a stage
+
+
+def test_a_language_model_that_rewrites_prompts_is_switched_off():
+    _, settings = learned("ernie")
+    assert settings.further == {"use_pe": False} and settings.arguments["use_pe"] is False
+
+
+def test_a_pipeline_without_a_list_of_generators_draws_one_by_one():
+    _, settings = learned("amused")
+    assert settings.one_by_one
+
+
+def test_a_model_that_does_not_see_its_prompt_is_refused():
+    pipeline, settings = learned("sd3", guidance="off")
+    assert check_prompt_seen(pipeline, settings, PROMPTS) == settings
+    for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
+        for parameter in encoder.parameters():
+            parameter.data.zero_()
+    with pytest.raises(ConfigError, match="does not see the prompt"):
+        check_prompt_seen(pipeline, settings, PROMPTS)
