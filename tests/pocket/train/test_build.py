@@ -54,7 +54,7 @@ def small_batches_and_threads_as_before():
 def built(tmp_path_factory):
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
     told = []
-    build_all(work, out, 2, lambda *report: told.append(report), sizes=TINY)
+    build_all(work, out, 1, lambda *report: told.append(report), sizes=TINY)
     return work, out, told
 
 
@@ -102,7 +102,7 @@ def test_a_second_build_trains_nothing(built):
     work, out, _ = built
     before = (out / "pocket" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
     told = []
-    build_all(work, out, 2, lambda *report: told.append(report), sizes=TINY)
+    build_all(work, out, 1, lambda *report: told.append(report), sizes=TINY)
     assert {stage for stage, *_ in told} == {"latents"}, "finished networks take no further step"
     after = (out / "pocket" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert before == after
@@ -115,7 +115,7 @@ def test_a_finished_policy_is_trained_further(built, tmp_path):
     build_all(
         tmp_path / "work",
         tmp_path / "out",
-        2,
+        1,
         lambda *report: told.append(report),
         sizes=further,
         start=out / "pocket",
