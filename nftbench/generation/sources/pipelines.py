@@ -48,7 +48,7 @@ BROKEN = (
 """What diffusers and transformers raise at files that they cannot load."""
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
 CENSORS = ("safety_checker",)
-"""Components that black images out."""
+"""Parts that black images out: an image that was drawn must be scored as it was drawn."""
 INDEX_BYTES = 1_000_000
 """Bound of a `model_index.json`; real ones have 2 kB."""
 
@@ -129,15 +129,9 @@ def _build_folder(
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     variant = files.variant_of(names, index, reference.one(VARIANT))
     notes = [f"weights of variant {variant}"] if variant else []
-    # A null component (SD3 without T5) must be named, or diffusers looks for its folder.
-    given: dict[str, Any] = {
-        k: None for k, v in index.items() if isinstance(v, list) and v[:1] == [None]
-    }
-    censors = [k for k in CENSORS if k in index and k not in given]
-    given |= dict.fromkeys(censors)
+    given = left_out(index)
+    censors = [name for name in CENSORS if name in files.parts_of(index)]
     notes += [f"{name} left out: images are scored as they were drawn" for name in censors]
-    if "requires_safety_checker" in index:
-        given["requires_safety_checker"] = False
     for name, source in reference.components.items():
         given[name], own = _component(name, source, index, folder, dtype)
         digest += f"+{name}:{own}"
@@ -154,6 +148,18 @@ def _build_folder(
         ),
     )
     return Built(pipeline, digest, notes)
+
+
+def left_out(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that leave parts out: null ones, which diffusers looks for unless told, and censors."""
+    given: dict[str, Any] = {
+        k: None
+        for k, v in index.items()
+        if isinstance(v, list) and (v[:1] == [None] or k in CENSORS)
+    }
+    return given | (
+        {"requires_safety_checker": False} if "requires_safety_checker" in index else {}
+    )
 
 
 def _fetch_pipeline(place: HubPlace, variant: str | None):
@@ -280,7 +286,11 @@ def _build_file(
     pipeline = _attempt(
         str(path),
         lambda: kind.from_single_file(
-            str(path), config=str(folder), torch_dtype=dtype, local_files_only=True
+            str(path),
+            config=str(folder),
+            torch_dtype=dtype,
+            local_files_only=True,
+            **left_out(index),
         ),
     )
     return Built(pipeline, f"{digest}+{CONFIG}:{own}", [f"configuration of {folder}"])

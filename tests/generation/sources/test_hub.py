@@ -1,0 +1,108 @@
+"""The hub's client against a hub on this machine: revisions, subfolders, gates, and what is missing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from nftbench.generation.checkpoint import packaged
+from tests.helpers import fake_hub
+
+LOAD = """
+import json, sys
+from nftbench.generation.checkpoint import load_model
+from rewards.base import ConfigError
+for name in sys.argv[1:]:
+    try:
+        model = load_model(name)
+        print(json.dumps([model.digest, model.said]))
+    except ConfigError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A hub with a repository of folders and branches, one that is gated, and one of LoRAs."""
+    root = tmp_path_factory.mktemp("hub")
+    pocket = packaged()["pocket"]
+    shutil.copytree(pocket, root / "some" / "pocket" / "main")
+    (root / "some" / "pocket" / "main" / "vae" / "unused.onnx").write_text("not wanted")
+    (root / "some" / "pocket" / "main" / "huge.safetensors").write_text("not wanted")
+    shutil.copytree(pocket, root / "some" / "pocket" / "v2" / "inner" / "model")
+    shutil.copytree(pocket, root / "some" / "gated" / "main")
+    (root / "some" / "gated" / "gated").touch()
+    lora = packaged()["pocket-nft"] / "lora"
+    shutil.copytree(lora, root / "some" / "lora" / "main")
+    shutil.copytree(lora, root / "some" / "lora" / "r1" / "checkpoint-60" / "lora")
+    shutil.copy(*(lora.glob("*.safetensors")), root / "some" / "lora" / "r1" / "a.safetensors")
+    shutil.copy(*(lora.glob("*.safetensors")), root / "some" / "lora" / "r1" / "b.safetensors")
+    (root / "some" / "empty" / "main").mkdir(parents=True)
+    (root / "some" / "empty" / "main" / "README.md").touch()
+    with fake_hub.serving(root) as url:
+        yield url
+
+
+def load(hub, cache, *names, **more):
+    """What a process of its own makes of checkpoints: [digest, said] or the refusal, each."""
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
+    environment = {k: v for k, v in environment.items() if k != "HF_TOKEN"} | more
+    command = [sys.executable, "-c", LOAD, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(names) and "Traceback" not in done.stderr
+    return answers
+
+
+@pytest.mark.slow
+def test_what_is_there_is_loaded_and_only_what_is_needed_is_fetched(hub, tmp_path):
+    names = [
+        "some/pocket",
+        "some/pocket@v2:inner/model",
+        "pocket+lora=some/lora",
+        "pocket+lora=some/lora@r1:checkpoint-60/lora@0.5",
+        "pocket+lora=some/lora@r1:b.safetensors",
+    ]
+    plain, inner, whole, half, named = load(hub, tmp_path, *names)
+    main, v2, r1 = (fake_hub.commit_of(r) for r in ("main", "v2", "r1"))
+    assert plain[0] == main and inner[0] == f"{v2}:inner/model"
+    assert whole[0].endswith(f"+{main}:pytorch_lora_weights.safetensors")
+    assert half[0].endswith(f"+{r1}:checkpoint-60/lora/pytorch_lora_weights.safetensors@0.5")
+    assert named[0].endswith(f"+{r1}:b.safetensors")
+    assert all("75 of 75 layers fitted" in said[0] for _, said in (whole, half, named))
+    fetched = {p.name for p in tmp_path.rglob("*")}
+    assert "model_index.json" in fetched and not fetched & {"unused.onnx", "huge.safetensors"}
+    # The same from the cache alone, and in plain words what is not in it.
+    offline = load(hub, tmp_path, *names[:4], "some/other", HF_HUB_OFFLINE="1")
+    assert offline[:4] == [plain, inner, whole, half]
+    assert "'some/other'" in offline[4] and "HF_HUB_OFFLINE" in offline[4]
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_one_line_with_a_way_out(hub, tmp_path):
+    wanted = {
+        "some/gated": ["gated", "licence", "hf auth login", "HF_TOKEN"],
+        "some/none": ["unknown checkpoint 'some/none'", "no such repository, or it is private"],
+        "some/pocket@nowhere": ["no revision 'nowhere'"],
+        "some/pocket:nothing/here": ["no nothing/here/model_index.json"],
+        "some/empty": ["no model_index.json"],
+        "pocket+lora=some/lora@r1": ["2 files of weights (a.safetensors, b.safetensors)"],
+        "pocket+lora=some/none": ["no such repository"],
+        "pocket+lora=some/gated": ["licence"],
+        "pocket+lora=some/empty": ["found none"],
+    }
+    answers = load(hub, tmp_path, *wanted)
+    for (name, words), answer in zip(wanted.items(), answers, strict=True):
+        assert isinstance(answer, str) and "\n" not in answer, name
+        assert all(word in answer for word in words), answer
+    (opened,) = load(hub, tmp_path, "some/gated", HF_TOKEN=fake_hub.TOKEN)
+    assert opened[0] == fake_hub.commit_of("main")
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer(tmp_path):
+    (answer,) = load("http://127.0.0.1:9", tmp_path, "some/pocket")
+    assert "unknown checkpoint 'some/pocket'" in answer and "out of reach" in answer
