@@ -13,7 +13,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.evaluate import Work, evaluate, fitted, plan, refuse_other_rewards, score
 from nftbench.evaluation.loading import load_named, load_rewards, quiet
 from nftbench.evaluation.scoring import read_image_list, score_files
-from nftbench.generation.checkpoint import load_model, own_suite
+from nftbench.generation.checkpoint import NOTHING, Allowed, load_model, own_suite
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import write_table
 from nftbench.runs.rows import Provenance, Row, summarise
@@ -39,6 +39,8 @@ def evaluate_checkpoint(
     batch_size: int,
     out: Path | None,
     progress: Progress,
+    allowed: Allowed = NOTHING,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Run, list[Row]]:
     """Evaluate a checkpoint on a suite.
 
@@ -50,6 +52,8 @@ def evaluate_checkpoint(
         batch_size: images made at once.
         out: run folder; None makes one under `runs/` whose name holds the protocols' hash.
         progress: called as the work goes on.
+        allowed: what is refused unless the user says otherwise.
+        say: told in words what was loaded.
 
     Raises:
         ConfigError: anything asked for that cannot be; nothing was written then.
@@ -64,7 +68,9 @@ def evaluate_checkpoint(
         works = plan(protocols, load_rewards(rewards), batch_size)
     else:
         works = _own_works(protocols, list(wanted.values()), batch_size)
-    model = load_model(checkpoint, dtype=protocols[0].dtype)
+    model = load_model(checkpoint, dtype=protocols[0].dtype, allowed=allowed)
+    for line in model.said:
+        say(line)
     works = fitted(works, model)
     run = Run(out or RUNS / _run_name(checkpoint, chosen.name, [w.protocol for w in works]))
     return run, evaluate(run, works, model, chosen.name, progress)
@@ -89,6 +95,7 @@ def train_checkpoint(
     resume: Path | None,
     progress: Progress,
     say: Callable[[str], None],
+    allowed: Allowed = NOTHING,
 ) -> tuple[Path, list[Change]]:
     """Train by a recipe, or go on with a run.
 
@@ -100,6 +107,7 @@ def train_checkpoint(
         resume: folder of a run to go on with.
         progress: called as the work goes on.
         say: told in words what happens.
+        allowed: what of a checkpoint is refused unless the user says otherwise.
 
     Returns:
         The run's folder, and held-out metrics before and after.
@@ -114,10 +122,14 @@ def train_checkpoint(
         named = [f"{k}={v}" for k, v in top.items() if v is not None]
         asked = load_recipe(recipe, settings, **top) if recipe else None
         whole = resumed_recipe(resume, asked, [*named, *settings])
-        return resume, training(whole, resume, resume=True, progress=progress, say=say)
+        return resume, training(
+            whole, resume, resume=True, progress=progress, say=say, allowed=allowed
+        )
     whole = load_recipe(recipe or POCKET_RECIPES.get(top["algorithm"], "pocket"), settings, **top)
     folder = out or _fresh(f"train-{whole.name}")
-    return folder, training(whole, folder, resume=False, progress=progress, say=say)
+    return folder, training(
+        whole, folder, resume=False, progress=progress, say=say, allowed=allowed
+    )
 
 
 def train_seeds(
@@ -129,6 +141,7 @@ def train_seeds(
     out: Path | None,
     progress: Progress,
     say: Callable[[str], None],
+    allowed: Allowed = NOTHING,
 ) -> tuple[Path, list[Change]]:
     """Train one recipe with several seeds, one after the other; seeds that are finished are kept.
 
@@ -140,6 +153,7 @@ def train_seeds(
         out: the parent of the runs; None makes one under `runs/`.
         progress: called as the work goes on.
         say: told in words what happens.
+        allowed: as for `train_checkpoint`.
 
     Returns:
         The parent, and held-out metrics before and after, the mean over the seeds.
@@ -160,7 +174,7 @@ def train_seeds(
         if folder not in done:
             say(f"seed {whole.seed}: {folder}")
             resume = bool(checkpoints(folder / "checkpoints"))
-            training(whole, folder, resume=resume, progress=progress, say=say)
+            training(whole, folder, resume=resume, progress=progress, say=say, allowed=allowed)
     seeds.curves(parent)
     return parent, seeds.read_seeds(parent)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import checkpoints, console
 from rewards.base import ConfigError
 
 app = typer.Typer()
@@ -22,9 +22,7 @@ GUIDANCE = re.compile(r"(off|native)|(cfg|embedded):(\d+(?:\.\d+)?)")
 
 @app.command("eval")
 def eval_(
-    checkpoint: Annotated[
-        str, typer.Argument(help="pocket, a diffusers folder or a hub id; +lora=PATH adds a LoRA.")
-    ],
+    checkpoint: Annotated[str, typer.Argument(help=checkpoints.HELP)],
     suite: Annotated[
         str | None, typer.Option(help="Suite or benchmark; the checkpoint's own when left out.")
     ] = None,
@@ -55,6 +53,10 @@ def eval_(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all noise.")] = 0,
     rewards: Rewards = None,
     batch_size: BatchSize = 16,
+    config: checkpoints.Config = None,
+    quantize: checkpoints.Quantize = None,
+    lora_partial: checkpoints.LoraPartial = False,
+    trust_remote_code: checkpoints.TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Add the rows to leaderboards/.")
@@ -80,13 +82,15 @@ def eval_(
     }
     with console.progress() as report:
         run, rows = commands.evaluate_checkpoint(
-            checkpoint,
+            checkpoints.named(checkpoint, config, quantize) or checkpoint,
             suite,
             settings,
             rewards=rewards,
             batch_size=batch_size,
             out=out,
             progress=report,
+            allowed=checkpoints.allowed(lora_partial, trust_remote_code),
+            say=console.line,
         )
     for said in drawn_as(run.manifest):
         console.line(said)

@@ -1,11 +1,14 @@
 """`nftbench train`, and `nftbench pocket build`: can a checkpoint be made better?"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import checkpoints, console
+
+if TYPE_CHECKING:
+    from nftbench.generation.checkpoint import Allowed
 
 app = typer.Typer()
 pocket = typer.Typer(
@@ -39,6 +42,10 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, as often as wanted.")
     ] = None,
+    config: checkpoints.Config = None,
+    quantize: checkpoints.Quantize = None,
+    lora_partial: checkpoints.LoraPartial = False,
+    trust_remote_code: checkpoints.TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on from the last checkpoint of this run folder.")
@@ -53,10 +60,16 @@ def train(
     everything = (
         recipe,
         [*settings, *(set_ or [])],
-        {"checkpoint": checkpoint, "algorithm": algorithm, "seed": seed},
+        {
+            "checkpoint": checkpoints.named(checkpoint, config, quantize),
+            "algorithm": algorithm,
+            "seed": seed,
+        },
     )
     if seeds is not None:
-        _train_seeds(everything, seeds, out, resume)
+        _train_seeds(
+            everything, seeds, out, resume, checkpoints.allowed(lora_partial, trust_remote_code)
+        )
         return
     with console.progress() as report:
         folder, changes = commands.train_checkpoint(
@@ -65,6 +78,7 @@ def train(
             resume=resume,
             progress=report,
             say=console.line,
+            allowed=checkpoints.allowed(lora_partial, trust_remote_code),
         )
     console.show(summary_tables.changes(changes))
     console.line(f"run: {folder}; evaluate it with: nftbench eval {folder}")
@@ -75,6 +89,7 @@ def _train_seeds(
     seeds: str,
     out: Path | None,
     resume: Path | None,
+    allowed: "Allowed",
 ) -> None:
     from nftbench.cli import commands
     from nftbench.reporting import summary_tables
@@ -84,7 +99,7 @@ def _train_seeds(
         raise ConfigError("--seeds goes on by itself where it stopped: name its folder with --out")
     with console.progress() as report:
         parent, changes = commands.train_seeds(
-            *everything, seeds, out=out, progress=report, say=console.line
+            *everything, seeds, out=out, progress=report, say=console.line, allowed=allowed
         )
     console.show(summary_tables.changes(changes))
     console.line(f"runs: {parent}, one folder a seed; the table is their mean")

@@ -39,6 +39,10 @@ class Allowed:
     """A LoRA may be taken of which not every layer fits."""
 
 
+NOTHING = Allowed()
+"""Neither."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedModel:
     """A checkpoint made ready to sample."""
@@ -129,7 +133,7 @@ def load_model(
     *,
     dtype: str = "float32",
     device: str | None = None,
-    allowed: Allowed = Allowed(),
+    allowed: Allowed = NOTHING,
 ) -> LoadedModel:
     """Load a checkpoint for sampling.
 

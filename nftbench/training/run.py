@@ -5,6 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from nftbench.generation.checkpoint import NOTHING, Allowed
 from nftbench.stats.paired import Change
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.callbacks import (
@@ -29,7 +30,13 @@ Say = Callable[[str], None]
 
 
 def train(
-    recipe: Recipe, folder: Path, *, resume: bool, progress: Progress, say: Say
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    progress: Progress,
+    say: Say,
+    allowed: Allowed = NOTHING,
 ) -> list[Change]:
     """Train, from the start or from a run's last checkpoint.
 
@@ -39,6 +46,7 @@ def train(
         resume: whether to resume from the folder's last checkpoint.
         progress: told how far the run is.
         say: told in words what happens.
+        allowed: what of a checkpoint is refused unless the user says otherwise.
 
     Returns:
         Held-out metrics before and after.
@@ -52,7 +60,7 @@ def train(
     accelerator = Accelerator(log_with=list(recipe.loggers) or None, project_dir=folder)
     if not accelerator.is_main_process:
         say = progress = _silent
-    run = TrainingRun(recipe, folder, accelerator, progress, say)
+    run = TrainingRun(recipe, folder, accelerator, progress, say, allowed)
     run.open(resume)
     return run.run()
 
@@ -65,12 +73,18 @@ class TrainingRun:
     """A trainer in its folder, with what is done around its iterations."""
 
     def __init__(
-        self, recipe: Recipe, folder: Path, accelerator: Accelerator, progress: Progress, say: Say
+        self,
+        recipe: Recipe,
+        folder: Path,
+        accelerator: Accelerator,
+        progress: Progress,
+        say: Say,
+        allowed: Allowed = NOTHING,
     ) -> None:
         self.recipe, self.folder = recipe, folder
         self._accelerator, self._progress, self._say = accelerator, progress, say
         self.processes = Processes(accelerator)
-        self.setup = set_up(recipe, folder, self.processes, say)
+        self.setup = set_up(recipe, folder, self.processes, say, allowed)
         self.policy = self.setup.policy
         self.trainer = Trainer(
             recipe, self.policy, self.setup.layout, self.setup.stages, self.processes, say

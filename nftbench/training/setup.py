@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.checkpoint import LoadedModel, load_model
+from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
 from nftbench.generation.replay import Layout, distilled, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.training.checkpoints import stored_recipe
@@ -54,7 +54,13 @@ def check_loggers(recipe: Recipe) -> None:
         )
 
 
-def set_up(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[str], None]) -> Setup:
+def set_up(
+    recipe: Recipe,
+    folder: Path,
+    processes: Processes,
+    say: Callable[[str], None],
+    allowed: Allowed = NOTHING,
+) -> Setup:
     """Load and check what a recipe names.
 
     Raises:
@@ -66,7 +72,9 @@ def set_up(recipe: Recipe, folder: Path, processes: Processes, say: Callable[[st
     _check_groups(recipe, processes.count)
     for number, data in enumerate(stages, start=1):
         say(_described(number, data))
-    base = load_model(recipe.checkpoint, dtype=recipe.policy.dtype, device=device)
+    base = load_model(recipe.checkpoint, dtype=recipe.policy.dtype, device=device, allowed=allowed)
+    for line in base.said:
+        say(line)
     warning = distilled(base.pipeline, min(s.num_inference_steps for s in recipe.stages))
     if warning:
         say(f"warning: {warning}")
