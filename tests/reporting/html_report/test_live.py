@@ -110,6 +110,8 @@ def test_a_browser_follows_a_real_training(start, tmp_path):
     small = (
         "policy.rank=2",
         "optimizer.lr=1e-6",
+        "guards.x_0_norm.stop=off",
+        "guards.velocity_ratio.stop=off",
         "stages.groups=2",
         "stages.group_size=2",
         "stages.num_inference_steps=2",
@@ -120,12 +122,12 @@ def test_a_browser_follows_a_real_training(start, tmp_path):
         "train", "--rewards", "jpeg", "--iterations", "2000", "--out", "runs/t", *settings
     )
     eventually(lambda: (tmp_path / "runs" / "t" / "metrics.jsonl").is_file(), seconds=120)
-    with serving([tmp_path / "runs"], 0, 0.3) as address, playwright.sync_playwright() as driver:
+    with serving([tmp_path / "runs"], 0, 2) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
         page = browser.new_page()
         problems = []
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(address)
+        page.goto(address, wait_until="domcontentloaded")
         seen = set()
         eventually(
             lambda: len(seen.add(page.locator("ul.runs").inner_text()) or seen) > 2, seconds=120
