@@ -1,8 +1,8 @@
-"""Seconds an image of an NFT iteration on the pocket world, part by part, against a plain loop on the same machine.
+"""CPU milliseconds an image of an NFT iteration on the pocket world, part by part, against a plain loop.
 
 The plain loop is what a training script does that was written for one model: every image's prompt is encoded, the
-policies are LoRA adapters that are switched, all three run for every pair of image and time, in float32. Both draw as
-many images and train on as many pairs.
+policies are LoRA adapters that are switched, all three run for every pair of image and time. Both draw as many images
+and train on as many pairs, with the same solver, in the same precision; then each lever is switched on.
 
 Run: python tests/performance/training.py
 """
@@ -22,6 +22,7 @@ from nftbench.generation.sampling import to_uint8
 from nftbench.training.algorithms.nft import nft_loss, velocity_kl
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import ATTENTION
+from nftbench.training.policy import mixed
 from nftbench.training.run import TrainingRun
 
 GROUPS, GROUP_SIZE, TIMES, BATCH, STEPS = 8, 12, 3, 48, 10
@@ -37,38 +38,53 @@ SETTINGS = (
 IMAGES = GROUPS * GROUP_SIZE
 
 
-def ours() -> dict[str, float]:
-    """Best of three iterations of the trainer, seconds by part."""
-    recipe = load_recipe("pocket", SETTINGS)
+LEVERS = {
+    "as the recipe": (),
+    "folded": ("policy.folded=true",),
+    "folded, copy": ("policy.folded=true", "stages.old_schedule=copy"),
+    "folded, copy, no KL": (
+        "policy.folded=true",
+        "stages.old_schedule=copy",
+        "stages.kl_weight=0",
+    ),
+}
+"""What is switched on beside the common settings."""
+
+
+def ours(precision: str, *settings: str) -> dict[str, float]:
+    """Best of three iterations of the trainer, CPU seconds whole, else seconds by part."""
+    recipe = load_recipe("pocket", [*SETTINGS, f"policy.precision={precision}", *settings])
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(recipe, Path(folder), Accelerator(), lambda *_: None, lambda _: None)
         found = []
         for _ in range(3):
-            begun = time.perf_counter()
+            begun = time.process_time()
             metrics = run.trainer.iterate()
             parts = {k.partition("/")[2]: v for k, v in metrics.items() if k.startswith("seconds/")}
-            found.append(parts | {"whole": time.perf_counter() - begun})
+            found.append(parts | {"whole": time.process_time() - begun})
     return min(found, key=lambda parts: parts["whole"])
 
 
-def plain() -> dict[str, float]:
-    """Best of three iterations of the plain loop, rewards left out; seconds by part."""
+def plain(precision: str) -> dict[str, float]:
+    """Best of three iterations of the plain loop, rewards left out; CPU seconds by part."""
     pipeline = load_model("pocket").pipeline
     network = pipeline.transformer
     config = peft.LoraConfig(r=32, lora_alpha=64, target_modules=list(ATTENTION))
     for name in ("old", "default"):
         network.add_adapter(config, adapter_name=name)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-3)
-    return min((_plain_iteration(pipeline, optimizer) for _ in range(3)), key=lambda p: p["whole"])
+    with mixed(torch.device("cpu"), precision):
+        found = [_plain_iteration(pipeline, optimizer) for _ in range(3)]
+    return min(found, key=lambda p: p["whole"])
 
 
 def _plain_iteration(pipeline, optimizer) -> dict[str, float]:
-    seconds, begun = defaultdict(float), time.perf_counter()
+    seconds, begun = defaultdict(float), time.process_time()
     prompts = [f"a photo of {w} circles" for w in ("two", "three", "four", "red") * 2]
     everything = [p for p in prompts for _ in range(GROUP_SIZE)]
     for start in range(0, IMAGES, BATCH):
         texts = everything[start : start + BATCH]
-        mark = time.perf_counter()
+        mark = time.process_time()
         pipeline.transformer.set_adapter("old")
         with torch.no_grad():
             embeds, _, pooled, _ = pipeline.encode_prompt(
@@ -88,18 +104,18 @@ def _plain_iteration(pipeline, optimizer) -> dict[str, float]:
             scaled = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
             pixels = pipeline.vae.decode(scaled).sample.mul(0.5).add(0.5)
         to_uint8(pixels.permute(0, 2, 3, 1).numpy())
-        seconds["rollout"] += time.perf_counter() - mark
+        seconds["rollout"] += time.process_time() - mark
         for place in range(TIMES):
             _plain_pair(
                 pipeline, latents, embeds, pooled, pipeline.scheduler.timesteps[place], seconds
             )
     optimizer.step()
     optimizer.zero_grad()
-    return dict(seconds) | {"whole": time.perf_counter() - begun}
+    return dict(seconds) | {"whole": time.process_time() - begun}
 
 
 def _plain_pair(pipeline, x_0, embeds, pooled, timestep, seconds) -> None:
-    network, begun = pipeline.transformer, time.perf_counter()
+    network, begun = pipeline.transformer, time.process_time()
     eps = torch.randn_like(x_0)
     t = (timestep / 1000).reshape(1, 1, 1, 1).expand(len(x_0), 1, 1, 1)
     x_t = (1 - t) * x_0 + t * eps
@@ -123,18 +139,25 @@ def _plain_pair(pipeline, x_0, embeds, pooled, timestep, seconds) -> None:
     r = torch.full((len(x_0),), 0.7)
     loss = nft_loss(v_theta, v_old, x_0, x_t, t, r, beta=1.0) + 1e-4 * velocity_kl(v_theta, v_ref)
     loss.mean().backward()
-    seconds["update"] += time.perf_counter() - begun
+    seconds["update"] += time.process_time() - begun
 
 
 def main() -> None:
     """Measure and print."""
     quiet()
-    reference, mine = plain(), ours()
-    for name, parts in (("plain loop", reference), ("nftbench", mine)):
-        told = ", ".join(f"{k} {v / IMAGES * 1000:.1f}" for k, v in sorted(parts.items()))
-        print(f"{name}: ms an image: {told}")
-    without = mine["whole"] - mine.get("waiting for rewards", 0.0)
-    print(f"ratio, rewards left out: {without / reference['whole']:.2f}")
+    torch.set_num_threads(1)
+    for precision in ("no", "bf16"):
+        reference = plain(precision)
+        _tell(f"{precision}: plain loop", reference, reference)
+        for name, settings in LEVERS.items():
+            _tell(f"{precision}: {name}", ours(precision, *settings), reference)
+
+
+def _tell(name: str, parts: dict[str, float], reference: dict[str, float]) -> None:
+    rewards = parts.get("rewards", 0.0)  # the plain loop has none
+    ratio = (parts["whole"] - rewards) / reference["whole"]
+    whole = parts["whole"] / IMAGES * 1000
+    print(f"{name}: {whole:.1f} ms an image, ratio {ratio:.2f} without rewards", flush=True)
 
 
 if __name__ == "__main__":
