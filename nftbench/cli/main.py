@@ -15,6 +15,7 @@ from nftbench.cli import (
     data,
     doctor,
     evaluate,
+    inspect,
     leaderboard,
     pull,
     recipes,
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (evaluate, train, recipes, pull, report, view, stress, certify, doctor):
+for group in (evaluate, inspect, train, recipes, pull, report, view, stress, certify, doctor):
     app.add_typer(group.app)
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(data.app, name="data")

@@ -92,8 +92,14 @@ def count_cut(pipeline: DiffusionPipeline, settings: Effective, prompts: Sequenc
     """How many prompts are cut: watches one short drawing, then counts tokens."""
     text = "a photo of a cat"
     sample = Sample(Prompt(id=SAME_NOISE, text=text), 0)
-    brief = settings.at(num_inference_steps=STEPS)
-    return cut_prompts(readings(lambda: _draw(pipeline, [sample], brief), text), prompts)
+    return cut_prompts(readings(lambda: draw_briefly(pipeline, [sample], settings), text), prompts)
+
+
+def draw_briefly(
+    pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective
+) -> np.ndarray:
+    """Images of a batch in two steps, float (N, H, W, 3); in the pipeline's own words where it cannot."""
+    return _draw(pipeline, batch, settings.at(num_inference_steps=STEPS))
 
 
 def readings(draw: Callable[[], object], prompt: str) -> list[Reading]:

@@ -71,7 +71,7 @@ def test_a_scale_that_is_added_to_the_guided_answer_is_one_more():
     [
         ("flux_schnell", {"guidance_scale": 4.5}, "ignores guidance_scale"),
         ("flux2_klein", {"guidance_scale": 4.5}, "this model takes --guidance off"),
-        ("flux", {"guidance": "off"}, "this model takes --guidance embedded:S or"),
+        ("flux", {"guidance": "off"}, "this model takes --guidance embedded:S"),
         ("lcm", {"guidance": "cfg", "guidance_scale": 3.0}, "takes --guidance embedded:S"),
         ("sd3", {"guidance": "embedded", "guidance_scale": 3.0}, "takes --guidance off or cfg:S"),
         ("sd3", {"guidance": "off", "negative_prompt": "blur"}, "--negative-prompt has no effect"),
@@ -82,8 +82,7 @@ def test_a_scale_that_is_added_to_the_guided_answer_is_one_more():
 def test_what_a_model_cannot_do_is_one_line(family, asked, said):
     with pytest.raises(ConfigError) as caught:
         learned(family, **asked)
-    message = str(caught.value).replace("off or cfg:S or", "off or cfg:S").replace("\n", "<line>")
-    assert "<line>" not in message and said.removesuffix(" or") in message
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_both_stages_of_a_prior_and_a_decoder_are_switched_off():

@@ -1,0 +1,49 @@
+"""`nftbench inspect`: what a checkpoint is, before anything is drawn or trained with it."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from nftbench.cli import console
+
+app = typer.Typer()
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="As `nftbench eval` takes it.")],
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Pixels of a side; the model's own when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, trainable or why not."""
+    from nftbench.benchmark.schema import SamplingParameters
+    from nftbench.evaluation.loading import quiet
+    from nftbench.generation.checkpoint import load_model
+    from nftbench.generation.inspection import inspect_model
+
+    quiet()
+    model = load_model(checkpoint)
+    asked = {**model.own, **({} if size is None else {"height": size, "width": size})}
+    found = inspect_model(model, SamplingParameters(**asked)).as_dict()
+    if as_json:
+        console.line(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for name, value in found.items():
+        for said in _lines(name.replace("_", " "), value):
+            console.line(said)
+
+
+def _lines(name: str, value: object) -> list[str]:
+    """One line a fact; nested facts one line each, below their name."""
+    if isinstance(value, dict):
+        return [f"{name}: {key}: {one}" for key, one in value.items()]
+    if isinstance(value, list | tuple):
+        return [
+            f"{name}: "
+            + (" ".join(str(v) for v in one.values()) if isinstance(one, dict) else str(one))
+            for one in value
+        ]
+    return [f"{name}: {value}"]
