@@ -22,13 +22,39 @@ Leaderboards = Annotated[
 
 
 @app.command()
-def add(run: RunFolder, leaderboards: Leaderboards = None) -> None:
+def add(
+    run: RunFolder,
+    leaderboards: Leaderboards = None,
+    name: Annotated[
+        str, typer.Option(help="The model's name in the leaderboard; the checkpoint's otherwise.")
+    ] = "",
+) -> None:
     """Add a run's rows; refused from a --limit run, without protocol hash, error or images."""
     from nftbench.reporting.leaderboard import board as leaderboard
     from nftbench.runs.run_folder import Run
 
-    for path in leaderboard.add(Run.open(run), leaderboards):
+    opened = Run.open(run)
+    others = [other for other in leaderboard.namesakes(opened, leaderboards) if other != name]
+    for path in leaderboard.add(opened, leaderboards, name=name):
         console.line(f"published: {path}")
+    if others:
+        console.line(f"note: the same weights stand there as {', '.join(others)}, too")
+
+
+@app.command()
+def remove(
+    benchmark: Annotated[str, typer.Argument(help="Whose leaderboard: geneval-pocket.")],
+    model: Annotated[str, typer.Argument(help="As its rows name it.")],
+    protocol: Annotated[
+        str, typer.Option(help="Rows of this protocol's hash alone; all when left out.")
+    ] = "",
+    leaderboards: Leaderboards = None,
+) -> None:
+    """Take a model's measured rows from a leaderboard; published ones stay."""
+    from nftbench.reporting.leaderboard import board as leaderboard
+
+    gone = leaderboard.remove(benchmark, model, protocol, leaderboards)
+    console.line(f"{gone} rows of {model} removed from {benchmark}")
 
 
 @app.command()

@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import rewards as registry
-from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.registry import known, load_benchmark
 from nftbench.reporting.naming import MEANS
 from nftbench.resources import data_folder
 from nftbench.runs.io import write_atomic
+from nftbench.runs.lock import hold
 from nftbench.runs.row_files import Entry, encode, entry, read_rows, run_rows
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
@@ -122,31 +123,91 @@ def publish(
         certificate = row.certificate or verdict(row.spelled.key, proofs)
         path = (where or folder()) / f"{row.benchmark}.csv"
         fresh[path].append(entry(row.model_copy(update={"certificate": certificate})))
-    # all of them before any is written: a broken one leaves the others as they were
-    merged = {path: _merge(path, new) for path, new in fresh.items()}
-    for path, entries in merged.items():
-        write_atomic(path, encode(entries))
+    with hold(_writable(where), brief=True):
+        # all of them before any is written: a broken one leaves the others as they were
+        merged = {path: _merge(path, new) for path, new in fresh.items()}
+        for path, entries in merged.items():
+            write_atomic(path, encode(entries))
     return list(merged)
 
 
+def _writable(where: Path | None) -> Path:
+    """The folder that is written to: the user's, else the checkout's, never an installed package's.
+
+    Raises:
+        ConfigError: there is no checkout, and no folder was named.
+    """
+    if where is None and not (folder().parent / "pyproject.toml").is_file():
+        raise ConfigError(
+            "the leaderboards of an installed package are not written to; name a folder: --leaderboards DIR"
+        )
+    return where or folder()
+
+
 def _merge(path: Path, new: list[Entry]) -> list[Entry]:
-    known = {e.identity for e in new}
+    replaced = {e.identity for e in new}
     old = read(path) if path.is_file() else []
-    return [e for e in old if e.identity not in known] + new
+    return [e for e in old if e.identity not in replaced] + new
 
 
-def add(run: Run, where: Path | None = None) -> list[Path]:
+def namesakes(run: Run, where: Path | None = None) -> list[str]:
+    """Other names under which the weights of a run stand in the leaderboards already."""
+    rows = run_rows(run)
+    digests = {row.checkpoint for row in rows} - {""}
+    names = {row.model for row in rows}
+    paths = [(where or folder()) / f"{name}.csv" for name in {row.benchmark for row in rows}]
+    there = [entry.row for path in paths if path.is_file() for entry in read(path)]
+    return sorted({r.model for r in there if r.checkpoint in digests} - names)
+
+
+def remove(benchmark: str, model: str, protocol: str = "", where: Path | None = None) -> int:
+    """Take a model's measured rows from a leaderboard; published ones stay.
+
+    Args:
+        benchmark: whose leaderboard.
+        model: as the rows name it.
+        protocol: hash of the one protocol that is meant; empty is every one.
+        where: the leaderboards' folder; the project's own when None.
+
+    Returns:
+        How many rows went.
+
+    Raises:
+        ConfigError: no such leaderboard, or no such row; the near name is suggested.
+    """
+    path = (where or folder()) / f"{benchmark}.csv"
+    if not path.is_file():
+        raise ConfigError(f"no leaderboard {path}; name a benchmark that has one")
+    with hold(_writable(where), brief=True):
+        entries = read(path)
+        measured = [e for e in entries if e.row.source == "measured"]
+        known(model, sorted({e.row.model for e in measured}), "model")
+        gone = [e for e in measured if e.row.model == model and protocol in ("", e.row.protocol)]
+        if not gone:
+            raise ConfigError(f"{model} has no row of protocol {protocol} in {path}")
+        write_atomic(path, encode([e for e in entries if e not in gone]))
+    return len(gone)
+
+
+def add(run: Run, where: Path | None = None, *, name: str = "") -> list[Path]:
     """Add a run's rows, with what its protocols say of guidance, steps and size.
+
+    Args:
+        run: a whole run.
+        where: the leaderboards' folder; the project's own when None.
+        name: of the model in the leaderboards; empty is the checkpoint's.
 
     Raises:
         ConfigError: as `run_rows` and `publish`, or a benchmark whose prompt files have no known digest.
     """
     rows = run_rows(run)
-    for name in sorted({row.benchmark for row in rows}):
-        if not load_benchmark(name).pinned:
+    for asked in sorted({row.benchmark for row in rows}):
+        if not load_benchmark(asked).pinned:
             raise ConfigError(
-                f"{name} cannot be published: its prompt file has no known sha256; pin it in benchmarks/{name}.toml"
+                f"{asked} cannot be published: its prompt file has no known sha256; pin it in benchmarks/{asked}.toml"
             )
+    if name:
+        rows = [row.model_copy(update={"model": " ".join(name.split())}) for row in rows]
     return publish(rows, where)
 
 
