@@ -263,3 +263,25 @@ def test_means_come_before_tasks():
         "task:colors",
         "task:two_object",
     ]
+
+
+# --- names and removal ----------------------------------------------------------------------------
+
+
+def test_remove_takes_measured_rows_and_leaves_published_ones(tmp_path):
+    other = row(protocol="000000000001")
+    (path,) = publish([ROW, other, row(**PUBLISHED)], tmp_path)
+    assert leaderboard.remove(ROW.benchmark, ROW.model, other.protocol, tmp_path) == 1
+    assert leaderboard.remove(ROW.benchmark, ROW.model, where=tmp_path) == 1
+    assert [e.row.source for e in read(path)] == ["published"]
+    with pytest.raises(ConfigError, match="unknown model"):
+        leaderboard.remove(ROW.benchmark, ROW.model, where=tmp_path)
+    with pytest.raises(ConfigError, match="no leaderboard"):
+        leaderboard.remove("drawbench", ROW.model, where=tmp_path)
+
+
+def test_an_installed_package_is_not_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaderboard, "folder", lambda: tmp_path / "nftbench" / "data" / "boards")
+    with pytest.raises(ConfigError, match="--leaderboards DIR"):
+        publish([ROW])
+    assert not (tmp_path / "nftbench").exists()
