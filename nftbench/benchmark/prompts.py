@@ -210,6 +210,8 @@ def json_object(line: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ConfigError(f"expected a JSON object, got {line[:40]!r} ({error.msg})") from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
+        raise ConfigError(f"expected a JSON object, got {line[:40]!r} ({error})") from None
     if not isinstance(record, dict):
         raise ConfigError(f"expected a JSON object, got {type(record).__name__}")
     return record

@@ -1,23 +1,20 @@
 """What the commands do: names and flags in, rows out. The engine's parts, put together."""
 
-import datetime
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from nftbench.benchmark.registry import load_suite, names, protocols_of, suite_names
 from nftbench.benchmark.schema import Protocol
-from nftbench.evaluation.evaluate import Work, evaluate, fitted, plan, refuse_other_rewards, score
-from nftbench.evaluation.loading import load_named, load_rewards, quiet
-from nftbench.evaluation.scoring import read_image_list, score_files
+from nftbench.evaluation.alarms import Alarm, table_alarms
+from nftbench.evaluation.evaluate import evaluate, score
+from nftbench.evaluation.image_lists import score_list
+from nftbench.evaluation.loading import load_rewards, quiet
+from nftbench.evaluation.planning import fitted, own_works, plan
 from nftbench.generation.checkpoint import NOTHING, Allowed, load_model, own_suite
-from nftbench.generation.sampling import Sample
-from nftbench.runs.io import write_table
-from nftbench.runs.rows import Provenance, Row, summarise
-from nftbench.runs.run_folder import RUNS, Run, folder_name, score_table
+from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
 from nftbench.training.checkpoints import checkpoints
@@ -41,6 +38,7 @@ def evaluate_checkpoint(
     progress: Progress,
     allowed: Allowed = NOTHING,
     say: Callable[[str], None] = lambda line: None,
+    retry_failed: bool = True,
 ) -> tuple[Run, list[Row]]:
     """Evaluate a checkpoint on a suite.
 
@@ -54,36 +52,30 @@ def evaluate_checkpoint(
         progress: called as the work goes on.
         allowed: what is refused unless the user says otherwise.
         say: told in words what was loaded.
+        retry_failed: whether images that a reward failed on before are scored again.
 
     Raises:
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
-    chosen = load_suite(suite or _own_suite(checkpoint))
+    out = named(out)
+    if not checkpoint.isprintable():
+        raise ConfigError(f"expected a checkpoint's name on one line, got {checkpoint!r}")
+    chosen = load_suite(_own_suite(checkpoint) if suite is None else _filled("--suite", suite))
     wanted = protocols_of(chosen, **settings)
     protocols = list(wanted)
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out takes a folder")
-    if rewards:
-        works = plan(protocols, load_rewards(rewards), batch_size)
+    if rewards is not None:
+        works = plan(protocols, load_rewards(_filled("--rewards", rewards)), batch_size)
     else:
-        works = _own_works(protocols, list(wanted.values()), batch_size)
+        works = own_works(protocols, list(wanted.values()), batch_size)
     model = load_model(checkpoint, dtype=protocols[0].dtype, allowed=allowed)
     for line in model.said:
         say(line)
     works = fitted(works, model)
     run = Run(out or RUNS / _run_name(checkpoint, chosen.name, [w.protocol for w in works]))
-    return run, evaluate(run, works, model, chosen.name, progress)
-
-
-def _own_works(
-    protocols: Sequence[Protocol], wanted: Sequence[Sequence[str]], batch_size: int
-) -> list[Work]:
-    """Each protocol with the rewards that its suite names; one that cannot be had is refused with a way round it."""
-    keys = list(dict.fromkeys(key for some in wanted for key in some))
-    loaded = load_named(keys)
-    full = [[loaded[key].info.key for key in some] for some in wanted]
-    return plan(protocols, {r.info.key: r for r in loaded.values()}, batch_size, full)
+    return run, evaluate(run, works, model, chosen.name, progress, retry_failed=retry_failed)
 
 
 def train_checkpoint(
@@ -197,67 +189,54 @@ def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:
     return f"{folder_name(checkpoint)}-{suite}-{'-'.join(p.hash[:6] for p in protocols)}"
 
 
-def score_run(folder: Path, rewards: str | None, progress: Progress) -> list[Row]:
+def score_run(
+    folder: Path, rewards: str | None, progress: Progress, *, retry_failed: bool = True
+) -> list[Row]:
     """Score the images of a run, by its own rewards or by others, without generating."""
     quiet()
     run = Run.open(folder)
     protocols, manifest = run.protocols(), run.manifest
-    if rewards:
-        works = plan(list(protocols.values()), load_rewards(rewards), manifest["batch_size"])
+    if rewards is not None:
+        listed = load_rewards(_filled("--rewards", rewards))
+        works = plan(list(protocols.values()), listed, manifest["batch_size"])
     else:
         own = [list(manifest["rewards"][name]) for name in protocols]
-        works = _own_works(list(protocols.values()), own, manifest["batch_size"])
-    judges = {w.name: w.rewards for w in works}
-    refuse_other_rewards(run, judges)
-    run.add_rewards(judges)
-    return score(run, works, progress)
+        works = own_works(list(protocols.values()), own, manifest["batch_size"])
+    return score(run, works, progress, retry_failed=retry_failed)
 
 
-def score_list(
+def score_listed(
     path: Path, rewards: str | None, batch_size: int, out: Path | None, progress: Progress
-) -> tuple[list[Row], Path]:
+) -> tuple[list[Row], list[Alarm], Path]:
     """Score the images that a list names and write one row an image beside it.
 
     Raises:
-        ConfigError: no rewards named, a broken list, or a reward that cannot judge its prompts.
+        ConfigError: no rewards named, a broken list, or a reward that cannot score its prompts.
     """
     quiet()
     if not path.is_file():
         raise ConfigError(f"{path} is neither a run folder nor a list of images")
-    if not rewards:
+    if rewards is None:
         raise ConfigError(
             "a list of images names no rewards of its own; pass --rewards, such as ocr,jpeg"
         )
-    paths, prompts = read_image_list(path)
-    judges = load_rewards(rewards)
-    for judge in judges.values():
-        judge.check(prompts)
-    table = pd.DataFrame(
-        {
-            "prompt_id": [p.id for p in prompts],
-            "tag": [p.tag for p in prompts],
-            "prompt": [p.text for p in prompts],
-            "image": [p.name for p in paths],
-        }
-    )
-    places = [Sample(p, i) for i, p in enumerate(prompts)]
-    for key, judge in judges.items():
-        parts = []
-        for start in range(0, len(paths), batch_size):
-            batch = slice(start, start + batch_size)
-            scores = score_files(judge, paths[batch], prompts[batch])
-            parts.append(score_table(key, places[batch], scores).drop(columns="key"))
-            progress(key, min(start + batch_size, len(paths)), len(paths))
-        table = pd.concat([table, pd.concat(parts, ignore_index=True)], axis=1)
-    written = out or path.with_suffix(".scores.parquet")
-    write_table(written, table)
-    about = Provenance(
-        model=path.parent.resolve().name,
-        checkpoint="",
-        benchmark=path.name,
-        protocol="",
-        limited=True,  # nobody knows how these images were made
-        by_task=any(table["tag"]),
-        date=datetime.date.today(),
-    )
-    return summarise(table, [j.info for j in judges.values()], about), written
+    loaded = load_rewards(_filled("--rewards", rewards))
+    rows, table, written = score_list(path, loaded, batch_size, named(out), progress)
+    return rows, table_alarms(path.name, table, list(loaded)), written
+
+
+def named(out: Path | None) -> Path | None:
+    """Where the user wants something written; an unset variable or a `~` that no shell has replaced is refused."""
+    if out is not None and (str(out) == "." or str(out).startswith("~")):
+        raise ConfigError(
+            f"--out names no place of its own: {str(out)!r}; write a path, such as runs/mine"
+        )
+    return out
+
+
+def _filled(flag: str, value: str) -> str:
+    if not value.strip():
+        raise ConfigError(
+            f"{flag} is empty; leave it out, or set the variable that it was written with"
+        )
+    return value

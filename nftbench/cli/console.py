@@ -19,6 +19,8 @@ REFUSED = 2
 """The user asked for what cannot be; nothing was done."""
 STOPPED = 3
 """A training that stopped itself: a guard, a loss that is no number, nothing that could be scored."""
+UNSCORED = 4
+"""All was done, and more images than `--max-failed` allows have no score."""
 INTERRUPTED = 130
 LOG = logging.getLogger("nftbench")
 """Its level is how much is said beside a result: ERROR shows no progress, DEBUG passes on what libraries say."""

@@ -2,17 +2,31 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nftbench.cli import checkpoints, console
 from rewards.base import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nftbench.evaluation.alarms import Alarm
+    from nftbench.runs.rows import Row
+
 app = typer.Typer()
 
 Rewards = Annotated[
     str | None, typer.Option(help="Rewards instead of the benchmark's own: ocr,pickscore@pocket.")
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option("--retry-failed/--no-retry-failed", help="Ask again for images without a score."),
+]
+MaxFailed = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of unscored images from which the exit code is 4."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images made and scored at once.")]
 
@@ -61,13 +75,15 @@ def eval_(
     publish: Annotated[
         bool, typer.Option("--publish", help="Add the rows to leaderboards/.")
     ] = False,
+    retry_failed: RetryFailed = True,
+    max_failed: MaxFailed = 0.01,
 ) -> None:
     """Generate from a checkpoint, judge the images, print a table with error bars."""
     if publish and limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
     from nftbench.cli import commands
-    from nftbench.evaluation.evaluate import drawn_as
-    from nftbench.reporting import summary_tables
+    from nftbench.evaluation.alarms import run_alarms
+    from nftbench.evaluation.planning import drawn_as
     from nftbench.reporting.leaderboard import board as leaderboard
 
     settings = {
@@ -91,13 +107,15 @@ def eval_(
             progress=report,
             allowed=checkpoints.allowed(lora_partial, trust_remote_code),
             say=console.line,
+            retry_failed=retry_failed,
         )
     for said in drawn_as(run.manifest):
         console.line(said)
-    console.show(summary_tables.scores(rows))
-    console.line(f"run: {run.folder}")
+    alarms = run_alarms(run)
+    _show(rows, alarms, f"run: {run.folder}")
     for path in leaderboard.add(run) if publish else ():
         console.line(f"published: {path}")
+    _end(alarms, max_failed)
 
 
 def _guidance(text: str | None, scale: float | None) -> dict[str, Any]:
@@ -138,22 +156,28 @@ def score(
     ] = 16,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where a list's scores go; LIST.scores.parquet when left out."),
+        typer.Option(
+            help="Where a list's scores go, .csv or .parquet; LIST.scores.parquet when left out."
+        ),
     ] = None,
+    retry_failed: RetryFailed = True,
+    max_failed: MaxFailed = 0.01,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
     from nftbench.cli import commands
-    from nftbench.reporting import summary_tables
+    from nftbench.evaluation.alarms import run_alarms
+    from nftbench.runs.run_folder import Run
 
     with console.progress() as report:
         if target.is_dir():
             if out:
                 raise ConfigError("--out is for lists; a run's scores stay in its folder")
-            rows, written = commands.score_run(target, rewards, report), target
+            rows = commands.score_run(target, rewards, report, retry_failed=retry_failed)
+            alarms, written = run_alarms(Run(target)), target
         else:
-            rows, written = commands.score_list(target, rewards, batch_size, out, report)
-    console.show(summary_tables.scores(rows))
-    console.line(f"scores: {written}")
+            rows, alarms, written = commands.score_listed(target, rewards, batch_size, out, report)
+    _show(rows, alarms, f"scores: {written}")
+    _end(alarms, max_failed)
 
 
 @app.command()
@@ -165,3 +189,18 @@ def benchmarks() -> None:
     benchmarks = [registry.load_benchmark(name) for name in registry.names()]
     suites = [registry.load_suite(name) for name in registry.suite_names()]
     console.show([summary_tables.benchmarks(benchmarks), summary_tables.suites(suites)])
+
+
+def _show(rows: "Sequence[Row]", alarms: "Sequence[Alarm]", where: str) -> None:
+    """What speaks against the numbers, the numbers, and where they are: in this order."""
+    from nftbench.reporting import summary_tables
+
+    for alarm in alarms:
+        console.line(str(alarm))
+    console.show(summary_tables.scores(rows))
+    console.line(where)
+
+
+def _end(alarms: "Sequence[Alarm]", max_failed: float) -> None:
+    if any(alarm.failed > max_failed for alarm in alarms):
+        raise typer.Exit(console.UNSCORED)

@@ -95,7 +95,10 @@ def verify(
         console.line(_agreement(check))
     for problem in found.problems:
         console.line(f"problem: {problem}")
-    console.line(f"{run}: {'verified' if found.ok else 'NOT VERIFIED'}, {found.images} images")
+    unseen = found.images - found.seen
+    looked = f"{found.seen} of {found.images} images scored again"
+    rest = f"; of the other {unseen} only the digests were looked at" if unseen else ""
+    console.line(f"{run}: {'verified' if found.ok else 'NOT VERIFIED'}: {looked}{rest}")
     if not found.ok:
         raise typer.Exit(console.FAILED)
 

@@ -3,7 +3,9 @@
 import errno
 import io
 import logging
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -94,6 +96,7 @@ def _write_in_any_locale() -> None:
 def main() -> None:
     """Run the command line; errors of the user are one line and exit code 2."""
     _write_in_any_locale()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         code = app(standalone_mode=False, prog_name="nftbench") or 0
     except (KeyboardInterrupt, typer.Abort):
@@ -124,3 +127,8 @@ def _command(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else ""
     return path or "nftbench"
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM is Ctrl-C: what was done is kept, and the same command resumes."""
+    raise KeyboardInterrupt

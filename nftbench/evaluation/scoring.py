@@ -1,22 +1,31 @@
-"""Images that lie on disk, judged by one reward: what cannot be read is NaN with the reason, the rest is scored."""
+"""Images that lie on disk, scored by one reward: what cannot be read is NaN with the reason, the rest is scored."""
 
+import hashlib
+import inspect
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
-from nftbench.benchmark.prompts import check_id, json_object, required, text_lines
-from nftbench.runs.io import read_image
+import rewards as registry
+from nftbench.generation.sampling import Sample
+from nftbench.runs.pictures import read_picture
+from nftbench.runs.run_folder import as_text, score_table
 from rewards.base import ConfigError, Prompt, Reward, Scores
 
 
 def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
-    """Judge image files of any size.
+    """Score image files of any size.
 
     Args:
-        reward: the judge.
+        reward: the scorer.
         paths: N image files.
         prompts: N prompts, one a file.
 
@@ -24,14 +33,68 @@ def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]
         Scores of the N files; NaN and the reason where a file is absent, truncated or no image.
     """
     images: dict[int, np.ndarray] = {}
-    reasons = [""] * len(paths)
-    for i, path in enumerate(paths):
+    reasons, converted = [""] * len(paths), [""] * len(paths)
+    for i, (path, prompt) in enumerate(zip(paths, prompts, strict=True)):
         try:
-            images[i] = read_image(path)
-        except OSError as error:
-            reasons[i] = f"unreadable image: {error.strerror or error}"
+            picture = read_picture(path)
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            why = error.strerror if isinstance(error, OSError) else ""
+            reasons[i] = f"unreadable image: {why or as_text(str(error))}"
+            continue
+        if as_text(prompt.text) != prompt.text:
+            reasons[i] = "the prompt holds half a surrogate pair, which is no character"
+            continue
+        images[i], converted[i] = picture.pixels, picture.converted
     scored = [(group, _score(reward, group, images, prompts)) for group in _same_size(images)]
-    return _gather(scored, reasons)
+    return _gather(scored, reasons, converted)
+
+
+def score_again(
+    reward: Reward, known: pd.DataFrame, batch: Sequence[Sample], paths: Sequence[Path]
+) -> pd.DataFrame:
+    """Ask again for what could not be scored.
+
+    Args:
+        reward: the scorer.
+        known: its `score_table` of a batch.
+        batch: N images.
+        paths: N files.
+
+    Returns:
+        `known` itself where nothing changed, else the table anew.
+    """
+    key = reward.info.key
+    failed = np.flatnonzero(known[key].isna())
+    some = [batch[i] for i in failed]
+    scores = score_files(reward, [paths[i] for i in failed], [s.prompt for s in some])
+    fresh = score_table(key, some, scores)
+    if fresh.equals(
+        known.iloc[failed][fresh.columns.intersection(known.columns)].reset_index(drop=True)
+    ):
+        return known
+    whole = pd.concat([known.drop(index=failed), fresh]).set_index("key").loc[known["key"]]
+    wide = fresh if len(fresh.columns) > len(known.columns) else known
+    return whole.reset_index()[wide.columns]
+
+
+def scorer_identity(reward: Reward) -> str:
+    """What tells a scorer from every other: all it says of itself, its weights' digests among that, and its code."""
+    said = json.dumps(asdict(reward.info), sort_keys=True)
+    return hashlib.sha256(f"{said} {_code_digest(type(reward))}".encode()).hexdigest()[:16]
+
+
+@cache
+def _code_digest(kind: type) -> str:
+    """sha256 of the source of a reward's class: of `rewards`, its whole folder and the modules beside it."""
+    file = Path(inspect.getsourcefile(kind) or "")
+    home = Path(registry.__file__).parent
+    files = {file}
+    if file.is_relative_to(home):
+        files |= {*file.parent.glob("*.py"), *home.glob("*.py")}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
 
 
 def _same_size(images: dict[int, np.ndarray]) -> list[list[int]]:
@@ -44,10 +107,18 @@ def _same_size(images: dict[int, np.ndarray]) -> list[list[int]]:
 def _score(
     reward: Reward, group: list[int], images: dict[int, np.ndarray], prompts: Sequence[Prompt]
 ) -> Scores:
-    return reward.score(np.stack([images[i] for i in group]), [prompts[i] for i in group])
+    try:
+        return reward.score(np.stack([images[i] for i in group]), [prompts[i] for i in group])
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"out of memory at {len(group)} images at once ({str(error).partition('.')[0]}); choose a smaller "
+            "--batch-size, for a run another --out too"
+        ) from None
 
 
-def _gather(scored: list[tuple[list[int], Scores]], reasons: list[str]) -> Scores:
+def _gather(
+    scored: list[tuple[list[int], Scores]], reasons: list[str], converted: Sequence[str]
+) -> Scores:
     """Scores of groups of images, put back into the order of all images."""
     count = len(reasons)
     values = np.full(count, np.nan, dtype=np.float32)
@@ -59,45 +130,7 @@ def _gather(scored: list[tuple[list[int], Scores]], reasons: list[str]) -> Score
             parts.setdefault(name, np.full(count, np.nan, dtype=np.float32))[group] = part
         for place, i in enumerate(group):
             reasons[i] = scores.reasons[place]
-            evidence[i] = scores.evidence[place] if scores.evidence else {}
+            evidence[i] = dict(scores.evidence[place]) if scores.evidence else {}
+            if converted[i]:
+                evidence[i]["converted"] = converted[i]
     return Scores(values=values, reasons=tuple(reasons), parts=parts, evidence=tuple(evidence))
-
-
-def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
-    """Read a list of images: JSON lines with `image` (a path beside the list) and `prompt`.
-
-    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata. Lines
-    without an `id` of one text (and tag) are images of one prompt: intervals are clustered by it.
-
-    Raises:
-        ConfigError: a broken line, with file and line number, or a path that leaves the list's folder; not UTF-8.
-    """
-    if not path.is_file():
-        raise ConfigError(f"no image list {path}")
-    paths, prompts = [], []
-    known: dict[tuple[str, str], str] = {}
-    for number, line in enumerate(text_lines(path, path.read_bytes()), start=1):
-        try:
-            file, prompt = _entry(line, path.parent, number, known)
-        except ConfigError as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from None
-        paths.append(file)
-        prompts.append(prompt)
-    return paths, prompts
-
-
-def _entry(
-    line: str, folder: Path, number: int, known: dict[tuple[str, str], str]
-) -> tuple[Path, Prompt]:
-    """A line's file and prompt; `known` holds the ids of prompts that have none of their own, by text and tag."""
-    record = json_object(line)
-    name = required(record, "image", str)
-    if "\0" in name:
-        raise ConfigError(f"expected 'image' to be a path, got {name!r}, which holds a null byte")
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        raise ConfigError(f"{name!r} leaves the list's folder; put the list above its images")
-    target = {k: record[k] for k in ("include", "exclude") if k in record}
-    text, tag = required(record, "prompt", str), str(record.get("tag", ""))
-    own = record["id"] if "id" in record else known.setdefault((text, tag), f"{number - 1:05d}")
-    return file, Prompt(id=check_id(own), text=text, tag=tag, target=target)

@@ -11,8 +11,9 @@ import pandas as pd
 import rewards as registry
 from nftbench.benchmark.prompts import text_lines
 from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.evaluation.image_lists import read_image_list
 from nftbench.evaluation.loading import load_rewards, quiet
-from nftbench.evaluation.scoring import read_image_list, score_files
+from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import samples
 from nftbench.runs.io import write_atomic
 from nftbench.runs.run_folder import MANIFEST, Run

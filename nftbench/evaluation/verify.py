@@ -1,7 +1,7 @@
 """Whether a run's numbers are those of its images: whole, unchanged, and the same when a part is scored again."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
+from nftbench.evaluation.evaluate import image_origin
 from nftbench.evaluation.loading import load_rewards, quiet
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
@@ -45,6 +46,8 @@ class Verification:
 
     images: int
     """Images that the run should hold."""
+    seen: int
+    """Images that were scored again; of the others nothing was looked at but their digests."""
     problems: tuple[str, ...]
     """What is missing or was changed, in words."""
     checks: tuple[Checked, ...]
@@ -60,7 +63,8 @@ def verify(run: Run, fraction: float, seed: int, progress: Progress) -> Verifica
 
     Args:
         run: a finished run; nothing of it is written.
-        fraction: part of each benchmark's images that is scored again, in (0, 1]; at least one.
+        fraction: part of each benchmark's images that is scored again, in (0, 1]; at least one, and every image that
+            was changed since it was scored.
         seed: chooses them.
         progress: called after each reward.
 
@@ -70,18 +74,21 @@ def verify(run: Run, fraction: float, seed: int, progress: Progress) -> Verifica
     if not 0 < fraction <= 1:
         raise ConfigError(f"expected a fraction above 0 and up to 1, got {fraction}")
     quiet()
-    rows, keys, problems, checks, images = run_rows(run), _keys(run), [], [], 0
-    judges = load_rewards(",".join(dict.fromkeys(k for known in keys.values() for k in known)))
+    rows, keys, problems, checks, images, seen = run_rows(run), _keys(run), [], [], 0, 0
+    scorers = load_rewards(",".join(dict.fromkeys(k for known in keys.values() for k in known)))
     for name, protocol in run.protocols().items():
         asked, table = _asked(protocol), _table(run, name)
+        changed = _changed(run, name, asked, table)
         images += len(asked)
         problems += _missing(run, name, asked, table)
+        problems += _not_as_made(run, name, protocol, asked, changed)
         problems += _wrong_rows(run, name, protocol, table, rows)
-        some = _some(asked, fraction, seed)
+        some = _some(asked, fraction, seed, changed)
+        seen += len(some)
         for key in keys[name]:
-            checks.append(_check(run, name, some, table, judges[key]))
+            checks.append(_check(run, name, some, table, scorers[key]))
             progress("scored again", len(checks), sum(map(len, keys.values())))
-    return Verification(images=images, problems=tuple(problems), checks=tuple(checks))
+    return Verification(images=images, seen=seen, problems=tuple(problems), checks=tuple(checks))
 
 
 def _keys(run: Run) -> dict[str, list[str]]:
@@ -99,10 +106,35 @@ def _asked(protocol: Protocol) -> list[Sample]:
     return samples(prompts, protocol.images_per_prompt)
 
 
-def _some(asked: Sequence[Sample], fraction: float, seed: int) -> list[Sample]:
+def _some(asked: Sequence[Sample], fraction: float, seed: int, changed: Set[str]) -> list[Sample]:
     count = max(1, math.ceil(fraction * len(asked)))
     chosen = np.random.default_rng(seed).choice(len(asked), size=count, replace=False)
+    chosen = {*chosen.tolist(), *(i for i, s in enumerate(asked) if s.key in changed)}
     return [asked[i] for i in sorted(chosen)]
+
+
+def _changed(run: Run, name: str, asked: Sequence[Sample], table: pd.DataFrame) -> set[str]:
+    """Images that are there, and not as they were scored."""
+    known = dict(zip(table["key"], table["sha256"], strict=True))
+    here = {s.key: run.image_digest(name, s) for s in asked}
+    return {key for key, digest in here.items() if digest and known.get(key, digest) != digest}
+
+
+def _not_as_made(
+    run: Run, name: str, protocol: Protocol, asked: Sequence[Sample], changed: Set[str]
+) -> Iterator[str]:
+    """Images that are not those that this run's checkpoint made, by the digests noted then."""
+    origin = image_origin(run.manifest["checkpoint"]["digest"], protocol)
+    size, foreign = run.manifest["batch_size"], []
+    for start in range(0, len(asked), size):
+        batch = asked[start : start + size]
+        for sample, made in zip(batch, run.made(name, start // size, batch, origin), strict=True):
+            if sample.key not in changed and run.image_digest(name, sample) not in ("", made):
+                foreign.append(sample.key)
+    if foreign:
+        yield (
+            f"{name}: {len(foreign)} images that this run did not make, the first {foreign[0]}.png"
+        )
 
 
 def _missing(run: Run, name: str, asked: Sequence[Sample], table: pd.DataFrame) -> Iterator[str]:
@@ -117,9 +149,7 @@ def _missing(run: Run, name: str, asked: Sequence[Sample], table: pd.DataFrame) 
     strange = sorted(set(_images(run, name)) - set(paths))
     if strange:
         yield f"{name}: {len(strange)} images that nobody asked for, the first {strange[0].name}"
-    known = dict(zip(table["key"], table["sha256"], strict=True))
-    here = [s for p, s in paths.items() if p not in gone and s.key in known]
-    changed = [s.key for s in here if known[s.key] != run.image_digest(name, s)]
+    changed = sorted(_changed(run, name, asked, table))
     if changed:
         yield f"{name}: {len(changed)} images changed since they were scored, the first {changed[0]}.png"
 
@@ -146,6 +176,10 @@ def _wrong_rows(
                 f"{name}: {row.metric} ({row.aggregate}) is {row.value:.6g} ± {row.stderr:.2g} in rows.csv, "
                 f"its images give {value}"
             )
+    dropped = found.keys() - {_cell(row) for row in mine}
+    if dropped:
+        first = " (".join(min(dropped))
+        yield f"{name}: rows.csv lacks {len(dropped)} rows that its images give, the first {first})"
 
 
 def _about(row: Row, protocol: Protocol) -> Provenance:
@@ -165,20 +199,20 @@ def _cell(row: Row) -> tuple[str, str]:
 
 
 def _same_numbers(row: Row, again: Row) -> bool:
-    fields = ("value", "stderr", "n", "n_failed", "n_prompts")
+    fields = ("value", "stderr", "low", "high", "n", "n_failed", "n_prompts")
     mine, theirs = ([float(getattr(r, f)) for f in fields] for r in (row, again))
     return np.allclose(mine, theirs, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
 def _check(
-    run: Run, name: str, some: Sequence[Sample], table: pd.DataFrame, judge: Reward
+    run: Run, name: str, some: Sequence[Sample], table: pd.DataFrame, reward: Reward
 ) -> Checked:
     """Score some images again, batch by batch, and compare."""
-    size, key = run.manifest["batch_size"], judge.info.key
+    size, key = run.manifest["batch_size"], reward.info.key
     batches = [some[i : i + size] for i in range(0, len(some), size)]
     again = np.concatenate(
         [
-            score_files(judge, [run.image_path(name, s) for s in b], [s.prompt for s in b]).values
+            score_files(reward, [run.image_path(name, s) for s in b], [s.prompt for s in b]).values
             for b in batches
         ]
     ).astype(float)

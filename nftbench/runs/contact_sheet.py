@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from nftbench.generation.sampling import Sample
-from nftbench.runs.io import read_image, write_atomic
+from nftbench.runs.io import write_atomic
+from nftbench.runs.pictures import read_image
 from nftbench.runs.run_folder import Run
 
 COLUMNS = 8

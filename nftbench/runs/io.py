@@ -9,11 +9,9 @@ import shutil
 import socket
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import psutil
 import pyarrow
-from PIL import Image, UnidentifiedImageError
 
 from rewards.base import ConfigError
 
@@ -110,21 +108,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     write_atomic(path, buffer.getvalue())
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Pixels of an image file, uint8 RGB (H, W, 3).
-
-    Raises:
-        OSError: absent, truncated or no image; the message says which.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise OSError(f"{path.name} is not an image") from None
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path.name} is broken: {error}") from None
 
 
 def read_table(path: Path, *, remedy: str) -> pd.DataFrame:

@@ -1,19 +1,28 @@
-"""Rows as CSV: a run's `rows.csv` and the leaderboards, in one layout, read whole or refused with the line."""
+"""Rows as CSV: a run's `rows.csv` and the leaderboards, in one layout, read whole or refused with the line.
+
+A measured row ends with a digest of its other cells, so that a number changed by hand is noticed (and nothing more: it
+is no signature). A published row is written by hand, and needs none.
+"""
 
 import csv
+import hashlib
 import io
+import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from nftbench.benchmark.schema import Protocol, SamplingParameters
 from nftbench.runs.rows import Row
-from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
+
+if TYPE_CHECKING:
+    from nftbench.runs.run_folder import Run
 
 IDENTITY = [
     "model",
@@ -26,7 +35,10 @@ IDENTITY = [
     "source",
 ]
 """A new row replaces an old one that agrees in these."""
-COLUMNS = list(Row.model_fields)
+FIELDS = list(Row.model_fields)
+DIGEST = "digest"
+COLUMNS = [*FIELDS, DIGEST]
+TEXTS = [n for n, f in Row.model_fields.items() if f.annotation is str]
 EMPTY: dict[str, Any] = dict.fromkeys(("stderr", "low", "high"), math.nan)
 EMPTY |= dict.fromkeys(("n", "n_failed", "n_prompts"), None)
 """What an empty cell of a column stands for: unknown."""
@@ -55,7 +67,43 @@ def entry(row: Row) -> Entry:
     """A row as a line; what is unknown is an empty cell."""
     fields = row.model_dump(mode="json")
     unknown = {k for k in EMPTY if fields[k] is None or math.isnan(fields[k])}
-    return Entry(row, tuple("" if k in unknown else str(fields[k]) for k in COLUMNS))
+    plain = {k: "" if k in unknown else str(fields[k]) for k in FIELDS}
+    cells = [shielded(text) if name in TEXTS else text for name, text in plain.items()]
+    return Entry(row, (*cells, row_digest(cells)))
+
+
+def row_digest(cells: Sequence[str]) -> str:
+    """First 16 hexadecimal digits of the sha256 of a row's cells as they are written, its digest aside."""
+    return hashlib.sha256(json.dumps(list(cells)).encode()).hexdigest()[:16]
+
+
+_ACTIVE = re.compile("'*[=+@\t\r-]")
+
+
+def shielded(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula: `'=1+1` for `=1+1`."""
+    return f"'{text}" if _ACTIVE.match(text) else text
+
+
+def unshielded(cell: str) -> str:
+    """The text that `shielded` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _ACTIVE.match(cell[1:]) else cell
+
+
+def inconsistency(row: Row) -> str:
+    """What a row's own numbers contradict each other in; empty where they do not."""
+    known = [v for v in (row.low, row.value, row.high) if not math.isnan(v)]
+    if known != sorted(known) and len(known) == 3:
+        return f"expected low <= value <= high, got {row.low}, {row.value}, {row.high}"
+    if row.stderr < 0:
+        return f"expected a standard error of 0 or more, got {row.stderr}"
+    counts = {"n": row.n, "n_failed": row.n_failed, "n_prompts": row.n_prompts}
+    for name, count in counts.items():
+        if count is not None and count < 0:
+            return f"expected {name} of 0 or more, got {count}"
+    if row.n is not None and row.n_prompts is not None and row.n_prompts > row.n:
+        return f"expected no more prompts than images, got {row.n_prompts} of {row.n}"
+    return ""
 
 
 def read_rows(path: Path) -> list[tuple[int, Entry]]:
@@ -83,17 +131,25 @@ def _entry(where: str, cells: list[str]) -> Entry:
     if len(cells) != len(COLUMNS):
         raise ConfigError(f"{where}: expected {len(COLUMNS)} cells, got {len(cells)}")
     fields = {
-        name: EMPTY[name] if name in EMPTY and cell == "" else cell
-        for name, cell in zip(COLUMNS, cells, strict=True)
+        name: EMPTY[name] if name in EMPTY and cell == "" else unshielded(cell)
+        for name, cell in zip(FIELDS, cells, strict=False)
     }
     try:
-        return Entry(Row.model_validate(fields), tuple(cells))
+        row = Row.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         raise ConfigError(
             f"{where}, column {COLUMNS.index(name) + 1} ({name}): {first['msg'].lower()}, got {fields[name]!r}"
         ) from None
+    fault = inconsistency(row)
+    if not fault and row.source == "measured" and cells[-1] != row_digest(cells[:-1]):
+        fault = (
+            "the row's digest is not that of its cells: it was changed by hand; measure it again"
+        )
+    if fault:
+        raise ConfigError(f"{where}: {row.spelled} ({row.aggregate}): {fault}")
+    return Entry(row, tuple(cells))
 
 
 def encode(entries: Sequence[Entry]) -> bytes:
@@ -107,28 +163,44 @@ def _line(cells: Sequence[str]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def run_rows(run: Run) -> list[Row]:
+def run_rows(run: "Run") -> list[Row]:
     """The rows of a run, checked against its manifest.
 
     Raises:
-        ConfigError: no rows yet, rows of another checkpoint or protocol, or a broken table.
+        ConfigError: no rows yet, one twice, rows that are not this run's (model, checkpoint, protocol, benchmark,
+            source, certificate), or a broken table.
     """
-    path = run.folder / "rows.csv"
+    path, again = run.folder / "rows.csv", f"run: nftbench score {run.folder}"
     if not path.is_file():
-        raise ConfigError(f"{run.folder} has no rows yet; run: nftbench score {run.folder}")
+        raise ConfigError(f"{run.folder} has no rows yet; {again}")
     protocols = {p.hash: p for p in run.protocols().values()}
-    digest = run.manifest["checkpoint"]["digest"]
-    rows = []
+    rows, seen = [], set()
     for line, found in read_rows(path):
-        row = found.row
-        protocol = protocols.get(row.protocol)
-        if protocol is None or row.checkpoint != digest:
-            raise ConfigError(
-                f"{path}, line {line}: not of this run's protocols and checkpoint; run: nftbench score {run.folder}"
-            )
-        limited = row.limited or protocol.limit is not None
-        rows.append(row.model_copy(update={"limited": limited, "settings": settings(protocol)}))
+        protocol = protocols.get(found.row.protocol)
+        fault = _foreign(run, found.row, protocol)
+        if found.identity in seen:
+            fault = "the same row as one before"
+        if fault or protocol is None:
+            raise ConfigError(f"{path}, line {line}: {fault}; {again}")
+        seen.add(found.identity)
+        limited = found.row.limited or protocol.limit is not None
+        update = {"limited": limited, "settings": settings(protocol)}
+        rows.append(found.row.model_copy(update=update))
     return rows
+
+
+def _foreign(run: "Run", row: Row, protocol: Protocol | None) -> str:
+    """Why a row is not one that this run's evaluation wrote; empty where it is."""
+    made = run.manifest["checkpoint"]
+    if protocol is None or row.checkpoint != made["digest"]:
+        return "not of this run's protocols and checkpoint"
+    if row.model != made["name"] or row.benchmark != protocol.benchmark:
+        return (
+            f"expected {made['name']} on {protocol.benchmark}, got {row.model} on {row.benchmark}"
+        )
+    if row.source != "measured" or row.certificate or row.citation or row.confidence:
+        return "an evaluation writes measured rows, without certificate, citation or confidence"
+    return ""
 
 
 def settings(protocol: Protocol) -> str:

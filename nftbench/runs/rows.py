@@ -1,18 +1,22 @@
 """Scored images to rows: one number, its error, and all that is needed to trust and repeat it."""
 
 import datetime
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 import nftbench
 from nftbench.stats import estimates as statistics
 from nftbench.stats.intervals import SHARE, UNBOUNDED, MetricRange
 from rewards.base import PART, SHARES, Metric, RewardInfo
+
+MAX_FAILED = 0.01
+"""Share of images without a score above which a number is not publishable, and a command ends with exit code 4."""
 
 
 class Row(BaseModel):
@@ -54,6 +58,18 @@ class Row(BaseModel):
     """What is said of the protocol, `guidance_scale=4.5 num_inference_steps=?`; in leaderboards, for readers."""
     version: str = nftbench.__version__
     date: datetime.date
+
+    @field_validator("model", "checkpoint", "benchmark", "metric", "variant", "protocol")
+    @classmethod
+    def _one_line(cls, text: str) -> str:
+        """Names stand in tables, pages and CSV files: a line each."""
+        if not text.isprintable() and any(
+            unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in text
+        ):
+            raise ValueError(
+                f"expected a name without line breaks or control characters, got {text!r}"
+            )
+        return text
 
     @property
     def spelled(self) -> Metric:

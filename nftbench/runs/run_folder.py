@@ -2,6 +2,7 @@
 
     runs/NAME/manifest.json                      what was asked, of which weights, with which versions
     runs/NAME/BENCHMARK/images/PROMPT-KK.png     the pixels that were scored
+    runs/NAME/BENCHMARK/digests/NNNNN.json       what binds a batch's images to the run: their sha256 as they were made
     runs/NAME/BENCHMARK/scores/REWARD/NNNNN.parquet   one file a batch, while the run goes on
     runs/NAME/rows.csv                           the table that was printed
     runs/NAME/BENCHMARK/contact.png              some images of every task
@@ -21,14 +22,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from nftbench.benchmark.schema import Protocol, in_words
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import read_table, write_atomic, write_table
+from nftbench.runs.manifest import MANIFEST, read_manifest
+from nftbench.runs.row_files import encode, entry
+from nftbench.runs.rows import Row
 from rewards.base import ConfigError, Reward, Scores
 
-MANIFEST = "manifest.json"
 RUNS = Path("runs")
 """Where commands make the folders that nobody named."""
 SAMPLE_COLUMNS = (
@@ -42,8 +45,8 @@ SAMPLE_COLUMNS = (
     "sha256",
 )
 """Of every sample table, before the rewards' own columns."""
-NEEDED = frozenset({"batch_size", "checkpoint", "protocols", "rewards", "versions"})
-"""Entries of a manifest that the engine reads back."""
+BOUND = ("key", "sha256", "prompt", "scorer")
+"""What a score is bound to, a row an image: the image's name and digest, its prompt, and the scorer's identity."""
 
 
 def folder_name(checkpoint: str) -> str:
@@ -72,20 +75,13 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the run is; empty before it is begun."""
+        """What the run is (see `runs.manifest`); empty before it is begun.
+
+        Raises:
+            ConfigError: it is broken, or an entry is of a wrong type.
+        """
         path = self.folder / MANIFEST
-        if not path.is_file():
-            return {}
-        try:
-            manifest = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ConfigError(f"{path} is not JSON ({error}); choose another --out") from None
-        known = set(manifest) if isinstance(manifest, dict) else set()
-        if not known >= NEEDED:
-            raise ConfigError(
-                f"{path} lacks {', '.join(sorted(NEEDED - known))}; not a run of this version of nftbench"
-            )
-        return manifest
+        return read_manifest(path) if path.is_file() else {}
 
     def save_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
@@ -115,47 +111,83 @@ class Run:
         """Where an image lies."""
         return self.folder / benchmark / "images" / f"{sample.key}.png"
 
-    def save_image(self, benchmark: str, sample: Sample, pixels: np.ndarray) -> None:
-        """Write one image, uint8 RGB (H, W, 3), as PNG."""
+    def save_images(
+        self, benchmark: str, number: int, batch: Sequence[Sample], pixels: np.ndarray, origin: str
+    ) -> None:
+        """Write a batch of images, then what binds them to this run.
+
+        Args:
+            benchmark: whose images.
+            number: of the batch.
+            batch: N images.
+            pixels: uint8 RGB (N, H, W, 3).
+            origin: what made them: the checkpoint's digest and the protocol's hash.
+        """
+        digests = {
+            sample.key: self._save_image(self.image_path(benchmark, sample), one)
+            for sample, one in zip(batch, pixels, strict=True)
+        }
+        text = json.dumps({"origin": origin, "images": digests}, indent=0)
+        write_atomic(self.digests_path(benchmark, number), f"{text}\n".encode())
+
+    def _save_image(self, path: Path, pixels: np.ndarray) -> str:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
-        write_atomic(self.image_path(benchmark, sample), buffer.getvalue())
+        write_atomic(path, buffer.getvalue(), durable=False)  # its digest tells if it was lost
+        return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+    def digests_path(self, benchmark: str, number: int) -> Path:
+        """Where the digests of a batch's images lie, as they were made."""
+        return self.folder / benchmark / "digests" / f"{number:05d}.json"
+
+    def made(self, benchmark: str, number: int, batch: Sequence[Sample], origin: str) -> list[str]:
+        """Digest of each of a batch's images as it was made; empty where nothing of this origin says so."""
+        try:
+            noted = json.loads(self.digests_path(benchmark, number).read_bytes())
+            known = noted["images"] if noted["origin"] == origin else {}
+            return [str(known.get(s.key, "")) for s in batch]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return [""] * len(batch)
 
     def image_digest(self, benchmark: str, sample: Sample) -> str:
         """sha256 of an image's file; empty when it is gone."""
         path = self.image_path(benchmark, sample)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
-    def save_rows(self, rows: Sequence[BaseModel]) -> None:
+    def save_rows(self, rows: Sequence[Row]) -> None:
         """Write the run's rows as CSV."""
-        table = pd.DataFrame([row.model_dump(mode="json") for row in rows])
-        write_atomic(self.folder / "rows.csv", table.to_csv(index=False).encode())
-
-    def has_images(self, benchmark: str, batch: Sequence[Sample]) -> bool:
-        """Whether all of a batch's images are there."""
-        return all(self.image_path(benchmark, s).is_file() for s in batch)
-
-    def drop_scores(self, benchmark: str, batch: int) -> None:
-        """Forget every reward's scores of one batch: its images are made anew."""
-        for path in (self.folder / benchmark / "scores").glob(f"*/{batch:05d}.parquet"):
-            path.unlink()
+        write_atomic(self.folder / "rows.csv", encode([entry(row) for row in rows]))
 
     def scores_path(self, benchmark: str, reward: str, batch: int) -> Path:
         """Where one batch's scores by one reward lie."""
         return self.folder / benchmark / "scores" / reward / f"{batch:05d}.parquet"
 
     def save_scores(
-        self, benchmark: str, reward: str, batch: int, samples: Sequence[Sample], scores: Scores
+        self, benchmark: str, reward: str, batch: int, scores: pd.DataFrame, bound: pd.DataFrame
     ) -> None:
-        """Write one batch's scores."""
-        write_table(
-            self.scores_path(benchmark, reward, batch), score_table(reward, samples, scores)
-        )
+        """Write one batch's scores (`score_table`) beside what they are bound to (`BOUND`)."""
+        table = pd.concat([scores, bound[[c for c in BOUND if c != "key"]]], axis=1)
+        write_table(self.scores_path(benchmark, reward, batch), table)
 
-    def read_scores(self, benchmark: str, reward: str) -> pd.DataFrame:
-        """All scores by one reward, batch by batch."""
-        parts = sorted((self.folder / benchmark / "scores" / reward).glob("*.parquet"))
-        return pd.concat([pd.read_parquet(p) for p in parts], ignore_index=True)
+    def batch_scores(
+        self, benchmark: str, reward: str, batch: int, bound: pd.DataFrame
+    ) -> pd.DataFrame | None:
+        """One batch's scores; None where there are none, or they are broken or of other images, prompts or a scorer.
+
+        Args:
+            benchmark: whose images.
+            reward: key of the reward.
+            batch: number of the batch.
+            bound: what they must be bound to; without the column `scorer` any one scorer is taken.
+        """
+        try:
+            table = pd.read_parquet(self.scores_path(benchmark, reward, batch))
+            here = table[list(bound.columns)]
+        except (OSError, ValueError, KeyError):  # pyarrow's own errors are ValueErrors
+            return None
+        if reward not in table or here.values.tolist() != bound.values.tolist():
+            return None
+        return table.drop(columns=[c for c in BOUND if c != "key"], errors="ignore")
 
     def samples_path(self, benchmark: str) -> Path:
         """Where a benchmark's sample table lies."""
@@ -180,14 +212,26 @@ class Run:
 
 
 def score_table(reward: str, samples: Sequence[Sample], scores: Scores) -> pd.DataFrame:
-    """Scores as columns: `key`, `REWARD`, `REWARD:reason`, `REWARD:PART`..., `REWARD:evidence` (JSON)."""
+    """Scores as columns: `key`, `REWARD`, `REWARD:PART`..., `REWARD:reason`, `REWARD:evidence` (JSON)."""
     evidence = scores.evidence or [{}] * len(samples)
     columns: dict[str, Any] = {"key": [s.key for s in samples], reward: scores.values}
     columns |= {
         f"{reward}:{part}": np.asarray(v, dtype=np.float32) for part, v in scores.parts.items()
     }
-    columns[f"{reward}:reason"] = list(scores.reasons)
-    columns[f"{reward}:evidence"] = [
-        json.dumps(e, sort_keys=True, ensure_ascii=False) for e in evidence
-    ]
+    columns[f"{reward}:reason"] = [as_text(reason) for reason in scores.reasons]
+    columns[f"{reward}:evidence"] = [_json(e) for e in evidence]
     return pd.DataFrame(columns)
+
+
+def _json(evidence: Mapping[str, Any]) -> str:
+    """Evidence as JSON, whatever a third party's reward put into it."""
+    try:
+        text = json.dumps(evidence, sort_keys=True, ensure_ascii=False, default=str)
+    except (ValueError, TypeError, RecursionError) as error:
+        text = json.dumps({"unreadable evidence": str(error)})
+    return as_text(text)
+
+
+def as_text(text: str) -> str:
+    """A text that can be stored: half a surrogate pair, which is no character, is written as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

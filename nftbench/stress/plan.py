@@ -10,8 +10,8 @@ from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import choose, load_benchmark, load_suite
 from nftbench.benchmark.schema import Benchmark
-from nftbench.evaluation.evaluate import Work
 from nftbench.evaluation.loading import load_rewards
+from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import own_suite
 from nftbench.stress.paraphrase import RULES, one_each, paraphrases
 from rewards.base import ConfigError, Prompt, Reward

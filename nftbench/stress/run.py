@@ -17,10 +17,11 @@ import pandas as pd
 
 import rewards as registry
 from nftbench.benchmark.schema import Protocol
-from nftbench.evaluation.evaluate import Work, evaluate
+from nftbench.evaluation.evaluate import evaluate
 from nftbench.evaluation.loading import quiet
+from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel, load_model, trained_folder
-from nftbench.runs.io import read_image
+from nftbench.runs.pictures import read_image
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import PAIR, Averaging

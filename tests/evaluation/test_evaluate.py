@@ -19,11 +19,13 @@ import rewards
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.cli.commands import score_run
 from nftbench.evaluation import evaluate
-from nftbench.evaluation.evaluate import plan, score
+from nftbench.evaluation.evaluate import image_origin, score
+from nftbench.evaluation.planning import plan
 from nftbench.generation.sampling import samples
 from nftbench.pocket.world.drawing import render
 from nftbench.pocket.world.scenes import Scene, random_scene
 from nftbench.runs.io import temporary_path
+from nftbench.runs.lock import hold
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Scores
 from rewards.jpeg import Incompressibility
@@ -191,30 +193,77 @@ def test_killed_three_times_at_random_moments(start, tmp_path, policy):
     assert len(list(run.rglob("scores/*/*.parquet"))) == 2 * 10
 
 
-def test_a_truncated_image_of_a_run_is_nan_and_the_rest_is_scored(whole, copy):
-    sample = work().samples[6]
-    path = copy.image_path("geneval-pocket", sample)
-    path.write_bytes(path.read_bytes()[:200])
-    copy.image_path("geneval-pocket", work().samples[0]).write_text("no image")
-    *_, row = score_run(copy.folder, "jpeg@compressibility", quietly)
-    assert (row.variant, row.n, row.n_failed) == ("compressibility", 10, 2)
-    found = table(copy).set_index("key")["jpeg@compressibility:reason"]
-    assert found[found != ""].index.tolist() == [work().samples[0].key, sample.key]
-    assert "not an image" in found.iloc[0] and "truncated" in found.iloc[6].lower()
+def overwrite(run: Run, place: int, content: bytes) -> Path:
+    path = run.image_path("geneval-pocket", work().samples[place])
+    path.write_bytes(content)
+    return path
+
+
+def test_an_image_that_was_changed_is_refused_by_name_and_made_again(whole, copy, policy):
+    """A foreign or cut PNG in the place of an image is never scored as the checkpoint's."""
+    other = copy.image_path("geneval-pocket", work().samples[1]).read_bytes()
+    path = overwrite(copy, 6, other)
+    before = files(copy.folder)
+    for again in ("jpeg@compressibility", None):
+        with pytest.raises(
+            ConfigError, match=rf"1 images .* not those that this run made.*{path.name}"
+        ):
+            score_run(copy.folder, again, quietly)
+    assert files(copy.folder) == before
+    overwrite(copy, 2, other[:200])
+    evaluated(copy.folder, policy)
+    assert files(copy.folder) == files(whole.folder)
+
+
+def test_when_every_image_is_gone_score_says_so(copy):
+    shutil.rmtree(copy.folder / "geneval-pocket" / "images")
+    with pytest.raises(ConfigError, match="no image of geneval-pocket is there; make them again"):
+        score_run(copy.folder, None, quietly)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"{}"])
+def test_a_broken_file_is_made_again(whole, copy, policy, damage):
+    """A score, a digest, a sample table, rows: empty, cut or something else."""
+    for name in ("scores/jpeg/00001.parquet", "digests/00002.json", "samples.parquet"):
+        (copy.folder / "geneval-pocket" / name).write_bytes(damage)
+    (copy.folder / "rows.csv").write_bytes(damage)
+    evaluated(copy.folder, policy)
+    assert files(copy.folder) == files(whole.folder)
+    (copy.folder / "geneval-pocket" / "scores" / "jpeg" / "00000.parquet").write_bytes(damage)
+    score_run(copy.folder, None, quietly)
+    assert files(copy.folder) == files(whole.folder)
+
+
+def test_scores_of_other_pixels_prompts_or_code_are_given_again(whole, copy):
+    """Stored values that are lies, of everything but this: all of them are found out."""
+    for number, (column, lie) in enumerate(
+        [("sha256", "00" * 32), ("prompt", "a photo of a lie"), ("scorer", "00" * 8)]
+    ):
+        path = copy.scores_path("geneval-pocket", "jpeg", number)
+        stored = pd.read_parquet(path)
+        stored.assign(jpeg=np.float32(99), **{column: lie}).to_parquet(path, index=False)
+    (row,) = score_run(copy.folder, None, quietly)
+    assert row.value < 99 and files(copy.folder) == files(whole.folder)
 
 
 # --- batches --------------------------------------------------------------------------------------
 
 
-def drawn(run: Run, one) -> None:
+def drawn(run: Run, one, checkpoint: str) -> None:
     """Scenes and signs in the place of generated images: something to see for every judge."""
     chance = np.random.default_rng(0)
-    for sample in one.samples:
-        told = re.search('"(.+)"', sample.prompt.text)
-        scene = random_scene(chance, sample.prompt.tag or "sign")
-        if told and sample.index == 0:
-            scene = Scene("sign", sample.prompt.text, words=(told[1],), style=scene.style)
-        run.save_image(one.name, sample, render(scene))
+    for number, batch in one.batches():
+        pixels = np.stack([scene(chance, s) for s in batch])
+        origin = image_origin(checkpoint, one.protocol)
+        run.save_images(one.name, number, batch, pixels, origin)
+
+
+def scene(chance, sample) -> np.ndarray:
+    told = re.search('"(.+)"', sample.prompt.text)
+    one = random_scene(chance, sample.prompt.tag or "sign")
+    if told and sample.index == 0:
+        one = Scene("sign", sample.prompt.text, words=(told[1],), style=one.style)
+    return render(one)
 
 
 @pytest.mark.slow
@@ -233,7 +282,7 @@ def test_batch_size_moves_no_score(tmp_path, policy, benchmark, judges):
     for size in (7, 16):
         run = Run(tmp_path / str(size))
         (one,) = plan([protocol], loaded, size)
-        drawn(run, one)
+        drawn(run, one, policy.digest)
         evaluate.evaluate(run, [one], policy, benchmark, quietly)
         tables.append(pd.read_parquet(run.samples_path(benchmark)).select_dtypes("float32"))
     assert set(loaded) <= set(tables[0].columns) and len(tables[0]) == len(one.samples)
@@ -306,6 +355,48 @@ def test_a_broken_manifest_of_another_version_is_refused(copy, policy):
         evaluated(copy.folder, policy)
 
 
+def test_old_images_are_never_relabelled(copy, policy):
+    """`rm manifest.json; eval OTHER --out x`: what lies there is not the other checkpoint's."""
+    (copy.folder / "manifest.json").unlink()
+    before = files(copy.folder)
+    other = replace(policy, name="other", digest="0" * 16)
+    with pytest.raises(
+        ConfigError, match=r"not a new folder: it holds other files \(geneval-pocket"
+    ):
+        evaluated(copy.folder, other)
+    assert files(copy.folder) == before
+
+
+def test_images_of_a_manifest_that_was_changed_are_not_taken(copy, policy):
+    manifest = copy.manifest
+    manifest["checkpoint"] |= {"name": "other", "digest": "0" * 16}
+    copy.save_manifest(manifest)
+    with pytest.raises(ConfigError, match=r"12 images .* not those that this run made"):
+        score_run(copy.folder, None, quietly)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "metrics.jsonl", "notes.txt"])
+def test_a_folder_of_something_else_is_refused(tmp_path, policy, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match="is not a new folder: it holds"):
+        evaluated(tmp_path, policy)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_in_use_is_refused_by_eval_and_score(copy, policy):
+    with hold(copy.folder):
+        for again in (
+            lambda: evaluated(copy.folder, policy),
+            lambda: score_run(copy.folder, "jpeg@compressibility", quietly),
+        ):
+            with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
+                again()
+    with hold(copy.folder, part="jpeg"):
+        score_run(copy.folder, "jpeg@compressibility", quietly)  # another reward may work beside it
+        with pytest.raises(ConfigError, match="in use by process"):
+            evaluated(copy.folder, policy)
+
+
 # --- more rewards ---------------------------------------------------------------------------------
 
 
@@ -341,6 +432,18 @@ class Moody(Incompressibility):
         return Scores(values=values, reasons=tuple("mood" if np.isnan(v) else "" for v in values))
 
 
+class Dead(Incompressibility):
+    """A server that is away, and then comes back."""
+
+    alive = False
+
+    def score(self, images, prompts):
+        if self.alive:
+            return super().score(images, prompts)
+        nan = np.full(len(images), np.nan, np.float32)
+        return Scores(values=nan, reasons=("connection refused",) * len(images))
+
+
 def test_failures_are_counted_and_never_zero(copy, policy):
     shutil.rmtree(copy.folder / "geneval-pocket" / "scores")
     (row,) = score(copy, [replace(work(), rewards={"jpeg": Moody()})], quietly)
@@ -348,6 +451,22 @@ def test_failures_are_counted_and_never_zero(copy, policy):
     assert (row.n, row.n_failed) == (5, 7) and found["jpeg"].isna().sum() == 7
     assert row.value == pytest.approx(found["jpeg"].mean(), rel=1e-6) and row.value > 0.5
     assert found.loc[found["jpeg"].isna(), "jpeg:reason"].unique().tolist() == ["mood"]
+
+
+def test_what_failed_is_asked_again_by_the_same_command(whole, copy):
+    (row,) = score(copy, [replace(work(), rewards={"jpeg": Dead()})], quietly)
+    assert (row.n, row.n_failed) == (0, 12)
+    Dead.alive = True
+    try:
+        (row,) = score(
+            copy, [replace(work(), rewards={"jpeg": Dead()})], quietly, retry_failed=False
+        )
+        assert row.n_failed == 12
+        (row,) = score(copy, [replace(work(), rewards={"jpeg": Dead()})], quietly)
+    finally:
+        Dead.alive = False
+    assert (row.n, row.n_failed) == (12, 0)
+    assert table(copy)["jpeg"].tolist() == table(whole)["jpeg"].tolist()
 
 
 # --- plan -----------------------------------------------------------------------------------------

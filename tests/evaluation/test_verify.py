@@ -8,20 +8,19 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import rewards
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.cli.commands import score_run
 from nftbench.cli.leaderboard import app
-from nftbench.evaluation.evaluate import versions
+from nftbench.evaluation.evaluate import image_origin, versions
+from nftbench.evaluation.planning import plan
 from nftbench.evaluation.verify import verify
 from nftbench.generation.checkpoint import own_settings
-from nftbench.generation.sampling import Sample
 from nftbench.reporting.leaderboard.board import (
     add,
     read,
 )
-from nftbench.runs.row_files import (
-    stated,
-)
+from nftbench.runs.row_files import Entry, encode, entry, read_rows, stated
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 
@@ -48,10 +47,10 @@ def whole(tmp_path_factory) -> Run:
         }
     )
     generator = np.random.default_rng(0)
-    for prompt in load_benchmark("ocr-pocket").load():
-        for index in range(protocol.images_per_prompt):
-            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            run.save_image("ocr-pocket", Sample(prompt, index), pixels)
+    (work,) = plan([protocol], {"jpeg": rewards.load_reward("jpeg")}, 16)
+    for number, batch in work.batches():
+        pixels = generator.integers(0, 256, (len(batch), 32, 32, 3), dtype=np.uint8)
+        run.save_images("ocr-pocket", number, batch, pixels, image_origin("0123", protocol))
     score_run(run.folder, "jpeg", quietly)
     return run
 
@@ -59,6 +58,13 @@ def whole(tmp_path_factory) -> Run:
 @pytest.fixture
 def copy(whole, tmp_path) -> Run:
     return Run(shutil.copytree(whole.folder, tmp_path / "copy"))
+
+
+def forge(run: Run, **changes) -> None:
+    """Rows changed by somebody who also knows how their digests are made."""
+    path = run.folder / "rows.csv"
+    forged = [entry(e.row.model_copy(update=changes)) for _, e in read_rows(path)]
+    path.write_bytes(encode(forged))
 
 
 def test_a_run_is_added_with_its_settings(whole, tmp_path):
@@ -83,19 +89,15 @@ def test_a_limited_run_is_refused_though_its_table_denies_it(copy, tmp_path):
     protocol = load_benchmark("ocr-pocket").protocol(limit=72)
     manifest["protocols"]["ocr-pocket"] = protocol.model_dump(mode="json")
     copy.save_manifest(manifest)
-    rows = (copy.folder / "rows.csv").read_text("utf-8")
-    old = PROTOCOL.hash
-    (copy.folder / "rows.csv").write_text(rows.replace(old, protocol.hash), "utf-8")
-    assert "True" not in rows
+    assert "True" not in (copy.folder / "rows.csv").read_text("utf-8")
+    forge(copy, protocol=protocol.hash)
     with pytest.raises(ConfigError, match="--limit"):
         add(copy, tmp_path / "boards")
     assert not (tmp_path / "boards").exists()
 
 
 def test_rows_of_another_protocol_are_refused(copy, tmp_path):
-    rows = (copy.folder / "rows.csv").read_text("utf-8")
-    old = PROTOCOL.hash
-    (copy.folder / "rows.csv").write_text(rows.replace(old, "0" * 12), "utf-8")
+    forge(copy, protocol="0" * 12)
     with pytest.raises(ConfigError, match=r"rows\.csv, line 2: not of this run's protocols"):
         add(copy, tmp_path / "boards")
 
@@ -140,13 +142,79 @@ def test_scores_that_were_raised_are_found(copy):
 
 
 def test_rows_that_were_raised_are_found(copy):
-    path = copy.folder / "rows.csv"
-    table = pd.read_csv(path, dtype={"checkpoint": str})
-    table["value"] += 0.5
-    table.to_csv(path, index=False)
+    (row,) = [e.row for _, e in read_rows(copy.folder / "rows.csv")]
+    forge(copy, value=row.value + 0.5, low=row.low + 0.5, high=row.high + 0.5)
     found = verify(copy, 0.1, 0, quietly)
     assert not found.ok and found.checks[0].agree == found.checks[0].n
     assert "jpeg (image_mean) is" in found.problems[0] and "its images give" in found.problems[0]
+
+
+def test_a_row_changed_by_hand_is_refused(copy, tmp_path):
+    path = copy.folder / "rows.csv"
+    (row,) = [e.row for _, e in read_rows(path)]
+    path.write_text(path.read_text("utf-8").replace(str(row.value), "0.99"), "utf-8")
+    for act in (lambda: add(copy, tmp_path), lambda: verify(copy, 1.0, 0, quietly)):
+        with pytest.raises(
+            ConfigError, match=r"rows\.csv, line 2: .*expected low <= value <= high"
+        ):
+            act()
+    path.write_bytes(encode([Entry(row, (*entry(row).cells[:-1], "0" * 16))]))
+    with pytest.raises(ConfigError, match="changed by hand"):
+        add(copy, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "better"}, "expected noise on ocr-pocket, got better"),
+        ({"certificate": "agrees"}, "without certificate"),
+        ({"source": "published", "citation": "x", "confidence": "A"}, "writes measured rows"),
+        ({"benchmark": "geneval-pocket"}, "expected noise on ocr-pocket"),
+        ({"checkpoint": "4567"}, "not of this run's protocols and checkpoint"),
+    ],
+)
+def test_a_forged_row_is_refused(copy, tmp_path, changes, said):
+    forge(copy, **changes)
+    for act in (lambda: add(copy, tmp_path), lambda: verify(copy, 0.1, 0, quietly)):
+        with pytest.raises(ConfigError, match=said):
+            act()
+
+
+def test_rows_twice_or_dropped_are_found(copy, tmp_path):
+    path = copy.folder / "rows.csv"
+    entries = [e for _, e in read_rows(path)]
+    path.write_bytes(encode(entries * 2))
+    with pytest.raises(ConfigError, match="line 3: the same row as one before"):
+        add(copy, tmp_path)
+    score_run(copy.folder, "jpeg@compressibility", quietly)
+    path.write_bytes(encode(entries))
+    found = verify(copy, 0.01, 0, quietly)
+    assert found.problems == (
+        "ocr-pocket: rows.csv lacks 1 rows that its images give, the first jpeg@compressibility (image_mean)",
+    )
+
+
+def test_changed_images_are_all_scored_again_and_the_unseen_never_called_verified(copy):
+    images = sorted((copy.folder / "ocr-pocket" / "images").glob("*.png"))
+    for path in images[10:14]:
+        shutil.copy(images[0], path)
+    found = verify(copy, 0.001, 0, quietly)
+    (check,) = found.checks
+    assert not found.ok and found.seen in (4, 5) and check.n - check.agree == 4
+    said = CliRunner().invoke(app, ["verify", str(copy.folder), "--fraction", "0.001"]).output
+    assert f"NOT VERIFIED: {found.seen} of 144 images scored again" in " ".join(said.split())
+
+
+def test_an_image_put_in_the_place_of_another_after_scoring_is_found(copy):
+    """Even by somebody who also mends the sample table's digest."""
+    images = sorted((copy.folder / "ocr-pocket" / "images").glob("*.png"))
+    shutil.copy(images[3], images[2])
+    path = copy.samples_path("ocr-pocket")
+    table = pd.read_parquet(path)
+    table.loc[2, "sha256"] = table["sha256"][3]
+    table.to_parquet(path)
+    found = verify(copy, 0.001, 0, quietly)
+    assert "1 images that this run did not make, the first" in found.problems[0]
 
 
 def test_an_image_that_is_gone_changed_or_too_many_is_found(copy):

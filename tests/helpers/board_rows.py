@@ -40,4 +40,8 @@ PUBLISHED = {
 
 
 def row(**changes) -> Row:
+    """`ROW` with changes; its interval moves to a value that would lie outside."""
+    value = changes.get("value", ROW.value)
+    if not ROW.low <= value <= ROW.high and math.isfinite(value):
+        changes = {"low": value, "high": value} | changes
     return ROW.model_copy(update=changes)

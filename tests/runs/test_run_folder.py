@@ -14,7 +14,8 @@ from PIL import Image
 
 from nftbench.generation.sampling import Sample
 from nftbench.runs import run_folder as store
-from nftbench.runs.io import read_image, write_atomic, write_table
+from nftbench.runs.io import write_atomic, write_table
+from nftbench.runs.pictures import read_image
 from nftbench.runs.run_folder import Run, score_table
 from rewards.base import ConfigError, Prompt, Scores
 
@@ -78,13 +79,28 @@ def test_equal_tables_are_equal_files(tmp_path):
 
 
 def test_images_come_back_to_the_last_level(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), dtype=np.uint8)
     run = Run(tmp_path)
-    assert not run.has_images("b", SAMPLES[:1])
-    run.save_image("b", SAMPLES[0], pixels)
-    assert run.has_images("b", SAMPLES[:1]) and not run.has_images("b", SAMPLES)
+    assert run.made("b", 0, SAMPLES[:2], "ab12 hash") == ["", ""]
+    run.save_images("b", 0, SAMPLES[:2], pixels, "ab12 hash")
+    made = run.made("b", 0, SAMPLES, "ab12 hash")
+    assert made == [*(run.image_digest("b", s) for s in SAMPLES[:2]), ""] and all(made[:2])
     assert run.image_path("b", SAMPLES[0]) == tmp_path / "b" / "images" / "0000-00.png"
-    np.testing.assert_array_equal(read_image(run.image_path("b", SAMPLES[0])), pixels)
+    np.testing.assert_array_equal(read_image(run.image_path("b", SAMPLES[1])), pixels[1])
+
+
+def test_images_of_another_origin_are_not_this_runs(tmp_path):
+    run, pixels = Run(tmp_path), np.zeros((1, 8, 8, 3), np.uint8)
+    run.save_images("b", 0, SAMPLES[:1], pixels, "ab12 hash")
+    assert run.made("b", 0, SAMPLES[:1], "cd34 hash") == [""]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"origin": "o", "images": 3}', b"\xff"])
+def test_broken_digests_say_nothing(tmp_path, damage):
+    run, pixels = Run(tmp_path), np.zeros((1, 8, 8, 3), np.uint8)
+    run.save_images("b", 0, SAMPLES[:1], pixels, "o")
+    run.digests_path("b", 0).write_bytes(damage)
+    assert run.made("b", 0, SAMPLES[:1], "o") == [""]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
@@ -144,27 +160,67 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def test_scores_become_columns_and_come_back_in_order_of_batches(tmp_path):
-    scores = Scores(
-        values=np.array([0.5, np.nan, 1], np.float32),
-        reasons=("", "unreadable", ""),
-        parts={"strict": np.array([0, np.nan, 1])},
-        evidence=({"ä": 1}, {}, {"b": [2]}),
+SCORES = Scores(
+    values=np.array([0.5, np.nan, 1], np.float32),
+    reasons=("", "unreadable", ""),
+    parts={"strict": np.array([0, np.nan, 1])},
+    evidence=({"ä": 1}, {}, {"b": [2]}),
+)
+BOUND = pd.DataFrame(
+    {
+        "key": [s.key for s in SAMPLES],
+        "sha256": ["00", "", "22"],
+        "prompt": ["x", "x", "x"],
+        "scorer": "me",
+    }
+)
+
+
+def test_scores_become_columns_and_come_back(tmp_path):
+    run, wanted = Run(tmp_path), score_table("judge@x", SAMPLES, SCORES)
+    run.save_scores("b", "judge@x", 3, wanted, BOUND)
+    table = run.batch_scores("b", "judge@x", 3, BOUND)
+    pd.testing.assert_frame_equal(table, wanted)
+    pd.testing.assert_frame_equal(
+        run.batch_scores("b", "judge@x", 3, BOUND.drop(columns="scorer")), wanted
     )
-    run, parts = Run(tmp_path), [slice(2, 3), slice(0, 2)]
-    for number, part in ((10, parts[0]), (9, parts[1])):
-        piece = Scores(
-            values=scores.values[part],
-            reasons=scores.reasons[part],
-            parts={"strict": scores.parts["strict"][part]},
-            evidence=scores.evidence[part],
-        )
-        run.save_scores("b", "judge@x", number, SAMPLES[part], piece)
-    table = run.read_scores("b", "judge@x")
-    pd.testing.assert_frame_equal(table, score_table("judge@x", SAMPLES, scores))
     assert table["judge@x:evidence"].tolist() == ['{"ä": 1}', "{}", '{"b": [2]}']
     assert table["judge@x:reason"].tolist() == ["", "unreadable", ""]
     assert table["judge@x:strict"].dtype == np.float32
+
+
+@pytest.mark.parametrize("column", ["key", "sha256", "prompt", "scorer"])
+def test_scores_of_another_image_prompt_or_scorer_are_not_these(tmp_path, column):
+    run = Run(tmp_path)
+    run.save_scores("b", "judge@x", 0, score_table("judge@x", SAMPLES, SCORES), BOUND)
+    other = BOUND.assign(**{column: ["other", *BOUND[column][1:]]})
+    assert run.batch_scores("b", "judge@x", 0, other) is None
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:200], lambda b: b"PAR1" + b[4:40]])
+def test_broken_scores_are_none(tmp_path, damage):
+    run = Run(tmp_path)
+    run.save_scores("b", "judge@x", 0, score_table("judge@x", SAMPLES, SCORES), BOUND)
+    path = run.scores_path("b", "judge@x", 0)
+    path.write_bytes(damage(path.read_bytes()))
+    assert run.batch_scores("b", "judge@x", 0, BOUND) is None
+    write_table(path, pd.DataFrame({"other": [1]}))
+    assert run.batch_scores("b", "judge@x", 0, BOUND) is None
+
+
+def test_any_evidence_and_any_reason_can_be_stored(tmp_path):
+    """Of a third party's reward: half characters, objects, rings, a depth that nobody reads."""
+    deep: list = []
+    for _ in range(200_000):
+        deep = [deep]
+    ring: dict = {}
+    ring["me"] = ring
+    odd = ({"a": "\ud800"}, {"b": np.float32(1), "c": Path("x")}, {"d": deep}, ring)
+    scores = Scores(values=np.full(4, np.nan, np.float32), reasons=("\udfff",) * 4, evidence=odd)
+    table = score_table("odd", [SAMPLES[0]] * 4, scores)
+    write_table(tmp_path / "a.parquet", table)
+    assert pd.read_parquet(tmp_path / "a.parquet")["odd:reason"][0] == "\\udfff"
+    assert "unreadable evidence" in table["odd:evidence"][2]
 
 
 # --- manifest -------------------------------------------------------------------------------------
@@ -176,12 +232,39 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert Run(tmp_path).manifest == {}
 
 
+MADE = {
+    "rewards": {"b": {}},
+    "protocols": {"b": {}},
+    "checkpoint": {"name": "ä", "digest": "00"},
+    "batch_size": 7,
+    "versions": {},
+}
+
+
 def test_a_manifest_comes_back(tmp_path):
     run = Run(tmp_path / "new")
-    manifest = {"rewards": {}, "protocols": {}, "checkpoint": "ä", "batch_size": 7, "versions": {}}
-    run.save_manifest(manifest)
-    assert Run.open(tmp_path / "new").manifest == manifest
+    run.save_manifest(MADE)
+    assert Run.open(tmp_path / "new").manifest == MADE
     assert [p.name for p in (tmp_path / "new").iterdir()] == [store.MANIFEST]
+
+
+WRONG = [
+    ("rewards", []), ("rewards", {"b": []}), ("rewards", {"b": {"jpeg": 3}}),
+    ("variant", {"b": {"jpeg": {"name": "jpeg"}}}), ("rewards", {"../../etc": {}}),
+    ("protocols", "x"), ("protocols", {"b": None}), ("protocols", {"/etc": {}}),
+    ("checkpoint", "x"), ("checkpoint", {"name": 3, "digest": "0"}), ("checkpoint", {}),
+    ("batch_size", 0), ("batch_size", "7"), ("batch_size", None), ("batch_size", True),
+    ("versions", []), ("versions", {"torch": 2}), ("kind", "train"), ("date", "yesterday"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_a_manifest_of_wrong_types_is_refused_in_one_line(tmp_path, field, value):
+    run = Run(tmp_path)
+    named = "rewards" if field == "variant" else field
+    run.save_manifest(MADE | {named: value})
+    with pytest.raises(ConfigError, match=field):
+        _ = run.manifest
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"rewards": {}}'])

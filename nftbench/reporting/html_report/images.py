@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nftbench.runs.io import read_image
+from nftbench.runs.pictures import read_image
 
 SMALL = 256
 """Pixels: an image whose sides are no longer is its own thumbnail."""

@@ -17,7 +17,7 @@ from nftbench.resources import data_folder
 from nftbench.runs.io import write_atomic
 from nftbench.runs.lock import hold
 from nftbench.runs.row_files import Entry, encode, entry, read_rows, run_rows
-from nftbench.runs.rows import Row
+from nftbench.runs.rows import MAX_FAILED, Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Metric
 from rewards.certify.verdicts import verdict
@@ -93,6 +93,13 @@ def _measured_faults(row: Row) -> list[str]:
         faults.append(
             f"has no standard error (n = {row.n}, {row.n_failed} failed) and cannot be published"
         )
+    if row.n and row.n_failed and row.n_failed > MAX_FAILED * (row.n + row.n_failed):
+        faults.append(
+            f"failed on {row.n_failed} of {row.n + row.n_failed} images; at most {MAX_FAILED:.0%} may be unscored: "
+            "run nftbench score RUN"
+        )
+    if row.certificate == "differs":
+        faults.append("is of a reward whose certificate says that it differs from its reference")
     return faults
 
 
@@ -116,14 +123,14 @@ def publish(
         ConfigError: a row that may not be published (`refuse`), or a leaderboard that is broken. Nothing was written
             then.
     """
-    for row in rows:
-        refuse(row)
+    boards = _writable(where)
     fresh: dict[Path, list[Entry]] = defaultdict(list)
     for row in rows:
         certificate = row.certificate or verdict(row.spelled.key, proofs)
-        path = (where or folder()) / f"{row.benchmark}.csv"
-        fresh[path].append(entry(row.model_copy(update={"certificate": certificate})))
-    with hold(_writable(where), brief=True):
+        certified = row.model_copy(update={"certificate": certificate})
+        refuse(certified)
+        fresh[boards / f"{row.benchmark}.csv"].append(entry(certified))
+    with hold(boards, brief=True):
         # all of them before any is written: a broken one leaves the others as they were
         merged = {path: _merge(path, new) for path, new in fresh.items()}
         for path, entries in merged.items():

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import pandas as pd
@@ -28,6 +30,7 @@ from nftbench.runs.rows import Row
 from rewards.base import ConfigError
 from rewards.certify import verdicts
 from tests.helpers.board_rows import PUBLISHED, ROW, row
+from tests.helpers.paths import ROOT
 
 OTHER = {
     "model": "pocket+lora=x",
@@ -51,7 +54,8 @@ def test_a_row_comes_back_through_pandas(tmp_path):
     (path,) = publish([ROW], tmp_path)
     assert path == tmp_path / "geneval-pocket.csv"
     read = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-    assert [Row.model_validate(record) for record in read] == [ROW]
+    fields = [{k: v for k, v in record.items() if k != "digest"} for record in read]
+    assert [Row.model_validate(record) for record in fields] == [ROW]
 
 
 def test_publishing_twice_changes_nothing(tmp_path):
@@ -64,11 +68,11 @@ def test_publishing_twice_changes_nothing(tmp_path):
 
 def test_a_later_number_replaces_the_old_one(tmp_path):
     publish([ROW, row(aggregate="image_mean")], tmp_path)
-    (path,) = publish([row(value=0.7, n=480, n_failed=8)], tmp_path)
+    (path,) = publish([row(value=0.7, n=484, n_failed=4)], tmp_path)
     table = pd.read_csv(path)
     assert table[["aggregate", "value", "n_failed"]].values.tolist() == [
         ["image_mean", ROW.value, 0],
-        ["task_mean", 0.7, 8],
+        ["task_mean", 0.7, 4],
     ]
 
 
@@ -107,6 +111,8 @@ def test_a_comma_in_a_name_survives(tmp_path):
         ({"protocol": ""}, "no protocol hash"),
         ({"protocol": "nft-table1"}, "no protocol hash"),
         ({"value": math.inf}, "no finite value"),
+        ({"n": 4, "n_failed": 484}, "failed on 484 of 488 images; at most 1% may be unscored"),
+        ({"certificate": "differs"}, "certificate says that it differs"),
         (PUBLISHED | {"citation": ""}, "names no citation"),
         (PUBLISHED | {"confidence": ""}, "names no confidence"),
     ],
@@ -159,10 +165,17 @@ def test_a_published_row_needs_no_error_and_keeps_its_last_zero(tmp_path):
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+name = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")))
 
 
 @settings(max_examples=50)
-@given(text, text, numbers, numbers, st.integers(1, 10**9))
+@given(
+    name,
+    text,
+    numbers,
+    st.floats(0, allow_nan=False, allow_infinity=False),
+    st.integers(122, 10**9),
+)
 def test_any_row_comes_back(tmp_path_factory, model, said, value, stderr, n):
     path = tmp_path_factory.getbasetemp() / "geneval-pocket.csv"
     one = row(model=model, settings=said, value=value, stderr=stderr, n=n)
@@ -185,7 +198,7 @@ def test_a_wrong_type_is_named_by_file_line_and_column(tmp_path, name, wrong, sa
     cells = list(entry(row(aggregate="image_mean")).cells)
     cells[COLUMNS.index(name)] = wrong
     path = tmp_path / "geneval-pocket.csv"
-    path.write_bytes(encode([entry(row(model="two\nlines")), Entry(ROW, tuple(cells))]))
+    path.write_bytes(encode([entry(row(settings="two\nlines")), Entry(ROW, tuple(cells))]))
     number = COLUMNS.index(name) + 1
     with pytest.raises(ConfigError) as caught:
         read(path)
@@ -285,3 +298,71 @@ def test_an_installed_package_is_not_written_to(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="--leaderboards DIR"):
         publish([ROW])
     assert not (tmp_path / "nftbench").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"low": 0.5}, "expected low <= value <= high"),
+        ({"high": 0.2}, "expected low <= value <= high"),
+        ({"stderr": -0.1}, "standard error of 0 or more"),
+        ({"n": -1}, "expected n of 0 or more"),
+        ({"n_failed": -1}, "expected n_failed of 0 or more"),
+        ({"n": 12}, "no more prompts than images, got 122 of 12"),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_refused(tmp_path, changes, said):
+    path = tmp_path / "geneval-pocket.csv"
+    path.write_bytes(encode([entry(row(**changes))]))
+    with pytest.raises(ConfigError, match=f"line 2: .*{said}"):
+        build(tmp_path / "site", None, tmp_path)
+
+
+def test_a_number_changed_by_hand_is_refused(tmp_path):
+    (path,) = publish([ROW], tmp_path)
+    path.write_text(path.read_text("utf-8").replace("0.30000000000000004", "0.9", 1), "utf-8")
+    with pytest.raises(ConfigError, match=r"line 2: .*changed by hand"):
+        build(tmp_path / "site", None, tmp_path)
+    with pytest.raises(ConfigError, match=r"line 2: .*changed by hand"):
+        publish([row(model="other")], tmp_path)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "'=", "''-"])
+def test_no_cell_is_a_formula_and_every_text_comes_back(tmp_path, start):
+    one = row(settings=f"{start}HYPERLINK(1)", model=f"{start.strip()}x")
+    (path,) = publish([one], tmp_path)
+    cells = read(path)[0].cells
+    assert not [c for n, c in zip(COLUMNS, cells, strict=True) if c[:1] in set("=+@\t")]
+    assert not cells[0].startswith("-") and read(path)[0].row.model == one.model
+    assert read(path)[0].row.settings == one.settings
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a\rb", "a\x00b", "a\u2028b"])
+def test_a_name_is_one_line(name):
+    with pytest.raises(ValueError, match="line breaks or control characters"):
+        Row.model_validate(ROW.model_dump() | {"model": name})
+
+
+ADD = """
+import sys
+from pathlib import Path
+from nftbench.reporting.leaderboard.board import publish
+from tests.helpers.board_rows import row
+sys.stdin.readline()
+for i in range(5):
+    publish([row(model=f"{sys.argv[1]}-{i}")], Path(sys.argv[2]))
+"""
+
+
+def test_of_rows_added_at_once_none_is_lost(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ADD, str(n), str(tmp_path)], stdin=subprocess.PIPE, cwd=ROOT
+        )
+        for n in range(4)
+    ]
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0] * 4
+    assert len(read(tmp_path / "geneval-pocket.csv")) == 20

@@ -31,7 +31,7 @@ def row(benchmark: str, **changes) -> Row:
             "aggregate": "task_mean",
             "value": 0.7830000000000001,
             "stderr": 0.025,
-            "low": 0.734,
+            "low": 0.134,
             "high": 0.832,
             "n": 487,
             "n_failed": 1,
@@ -78,7 +78,7 @@ def test_the_hubs_library_reads_every_number_with_its_error(tmp_path):
     first = found["geneval-pocket", "geneval@pocket", "task_mean"]
     assert first.metric_args == {
         "stderr": 0.025,
-        "low": 0.734,
+        "low": 0.134,
         "high": 0.832,
         "n": 487,
         "n_failed": 1,

@@ -12,6 +12,7 @@ from nftbench.reporting.leaderboard.board import (
 from nftbench.runs.row_files import (
     COLUMNS,
     EMPTY,
+    FIELDS,
     stated,
 )
 from nftbench.runs.rows import Row
@@ -204,6 +205,6 @@ def test_pandas_and_the_model_read_every_leaderboard(path):
     assert table["value"].dtype == float and set(table["benchmark"]) == {path.stem}
     text = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
     rows = [
-        Row.model_validate({k: v if v else EMPTY.get(k, v) for k, v in r.items()}) for r in text
+        Row.model_validate({k: r[k] if r[k] else EMPTY.get(k, r[k]) for k in FIELDS}) for r in text
     ]
     assert [r.value for r in rows] == [e.row.value for e in read(path)]

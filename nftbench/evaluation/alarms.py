@@ -1,0 +1,88 @@
+"""What must be said before a number is believed: images that could not be scored, and rewards that see nothing.
+
+A number over half of the images is not a number of the benchmark, and a reward that gives every image the same value,
+finds no object in any or reads no text in any has most likely been handed the wrong pictures.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nftbench.runs.run_folder import Run
+from rewards.base import PART
+
+FEW = 8
+"""Of so few images nothing is said but failures: they may well be alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One thing that speaks against a reward's numbers."""
+
+    benchmark: str
+    reward: str
+    text: str
+    failed: float = 0.0
+    """Share of images that could not be scored, in [0, 1]."""
+
+    def __str__(self) -> str:
+        return f"WARNING: {self.benchmark} {self.reward}: {self.text}"
+
+
+def run_alarms(run: Run) -> list[Alarm]:
+    """Everything that speaks against a finished run's numbers."""
+    found = []
+    for name, known in run.manifest["rewards"].items():
+        table = run.read_samples(name)
+        found += table_alarms(name, table, [key for key in known if key in table])
+    return found
+
+
+def table_alarms(benchmark: str, table: pd.DataFrame, keys: Sequence[str]) -> list[Alarm]:
+    """The same of one table of scored images.
+
+    Args:
+        benchmark: how it is called.
+        table: a column for each reward, with its `:reason` and `:evidence`.
+        keys: the rewards.
+    """
+    return [alarm for key in keys for alarm in _alarms(benchmark, table, key)]
+
+
+def _alarms(benchmark: str, table: pd.DataFrame, key: str) -> Iterator[Alarm]:
+    failed = table[key].isna()
+    if failed.any():
+        reason, _ = Counter(table.loc[failed, f"{key}{PART}reason"]).most_common(1)[0]
+        text = (
+            f"{failed.sum()} of {len(table)} images have no score ({failed.mean():.3g} of them), mostly: {reason}; "
+            "the same command asks for them again"
+        )
+        yield Alarm(benchmark, key, " ".join(text.split()), float(failed.mean()))
+    scored = table[~failed]
+    if len(scored) < FEW:
+        return
+    if scored[key].nunique() == 1:
+        yield Alarm(benchmark, key, f"every image has the same value, {scored[key].iloc[0]:.4g}")
+    evidence = [_parsed(text) for text in scored.get(f"{key}{PART}evidence", [])]
+    if evidence and all("boxes" in e and not _any_box(e["boxes"]) for e in evidence):
+        yield Alarm(benchmark, key, "not one object was detected in any image")
+    if evidence and all("read" in e and not str(e["read"]).strip() for e in evidence):
+        yield Alarm(benchmark, key, "not one word was read in any image")
+    cut = int((scored.get(f"{key}{PART}truncated", pd.Series(dtype=float)) > 0).sum())
+    if cut:
+        yield Alarm(benchmark, key, f"its text encoder cut the prompts of {cut} images")
+
+
+def _parsed(text: object) -> dict:
+    try:
+        found = json.loads(text) if isinstance(text, str) and text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _any_box(boxes: object) -> bool:
+    return any(boxes.values()) if isinstance(boxes, dict) else bool(boxes)

@@ -1,0 +1,191 @@
+"""Lists of images that anything made: read, scored file by file, saved as it goes."""
+
+import datetime
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from nftbench.benchmark.prompts import check_id, json_object, required, text_lines
+from nftbench.evaluation.scoring import score_files, scorer_identity
+from nftbench.generation.sampling import Sample
+from nftbench.runs.io import write_atomic, write_table
+from nftbench.runs.lock import hold
+from nftbench.runs.row_files import shielded
+from nftbench.runs.rows import Provenance, Row, summarise
+from nftbench.runs.run_folder import BOUND, Run, as_text, score_table
+from rewards.base import ConfigError, Progress, Prompt, Reward
+
+ENDINGS = (".csv", ".parquet")
+"""Of a file that a list's scores go to."""
+
+
+def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
+    """Read a list of images: JSON lines with `image` (a path beside the list) and `prompt`.
+
+    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata. Lines
+    without an `id` of one text (and tag) are images of one prompt: intervals are clustered by it.
+
+    Raises:
+        ConfigError: a broken line, with file and line number, or a path that leaves the list's folder; not UTF-8.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no image list {path}")
+    paths, prompts = [], []
+    known: dict[tuple[str, str], str] = {}
+    for number, line in enumerate(text_lines(path, path.read_bytes()), start=1):
+        try:
+            file, prompt = _entry(line, path.parent, number, known)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {as_text(str(error))}") from None
+        paths.append(file)
+        prompts.append(prompt)
+    return paths, prompts
+
+
+def _entry(
+    line: str, folder: Path, number: int, known: dict[tuple[str, str], str]
+) -> tuple[Path, Prompt]:
+    """A line's file and prompt; `known` holds the ids of prompts that have none of their own, by text and tag."""
+    record = json_object(line)
+    name = required(record, "image", str)
+    if "\0" in name:
+        raise ConfigError(f"expected 'image' to be a path, got {name!r}, which holds a null byte")
+    target = {k: record[k] for k in ("include", "exclude") if k in record}
+    text, tag = required(record, "prompt", str), as_text(str(record.get("tag", "")))
+    own = record["id"] if "id" in record else known.setdefault((text, tag), f"{number - 1:05d}")
+    prompt = Prompt(id=check_id(own), text=text, tag=tag, target=target)
+    return _inside(folder, name), prompt
+
+
+def _inside(folder: Path, name: str) -> Path:
+    try:
+        file = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a link to itself; a name that no file can have
+        return folder / as_text(name)
+    if not file.is_relative_to(folder.resolve()):
+        raise ConfigError(f"{name!r} leaves the list's folder; put the list above its images")
+    return file
+
+
+def scores_file(path: Path, images: Sequence[Path], out: Path | None) -> Path:
+    """Where a list's scores go.
+
+    Args:
+        path: the list.
+        images: its images.
+        out: what the user named; None is LIST.scores.parquet.
+
+    Raises:
+        ConfigError: an unknown ending, or a file that the list is made of.
+    """
+    written = out or path.with_suffix(".scores.parquet")
+    if written.suffix.lower() not in ENDINGS:
+        raise ConfigError(f"{written}: expected a file that ends in {' or '.join(ENDINGS)}")
+    if written.is_dir():
+        raise ConfigError(f"{written} is a folder; --out takes a file")
+    if written.resolve() in {path.resolve(), *images}:
+        raise ConfigError(
+            f"{written} is the list itself or one of its images; choose another --out"
+        )
+    return written
+
+
+def score_list(
+    path: Path, rewards: Mapping[str, Reward], batch_size: int, out: Path | None, progress: Progress
+) -> tuple[list[Row], pd.DataFrame, Path]:
+    """Score the images that a list names.
+
+    What is done is kept in a folder beside the scores until the last image: the same command again resumes there, and
+    takes over what was given to the same image bytes, for the same prompt, by the same scorer.
+
+    Returns:
+        Rows, one row an image, and the file that it was written to.
+
+    Raises:
+        ConfigError: a broken list, an `out` that will not do, or a reward that cannot score its prompts.
+    """
+    paths, prompts = read_image_list(path)
+    written = scores_file(path, paths, out)
+    for reward in rewards.values():
+        reward.check(prompts)
+    table = pd.DataFrame(
+        {
+            "key": [f"{i:06d}" for i in range(len(paths))],
+            "prompt_id": [p.id for p in prompts],
+            "tag": [p.tag for p in prompts],
+            "prompt": [as_text(p.text) for p in prompts],
+            "image": [as_text(p.name) for p in paths],
+            "sha256": [_digest(p) for p in paths],
+        }
+    )
+    kept = Run(written.with_name(f".{written.name}.parts"))
+    try:
+        with hold(kept.folder):
+            for reward in rewards.values():
+                scores = _scored(kept, reward, table, paths, prompts, batch_size, progress)
+                table = pd.concat([table, scores.drop(columns="key")], axis=1)
+            whole = table.drop(columns="key")
+            _write(written, whole)
+            shutil.rmtree(kept.folder / "list")
+    finally:
+        if not any(p.is_file() for p in kept.folder.rglob("*")):
+            shutil.rmtree(kept.folder, ignore_errors=True)
+    about = Provenance(
+        model=path.parent.resolve().name,
+        checkpoint="",
+        benchmark=path.name,
+        protocol="",
+        limited=True,  # nobody knows how these images were made
+        by_task=any(table["tag"]),
+        date=datetime.date.today(),
+    )
+    return summarise(whole, [r.info for r in rewards.values()], about), whole, written
+
+
+def _scored(
+    kept: Run,
+    reward: Reward,
+    table: pd.DataFrame,
+    paths: Sequence[Path],
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    progress: Progress,
+) -> pd.DataFrame:
+    """One reward's `score_table` of all images, batch by batch."""
+    key, parts = reward.info.key, []
+    bound = table[list(BOUND[:-1])].assign(scorer=scorer_identity(reward))
+    for start in range(0, len(paths), batch_size):
+        batch, mine = slice(start, start + batch_size), bound[start : start + batch_size]
+        number = start // batch_size
+        found = kept.batch_scores("list", key, number, mine)
+        if found is None or found[key].isna().any():
+            scores = score_files(reward, paths[batch], prompts[batch])
+            named = [Sample(p, 0) for p in prompts[batch]]
+            found = score_table(key, named, scores).assign(key=mine["key"].tolist())
+            kept.save_scores("list", key, number, found, mine.reset_index(drop=True))
+        parts.append(found)
+        progress(key, start + len(mine), len(paths))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _digest(path: Path) -> str:
+    """sha256 of an ordinary file; empty for what is not one."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return ""
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    if path.suffix.lower() == ".parquet":
+        write_table(path, table)
+        return
+    texts = [c for c in table if table[c].dtype == object or str(table[c].dtype).startswith("str")]
+    safe = table.assign(**{c: [shielded(str(v)) for v in table[c]] for c in texts})
+    write_atomic(path, safe.to_csv(index=False).encode())

@@ -1,0 +1,165 @@
+"""What an evaluation has to do: each protocol with its prompts and its rewards, refused before an image is made."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.schema import Protocol
+from nftbench.evaluation.loading import load_named
+from nftbench.generation.checkpoint import LoadedModel
+from nftbench.generation.preflight import check_prompt_seen, count_cut
+from nftbench.generation.sampling import Sample, samples
+from nftbench.generation.settings import Effective, as_drawn, learn_settings
+from rewards.base import ConfigError, Prompt, Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One benchmark of a run, under one protocol."""
+
+    name: str
+    """Of its folder within the run: see `folder_names`."""
+    protocol: Protocol
+    prompts: Sequence[Prompt]
+    rewards: Mapping[str, Reward]
+    batch_size: int
+    settings: Effective | None = None
+    """How the model draws it, see `fitted`; None before a model is loaded."""
+    cut: int = 0
+    """Prompts that no text encoder of the model reads whole."""
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All images, in the order they are made."""
+        return samples(self.prompts, self.protocol.images_per_prompt)
+
+    def batches(self) -> Iterator[tuple[int, list[Sample]]]:
+        """The images in numbered batches: the same ones whatever is there already."""
+        everything = self.samples
+        for start in range(0, len(everything), self.batch_size):
+            yield start // self.batch_size, everything[start : start + self.batch_size]
+
+
+def folder_names(protocols: Sequence[Protocol]) -> list[str]:
+    """Where a run keeps each protocol's images: `BENCHMARK`, or `BENCHMARK+HASH` for a benchmark that it has twice."""
+    times = Counter(p.benchmark for p in protocols)
+    return [
+        p.benchmark if times[p.benchmark] == 1 else f"{p.benchmark}+{p.hash}" for p in protocols
+    ]
+
+
+def plan(
+    protocols: Sequence[Protocol],
+    rewards: Mapping[str, Reward],
+    batch_size: int,
+    wanted: Sequence[Sequence[str]] | None = None,
+) -> list[Work]:
+    """Give each protocol its prompts and its rewards.
+
+    Args:
+        protocols: what is asked, and how.
+        rewards: by key.
+        batch_size: images made and scored at once.
+        wanted: keys of each protocol's rewards; None gives it all that can score its prompts.
+
+    Raises:
+        ConfigError: a reward that can score none of the prompts, or not those it is wanted for.
+    """
+    works = []
+    names = folder_names(protocols)
+    for place, protocol in enumerate(protocols):
+        prompts = choose(load_benchmark(protocol.benchmark).load(), protocol.limit)
+        if wanted is None:
+            keys = [key for key, reward in rewards.items() if not _refusal(reward, prompts)]
+        else:
+            keys = wanted[place]
+        works.append(
+            Work(
+                name=names[place],
+                protocol=protocol,
+                prompts=prompts,
+                rewards={key: rewards[key] for key in keys},
+                batch_size=batch_size,
+            )
+        )
+    _refuse_misfits(works, rewards)
+    return works
+
+
+def _refusal(reward: Reward, prompts: Sequence[Prompt]) -> str:
+    """Why a reward cannot judge some of the prompts; empty where it can."""
+    try:
+        reward.check(prompts)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _refuse_misfits(works: Sequence[Work], rewards: Mapping[str, Reward]) -> None:
+    for work in works:
+        for reward in work.rewards.values():
+            reward.check(work.prompts)
+    for key, reward in rewards.items():
+        if not any(key in work.rewards for work in works):
+            why = _refusal(reward, works[-1].prompts)
+            raise ConfigError(f"reward {key!r} can judge none of these benchmarks: {why}")
+
+
+def own_works(
+    protocols: Sequence[Protocol], wanted: Sequence[Sequence[str]], batch_size: int
+) -> list[Work]:
+    """Each protocol with the rewards that its suite names; one that cannot be had is refused with a way round it."""
+    keys = list(dict.fromkeys(key for some in wanted for key in some))
+    loaded = load_named(keys)
+    full = [[loaded[key].info.key for key in some] for some in wanted]
+    return plan(protocols, {r.info.key: r for r in loaded.values()}, batch_size, full)
+
+
+def fitted(works: Sequence[Work], model: LoadedModel) -> list[Work]:
+    """What a suite asks, fitted to one checkpoint: every setting gets the value that its network will see.
+
+    Raises:
+        ConfigError: the model cannot draw what is asked, or does not see its prompts; nothing was drawn then.
+    """
+    found = []
+    for work in works:
+        asked = work.protocol.filled(model.own)
+        settings = learn_settings(model.pipeline, asked)
+        settings = check_prompt_seen(model.pipeline, settings, work.prompts)
+        protocol = as_drawn(asked, settings)
+        name = work.name.replace(f"+{work.protocol.hash}", f"+{protocol.hash}")
+        cut = count_cut(model.pipeline, settings, work.prompts)
+        found.append(replace(work, name=name, protocol=protocol, settings=settings, cut=cut))
+    return found
+
+
+def drawn(work: Work) -> dict[str, Any]:
+    """For the manifest: what of the drawing a protocol does not say."""
+    if work.settings is None:
+        return {}
+    return {
+        "arguments": {k: repr(v) for k, v in work.settings.arguments.items()},
+        "one_by_one": work.settings.one_by_one,
+        "prompts_cut": work.cut,
+        "notes": list(work.settings.notes),
+    }
+
+
+def drawn_as(manifest: Mapping[str, Any]) -> list[str]:
+    """How a run's images were drawn, a line a benchmark, with what a reader of its numbers should know."""
+    lines = []
+    for name, about in manifest.get("drawn", {}).items():
+        p = manifest["protocols"][name]
+        scale = "" if p["guidance"] == "off" else f" {p['guidance_scale']}"
+        calls = f"{p['network_calls']:g} network call(s) a step"
+        size = f"{p['height']}x{p['width']}, {p['num_inference_steps']} steps"
+        lines.append(f"{name}: drawn at {size}, guidance {p['guidance']}{scale} ({calls})")
+        if about.get("prompts_cut"):
+            lines.append(
+                f"{name}: warning: {about['prompts_cut']} prompts are cut by every text encoder"
+            )
+        lines += [f"{name}: note: {note}" for note in about.get("notes", ())]
+    return lines
