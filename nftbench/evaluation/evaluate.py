@@ -225,7 +225,8 @@ def images_here(run: Run, work: Work) -> dict[str, str]:
     Raises:
         ConfigError: images that were changed or come from elsewhere, or none at all; says how to make them again.
     """
-    origin = image_origin(run.manifest["checkpoint"]["digest"], work.protocol)
+    made_by = run.manifest["checkpoint"]["digest"]
+    origin = image_origin(made_by, run.protocols()[work.name])
     here, changed = {}, []
     for number, batch in work.batches():
         for sample, made in zip(batch, run.made(work.name, number, batch, origin), strict=True):

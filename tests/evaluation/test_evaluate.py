@@ -281,7 +281,7 @@ def test_batch_size_moves_no_score(tmp_path, policy, benchmark, judges):
     tables = []
     for size in (7, 16):
         run = Run(tmp_path / str(size))
-        (one,) = plan([protocol], loaded, size)
+        (one,) = evaluate.fitted(plan([protocol], loaded, size), policy)
         drawn(run, one, policy.digest)
         evaluate.evaluate(run, [one], policy, benchmark, quietly)
         tables.append(pd.read_parquet(run.samples_path(benchmark)).select_dtypes("float32"))
