@@ -2,6 +2,10 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nftbench.api import Evaluation, Training, evaluate, score, train
 
 __version__ = "0.1.0"
 
@@ -23,3 +27,14 @@ def _refuse_another_rewards() -> None:
 
 
 _refuse_another_rewards()
+
+__all__ = ("Evaluation", "Training", "evaluate", "score", "train")
+
+
+def __getattr__(name: str) -> Any:
+    """What is done from Python is imported when it is first asked for: `import nftbench` stays light."""
+    if name not in __all__:
+        raise AttributeError(f"module 'nftbench' has no attribute {name!r}")
+    from nftbench import api
+
+    return getattr(api, name)

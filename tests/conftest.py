@@ -88,7 +88,7 @@ def forks():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "nftbench.cli.commands",
+            "nftbench.commands",
             "nftbench.reporting.summary_tables",
             "nftbench.reporting.leaderboard.board",
         ]

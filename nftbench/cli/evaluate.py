@@ -81,7 +81,7 @@ def eval_(
     """Generate from a checkpoint, judge the images, print a table with error bars."""
     if publish and limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
-    from nftbench.cli import commands
+    from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.evaluation.planning import drawn_as
     from nftbench.reporting.leaderboard import board as leaderboard
@@ -164,7 +164,7 @@ def score(
     max_failed: MaxFailed = 0.01,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
-    from nftbench.cli import commands
+    from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.runs.run_folder import Run
 

@@ -52,7 +52,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
-    from nftbench.cli import commands
+    from nftbench import commands
     from nftbench.reporting import summary_tables
 
     flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
@@ -91,7 +91,7 @@ def _train_seeds(
     resume: Path | None,
     allowed: "Allowed",
 ) -> None:
-    from nftbench.cli import commands
+    from nftbench import commands
     from nftbench.reporting import summary_tables
     from rewards.base import ConfigError
 

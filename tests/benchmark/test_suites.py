@@ -18,7 +18,7 @@ from nftbench.benchmark.registry import (
     suite_names,
 )
 from nftbench.benchmark.suites import Column, Suite
-from nftbench.cli.commands import evaluate_checkpoint, score_run
+from nftbench.commands import evaluate_checkpoint, score_run
 from nftbench.evaluation.planning import folder_names, plan
 from nftbench.generation.checkpoint import own_settings
 from nftbench.runs.run_folder import Run

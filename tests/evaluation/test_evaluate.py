@@ -17,7 +17,7 @@ import pytest
 
 import rewards
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.cli.commands import score_run
+from nftbench.commands import score_run
 from nftbench.evaluation import evaluate
 from nftbench.evaluation.evaluate import image_origin, score
 from nftbench.evaluation.planning import plan

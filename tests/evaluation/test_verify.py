@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import rewards
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.cli.commands import score_run
 from nftbench.cli.leaderboard import app
+from nftbench.commands import score_run
 from nftbench.evaluation.evaluate import image_origin, versions
 from nftbench.evaluation.planning import plan
 from nftbench.evaluation.verify import verify

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.cli.commands import train_checkpoint
+from nftbench.commands import train_checkpoint
 from nftbench.generation.checkpoint import load_model, local_folder
 from nftbench.generation.sampling import Sample, generate
 from nftbench.training import Interrupted, seeds

@@ -12,7 +12,13 @@ from nftbench.evaluation.evaluate import evaluate, score
 from nftbench.evaluation.image_lists import score_list
 from nftbench.evaluation.loading import load_rewards, quiet
 from nftbench.evaluation.planning import fitted, own_works, plan
-from nftbench.generation.checkpoint import NOTHING, Allowed, load_model, own_suite
+from nftbench.generation.checkpoint import (
+    NOTHING,
+    Allowed,
+    LoadedModel,
+    load_model,
+    own_suite,
+)
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import Change
@@ -28,7 +34,7 @@ POCKET_RECIPES = {"flow-grpo": "pocket-flow-grpo"}
 
 
 def evaluate_checkpoint(
-    checkpoint: str,
+    checkpoint: str | LoadedModel,
     suite: str | None,
     settings: Mapping[str, Any],
     *,
@@ -43,7 +49,7 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint on a suite.
 
     Args:
-        checkpoint: as `load_model` takes it.
+        checkpoint: as `load_model` takes it, or a model that is loaded already.
         suite: a suite's or benchmark's name; None takes the checkpoint's own.
         settings: protocol fields the user changed; None leaves one as the benchmark has it.
         rewards: rewards instead of the benchmarks' own, comma-separated.
@@ -59,9 +65,15 @@ def evaluate_checkpoint(
     """
     quiet()
     out = named(out)
-    if not checkpoint.isprintable():
-        raise ConfigError(f"expected a checkpoint's name on one line, got {checkpoint!r}")
-    chosen = load_suite(_own_suite(checkpoint) if suite is None else _filled("--suite", suite))
+    loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
+    name = loaded.name if loaded else str(checkpoint)
+    if not name.isprintable():
+        raise ConfigError(f"expected a checkpoint's name on one line, got {name!r}")
+    if loaded and suite is None:
+        raise ConfigError(
+            f"a live pipeline names no suite of its own; pass suite, one of {_suites()}"
+        )
+    chosen = load_suite(_own_suite(name) if suite is None else _filled("--suite", suite))
     wanted = protocols_of(chosen, **settings)
     protocols = list(wanted)
     if out is not None and out.exists() and not out.is_dir():
@@ -70,11 +82,11 @@ def evaluate_checkpoint(
         works = plan(protocols, load_rewards(_filled("--rewards", rewards)), batch_size)
     else:
         works = own_works(protocols, list(wanted.values()), batch_size)
-    model = load_model(checkpoint, dtype=protocols[0].dtype, allowed=allowed)
+    model = loaded or load_model(name, dtype=protocols[0].dtype, allowed=allowed)
     for line in model.said:
         say(line)
     works = fitted(works, model)
-    run = Run(out or RUNS / _run_name(checkpoint, chosen.name, [w.protocol for w in works]))
+    run = Run(out or RUNS / _run_name(name, chosen.name, [w.protocol for w in works]))
     return run, evaluate(run, works, model, chosen.name, progress, retry_failed=retry_failed)
 
 
@@ -180,9 +192,14 @@ def _fresh(name: str) -> Path:
 def _own_suite(checkpoint: str) -> str:
     suite = own_suite(checkpoint)
     if suite is None:
-        known = ", ".join(suite_names() + names())
-        raise ConfigError(f"{checkpoint} names no suite of its own; pass --suite, one of {known}")
+        raise ConfigError(
+            f"{checkpoint} names no suite of its own; pass --suite, one of {_suites()}"
+        )
     return suite
+
+
+def _suites() -> str:
+    return ", ".join(suite_names() + names())
 
 
 def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:
