@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from nftbench.runs.rows import lost
 from nftbench.runs.run_folder import Run
 from rewards.base import PART
 
@@ -61,6 +62,11 @@ def _alarms(benchmark: str, table: pd.DataFrame, key: str) -> Iterator[Alarm]:
             "the same command asks for them again"
         )
         yield Alarm(benchmark, key, " ".join(text.split()), float(failed.mean()))
+    if table["tag"].nunique() > 1:
+        for task in lost(table[key].to_numpy(float), table["tag"].to_numpy()):
+            yield Alarm(
+                benchmark, key, f"not one image of {task} was scored: there is no task mean"
+            )
     scored = table[~failed]
     if len(scored) < FEW:
         return

@@ -1,9 +1,10 @@
 """Scored images to rows: one number, its error, and all that is needed to trust and repeat it."""
 
 import datetime
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,9 @@ from rewards.base import PART, SHARES, Metric, RewardInfo
 
 MAX_FAILED = 0.01
 """Share of images without a score above which a number is not publishable, and a command ends with exit code 4."""
+
+
+NUMBERS = ("value", "stderr", "low", "high")
 
 
 class Row(BaseModel):
@@ -130,6 +134,16 @@ def _metrics(table: pd.DataFrame, info: RewardInfo) -> Iterator[tuple[str, str]]
             yield column, f"{info.name}{PART}{part}"
 
 
+def lost(values: np.ndarray, tags: np.ndarray) -> list[str]:
+    """Tasks of which not one image was scored: a mean over the others would be of another benchmark.
+
+    Args:
+        values: (N,), NaN where unscored.
+        tags: (N,) the task of each image.
+    """
+    return [t for t in dict.fromkeys(tags.tolist()) if np.isnan(values[tags == t]).all()]
+
+
 def metric_range(info: RewardInfo, part: str = "") -> MetricRange:
     """What a reward's values, or those of one of its sub-scores, can be.
 
@@ -156,5 +170,9 @@ def _estimates(
     for tag in dict.fromkeys(tags.tolist()):
         chosen = tags == tag
         yield f"task:{tag}", statistics.clustered_mean(values[chosen], prompts[chosen], within)
-    yield "task_mean", statistics.task_mean(values, prompts, tags, within)
+    mean = statistics.task_mean(values, prompts, tags, within)
+    yield (
+        "task_mean",
+        replace(mean, **dict.fromkeys(NUMBERS, math.nan)) if lost(values, tags) else mean,
+    )
     yield "image_mean", statistics.stratified_mean(values, prompts, tags, within)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from nftbench.runs.rows import Provenance, Row, summarise
+from nftbench.runs.rows import Provenance, Row, lost, summarise
 from rewards.base import RewardInfo
 
 ABOUT = Provenance(
@@ -103,3 +103,10 @@ def test_a_row_refuses_what_it_does_not_know(table):
         Row(**row.model_dump(), speed=3)
     with pytest.raises(ValidationError, match="source"):
         Row(**row.model_dump() | {"source": "guessed"})
+
+
+def test_a_lost_task_leaves_no_task_mean():
+    """Half a benchmark is another benchmark: its tasks' mean is not given under the name of the whole."""
+    values, tags = np.array([1.0, 0.0, np.nan, np.nan]), np.array(["a", "a", "b", "b"])
+    assert lost(values, tags) == ["b"]
+    assert lost(np.array([1.0, 0.0, np.nan, 0.5]), tags) == []
