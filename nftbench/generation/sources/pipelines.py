@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import (
     load_single_file_checkpoint,
 )
 from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, folder_digest
@@ -49,6 +49,8 @@ BROKEN = (
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
 CENSORS = ("safety_checker",)
 """Parts that black images out: an image that was drawn must be scored as it was drawn."""
+ENCODERS = ("text_encoders.", "cond_stage_model.", "conditioner.")
+"""Beginnings of a text encoder's names in single files."""
 INDEX_BYTES = 1_000_000
 """Bound of a `model_index.json`; real ones have 2 kB."""
 
@@ -147,7 +149,34 @@ def _build_folder(
             str(folder), trust_remote_code=remote_code, **options
         ),
     )
+    _refuse_gaps(pipeline, folder, variant, given)
     return Built(pipeline, digest, notes)
+
+
+def _refuse_gaps(
+    pipeline: DiffusionPipeline, folder: Path, variant: str | None, given: Mapping[str, Any]
+) -> None:
+    """Refuse a network whose file lacks weights: diffusers fills the gap with random numbers.
+
+    Old files that diffusers renames have names too many as well; those are left to it.
+    """
+    for name, network in pipeline.components.items():
+        if not isinstance(network, diffusers.ModelMixin) or name in given:
+            continue
+        inside = [p.name for p in (folder / name).glob("*.safetensors")]
+        chosen = [n for n in files.weights_and_words(inside, variant) if n in inside]
+        if not chosen or "quantization_config" in network.config or "quantization_config" in given:
+            continue
+        there: set[str] = set()
+        for file in chosen:
+            with safe_open(folder / name / file, "pt") as opened:
+                there |= set(opened.keys())
+        wanted = set(network.state_dict())
+        if wanted - there and not there - wanted:
+            raise ConfigError(
+                f"{folder / name} lacks {len(wanted - there)} of its weights, such as "
+                f"{sorted(wanted - there)[0]}; save or fetch it again"
+            )
 
 
 def left_out(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,6 +312,7 @@ def _build_file(
         raise ConfigError(
             f"{index.get('_class_name')} does not load from one file; expected a folder"
         )
+    encoders = _attempt(str(path), lambda: _encoders_beside(path, index, folder, dtype))
     pipeline = _attempt(
         str(path),
         lambda: kind.from_single_file(
@@ -290,10 +320,26 @@ def _build_file(
             config=str(folder),
             torch_dtype=dtype,
             local_files_only=True,
-            **left_out(index),
+            **left_out(index) | encoders,
         ),
     )
     return Built(pipeline, f"{digest}+{CONFIG}:{own}", [f"configuration of {folder}"])
+
+
+def _encoders_beside(
+    path: Path, index: Mapping[str, Any], folder: Path, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Text encoders of the configuration's folder, for a file that was published without any."""
+    with safe_open(path, "pt") as file:
+        if any(name.startswith(ENCODERS) for name in file.keys()):  # noqa: SIM118
+            return {}
+    return {
+        name: getattr(importlib.import_module("transformers"), index[name][1]).from_pretrained(
+            str(folder / name), torch_dtype=dtype
+        )
+        for name in files.parts_of(index)
+        if index[name][0] == "transformers" and [*(folder / name).glob("*model*.safetensors")]
+    }
 
 
 def _config_of(reference: Reference, path: Path) -> tuple[Path, str]:

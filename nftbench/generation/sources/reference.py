@@ -26,7 +26,7 @@ SINGLE = (CONFIG, QUANTIZE, VARIANT)
 _PART = re.compile(r"\+([a-z][a-z0-9_]*)=")
 _SCALE = re.compile(r"(.+)@(-?\d{0,4}\.?\d{1,6})")
 _HUB = re.compile(
-    r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@:]+))?(?::(?P<subfolder>[^:]+))?", re.ASCII
+    r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^@:]+))?(?::(?P<subfolder>[^:]+))?", re.ASCII
 )
 
 
