@@ -1,7 +1,7 @@
 """What the commands do: names and flags in, rows out. The engine's parts, put together."""
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from nftbench.generation.checkpoint import (
     load_model,
     own_suite,
 )
+from nftbench.runs.lock import new_folder
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
 from nftbench.training.checkpoints import checkpoints
 from nftbench.training.config.overrides import load_recipe
+from nftbench.training.processes import Processes, started
 from nftbench.training.run import train as training
 from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError, Progress
@@ -131,9 +133,13 @@ def train_checkpoint(
         )
     whole = load_recipe(recipe or POCKET_RECIPES.get(top["algorithm"], "pocket"), settings, **top)
     folder = out or _fresh(f"train-{whole.name}")
-    return folder, training(
-        whole, folder, resume=False, progress=progress, say=say, allowed=allowed
-    )
+    try:
+        return folder, training(
+            whole, folder, resume=False, progress=progress, say=say, allowed=allowed
+        )
+    finally:
+        if out is None:
+            _remove_empty(folder, RUNS)
 
 
 def train_seeds(
@@ -184,9 +190,14 @@ def train_seeds(
 
 
 def _fresh(name: str) -> Path:
-    """A run folder that is not there yet."""
-    numbers = itertools.count(1)
-    return next(p for n in numbers if not (p := RUNS / f"{name}-{n}").exists())
+    """A new run folder, one for all processes that torchrun started."""
+    return Processes(started()).from_main(lambda: new_folder(RUNS, name))
+
+
+def _remove_empty(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _own_suite(checkpoint: str) -> str:

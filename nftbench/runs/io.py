@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,8 @@ import pyarrow
 from rewards.base import ConfigError
 
 TEMPORARY = re.compile(r"\.nftbench-(?P<host>.+)-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\.tmp")
+OLD = ".old"
+"""Ending of a folder that stood aside while another took its place."""
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS)
 """What file systems say that know no such waiting."""
 
@@ -40,6 +44,37 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.unlink(missing_ok=True)
     if durable:
         sync(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Make a folder whole or not at all; once the block ends without an error it outlives a loss of power.
+
+    An older folder of that name stands aside, as `NAME.old`, for the moment between two renames: a process that dies
+    just then leaves that one, and never neither.
+
+    Args:
+        path: where it will be.
+
+    Yields:
+        An empty folder beside it, to be filled.
+    """
+    make_folder(path.parent)
+    temporary, aside = temporary_path(path), path.with_name(f"{path.name}{OLD}")
+    _remove(temporary)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for one in (*temporary.rglob("*"), temporary):
+            sync(one)
+        if path.exists():
+            _remove(aside)
+            path.rename(aside)
+        temporary.rename(path)
+        sync(path.parent)
+        _remove(aside)
+    finally:
+        _remove(temporary)
 
 
 def make_folder(folder: Path) -> None:

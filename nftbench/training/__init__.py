@@ -7,3 +7,7 @@ class Interrupted(Exception):
 
 class TrainingFailed(RuntimeError):
     """The run cannot go on, with the reason in words."""
+
+
+class RewardFailed(TrainingFailed):
+    """A reward could score nothing; the policy is as it was, and the run can go on once the reward is back."""

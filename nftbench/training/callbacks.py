@@ -1,31 +1,25 @@
-"""What happens after each iteration, each in one class: guards, validation, the metrics log, checkpoints."""
+"""What happens after each iteration, each in one class: guards, log, report, checkpoints; `held_out.py` validates."""
 
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import pandas as pd
-
-from nftbench.runs.io import write_table
 from nftbench.stats.estimates import Estimate
-from nftbench.stats.paired import Change, changes
-from nftbench.training import TrainingFailed
-from nftbench.training.checkpoints import CheckpointState, checkpoints, load_state, save_state
+from nftbench.training.checkpoints import (
+    CheckpointState,
+    checkpoints,
+    load_state,
+    save_state,
+    warned,
+)
 from nftbench.training.guards import Finding, Guards
-from nftbench.training.metrics_log import HELD_OUT, MetricsLog, write_averaging
+from nftbench.training.metrics_log import MetricsLog
 from nftbench.training.setup import Setup
 from nftbench.training.trainer import Trainer
-from nftbench.training.validation import (
-    COLUMNS,
-    ValidationSet,
-    averaging,
-    estimates,
-    total,
-    validate,
-)
-from rewards.base import ConfigError, Progress
+from rewards.base import ConfigError, Metric
 
 Say = Callable[[str], None]
 
@@ -42,33 +36,46 @@ class Iteration:
     """Of the whole run."""
     warnings: list[str] = field(default_factory=list)
     """What the guards found, in words."""
+    held_out: dict[str, Estimate] = field(default_factory=dict)
+    """Of a validation, by `BENCHMARK/METRIC`."""
+    stop: str = ""
+    """Why the run ends here; empty where it goes on."""
 
 
 class Callback(Protocol):
     """Called after each iteration, in the order that `run.py` gives."""
 
     def __call__(self, iteration: Iteration) -> None:
-        """Read or extend what is known of it; TrainingFailed ends the run."""
+        """Read or extend what is known of it; `stop` ends the run once all were called."""
         ...
 
 
 class Checkpoints:
     """Saves the whole state every so many iterations and when asked, and gives it back on resume."""
 
-    def __init__(self, setup: Setup, trainer: Trainer, guards: Guards) -> None:
-        self._setup, self._trainer, self._guards = setup, trainer, guards
+    def __init__(self, setup: Setup, trainer: Trainer, guards: Guards, say: Say) -> None:
+        self._setup, self._trainer, self._guards, self._say = setup, trainer, guards, say
         self._run_folder, self._folder = setup.folder, setup.folder / "checkpoints"
         self._config = setup.recipe.checkpoints
         self._best: dict[str, Any] = {}
+        self._is_best = False
+        self.run = ""
+        """The run's `id`."""
 
     def __call__(self, iteration: Iteration) -> None:
-        """Save if it is time."""
-        if iteration.done and iteration.done % self._config.every == 0:
+        """Save if it is time, or if this is the best so far."""
+        done = iteration.done
+        if done and not iteration.stop and (done % self._config.every == 0 or self._is_best):
             self.save()
 
-    def save(self) -> Path:
-        """Save now."""
+    def save(self, *, good: bool = True) -> Path:
+        """Save now; the newest checkpoint from before a guard's warning is never removed.
+
+        Args:
+            good: whether the policy is worth going on with.
+        """
         base, state = self._setup.base, self._trainer.state_dict()
+        self._is_best = False
         if self._setup.processes.is_main:
             whole = CheckpointState(
                 **state,
@@ -76,46 +83,40 @@ class Checkpoints:
                 best=self._best,
                 base=base.name,
                 base_digest=base.digest,
+                run=self.run,
             )
-            save_state(self._folder, whole, keep=self._config.keep)
+            last_good = None if good and not whole.guards["warned"] else self._last_good()
+            save_state(
+                self._folder,
+                whole,
+                keep=self._config.keep,
+                needed=[last_good.name] if last_good else [],
+                export=self.export,
+            )
         return self._folder / f"{self._trainer.state.done:06d}"
+
+    def export(self, folder: Path) -> None:
+        """Leave the averaged policy in a folder, as a checkpoint that anything can load."""
+        base = self._setup.base
+        self._setup.policy.save(folder, base=base.name, base_digest=base.digest)
 
     def note_value(self, done: int, value: float) -> None:
         """Keep a checkpoint that is better on held-out prompts than any before it."""
         if not self._best or value > self._best["value"]:
             self._best = {"name": f"{done:06d}", "value": value}
-            if done:
-                self.save()
+            self._is_best = done > 0
 
-    def refuse_an_old_run(self) -> None:
-        """Refuse to begin in a folder that holds checkpoints.
+    def forget_best(self) -> None:
+        """Values so far were weighed otherwise."""
+        self._best = {}
 
-        Raises:
-            ConfigError: it does.
-        """
-        if checkpoints(self._folder):
-            raise ConfigError(
-                f"{self._run_folder} holds a training run; resume it with --resume {self._run_folder}, or choose "
-                "another --out"
-            )
-
-    def restore(self) -> Path:
-        """Load the last checkpoint into trainer and guards.
+    def restore(self) -> None:
+        """Load the last valid checkpoint into trainer and guards; damaged ones are set aside with a word.
 
         Raises:
-            ConfigError: there is none, or it is of another base or network.
+            ConfigError: there is none, or it is of another run, base or network.
         """
-        found, base = checkpoints(self._folder), self._setup.base
-        if not found:
-            raise ConfigError(
-                f"{self._run_folder} holds no checkpoint; start it again without --resume"
-            )
-        state = load_state(found[-1])
-        if state.base_digest != base.digest:
-            raise ConfigError(
-                f"{self._run_folder} was trained from {state.base} with weights {state.base_digest}, not from "
-                f"{base.name} with {base.digest}; resume with the checkpoint it began with"
-            )
+        state = self._newest_valid()
         self._trainer.load_state_dict(
             train_state=state.train_state,
             weights=state.weights,
@@ -124,21 +125,66 @@ class Checkpoints:
         )
         self._guards.load_state(state.guards)
         self._best = state.best
-        return found[-1]
+
+    def _newest_valid(self) -> CheckpointState:
+        found = checkpoints(self._folder)
+        if not found:
+            raise ConfigError(
+                f"{self._run_folder} holds no checkpoint; start it again without --resume"
+            )
+        damaged: list[Path] = []
+        for path in reversed(found):
+            try:
+                state = load_state(path)
+                self._refuse_foreign(path, state)
+            except ConfigError as error:
+                self._say(f"warning: {error}")
+                damaged.append(path)
+                reason = str(error)
+                continue
+            self._set_aside(damaged)
+            self._say(f"resuming from {path}, iteration {state.train_state.done}")
+            return state
+        raise ConfigError(f"no checkpoint of {self._run_folder} can be resumed from: {reason}")
+
+    def _refuse_foreign(self, path: Path, state: CheckpointState) -> None:
+        base = self._setup.base
+        if state.run != self.run:
+            raise ConfigError(f"not a checkpoint of this run: {path} belongs to run {state.run!r}")
+        if state.base_digest != base.digest:
+            raise ConfigError(
+                f"{path} was trained from {state.base} with weights {state.base_digest}, not from "
+                f"{base.name} with {base.digest}; resume with the checkpoint it began with"
+            )
+
+    def _set_aside(self, damaged: Sequence[Path]) -> None:
+        for path in damaged if self._setup.processes.is_main else ():
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            self._say(f"it was set aside as {aside}; falling back to the one before")
 
     def last_good(self) -> str:
-        """The newest one, in words."""
-        found = checkpoints(self._folder)
-        return (
-            f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved yet"
-        )
+        """The newest one from before any guard's warning, in words."""
+        found = self._last_good()
+        return f"the last good checkpoint is {found}" if found else "no checkpoint was saved yet"
+
+    def _last_good(self) -> Path | None:
+        found = reversed(checkpoints(self._folder))
+        return next((path for path in found if not warned(path)), None)
+
+    def way_on(self) -> str:
+        """The command that resumes the run."""
+        if checkpoints(self._folder):
+            return f"resume with: nftbench train --resume {self._run_folder}"
+        return "no checkpoint was saved yet: run the same command again"
 
 
 class WatchGuards:
     """Reports what the guards find in an iteration's metrics, and ends the run where one says so."""
 
-    def __init__(self, guards: Guards, saved: Checkpoints, say: Say) -> None:
-        self._guards, self._saved, self._say = guards, saved, say
+    def __init__(self, guards: Guards, say: Say) -> None:
+        self._guards, self._say = guards, say
 
     def __call__(self, iteration: Iteration) -> None:
         """Check the metrics; a new stage's are held against its own start, as other prompts look like drift."""
@@ -153,99 +199,11 @@ class WatchGuards:
         self._report(iteration, self._guards.held_out(trained, watched))
 
     def _report(self, iteration: Iteration, findings: Iterable[Finding]) -> None:
-        """Print and note findings.
-
-        Raises:
-            TrainingFailed: one of them stops the run; the state is saved.
-        """
         for finding in findings:
             iteration.warnings.append(f"{finding.level}: {finding.text}")
             self._say(iteration.warnings[-1])
-            if finding.level == "stop":
-                path = self._saved.save()
-                raise TrainingFailed(f"stopped by guard {finding.text}; the state is in {path}")
-
-
-class Validate:
-    """Measures the averaged policy on held-out prompts every so many iterations, and before and after the training."""
-
-    def __init__(
-        self,
-        setup: Setup,
-        trainer: Trainer,
-        log: MetricsLog,
-        watch: WatchGuards,
-        saved: Checkpoints,
-        progress: Progress,
-    ) -> None:
-        self._setup, self._trainer, self._log = setup, trainer, log
-        self._watch, self._saved, self._progress = watch, saved, progress
-        self._sets = setup.validation_sets(whole=False)
-        self._whole_sets = setup.validation_sets(whole=True)
-
-    def __call__(self, iteration: Iteration) -> None:
-        """Validate if it is time."""
-        every = self._setup.recipe.evaluation.every
-        if not self._sets or not (iteration.done % every == 0 or iteration.last):
-            return
-        table, images = self._draw(self._sets)
-        self._log.grid(iteration.done, images)
-        for (benchmark, metric), estimate in estimates(table, self._sets).items():
-            iteration.metrics[f"held_out/{benchmark}/{metric}"] = estimate.value
-        self._saved.note_value(iteration.done, total(table, self._sets, self._scales()))
-        self._compare_with_first(iteration, table)
-
-    def whole(self, name: str, *, reuse: bool = False) -> pd.DataFrame:
-        """Every held-out prompt, scored; kept as `held_out/NAME.parquet`.
-
-        Args:
-            name: `before` or `after`.
-            reuse: whether to read the table where a resumed run has it.
-        """
-        path = self._setup.folder / HELD_OUT / f"{name}.parquet"
-        if not self._whole_sets:
-            return pd.DataFrame(columns=list(COLUMNS))
-        if reuse and path.is_file():
-            return pd.read_parquet(path)
-        table, _ = self._draw(self._whole_sets)
-        if self._setup.processes.is_main:
-            write_table(path, table)
-            write_averaging(self._setup.folder, averaging(table, self._whole_sets))
-        return table
-
-    def changes(self, before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
-        """What became of every metric between two `whole` tables."""
-        return changes(before, after, averaging(before, self._whole_sets))
-
-    def _draw(self, sets: list[ValidationSet]) -> tuple[pd.DataFrame, Mapping[str, np.ndarray]]:
-        with self._setup.policy.drawing("ema"):
-            return validate(
-                self._setup.base.pipeline,
-                sets,
-                batch_size=self._trainer.batch_size,
-                processes=self._setup.processes,
-                progress=self._progress,
-            )
-
-    def _compare_with_first(self, iteration: Iteration, table: pd.DataFrame) -> None:
-        """Have the guards check rewards that are watched and not trained, against the first validation."""
-        path = self._setup.folder / HELD_OUT / "first.parquet"
-        if iteration.done == 0 or not path.is_file():
-            if self._setup.processes.is_main:
-                write_table(path, table)
-            return
-        found = changes(pd.read_parquet(path), table, averaging(table, self._sets))
-        trained_keys = {r.key for r in self._setup.trained}
-        watched_keys = {r.key for r in self._setup.watched}
-        trained = [c.difference for c in found if c.metric in trained_keys]
-        watched = {
-            f"{c.benchmark}/{c.metric}": c.difference for c in found if c.metric in watched_keys
-        }
-        if trained and watched:
-            self._watch.check_held_out(iteration, trained[0], watched)
-
-    def _scales(self) -> dict[str, float]:
-        return {r.key: r.spec.weight / r.scale for r in self._setup.trained}
+            if finding.level == "stop" and not iteration.stop:
+                iteration.stop = f"stopped by guard {finding.text}"
 
 
 class LogMetrics:
@@ -258,3 +216,59 @@ class LogMetrics:
         """Metrics, and the guards' words where there are any."""
         words = {"guards": iteration.warnings} if iteration.warnings else {}
         self._log.log(iteration.done, iteration.metrics | words)
+
+
+class Report:
+    """Says how the run stands: one line an iteration, the same on a terminal, in a pipe and in a log."""
+
+    def __init__(self, trainer: Trainer, setup: Setup, say: Say) -> None:
+        self._trainer, self._say = trainer, say
+        self._keys = [r.key for r in setup.trained]
+        self._iterations = sum(stage.iterations for stage in setup.recipe.stages)
+        self._begun = self._last = time.monotonic()
+        self._first = 0
+
+    def __call__(self, iteration: Iteration) -> None:
+        """Say it."""
+        now, metrics = time.monotonic(), iteration.metrics
+        words = [f"iteration {iteration.done}/{self._iterations}"]
+        words += [*self._rewards(metrics), *_divergence(metrics), *_held_out(iteration.held_out)]
+        if "reward/total" in metrics:
+            words.append(f"{metrics['images']:g} images")
+        words.append(f"{now - self._last:.0f} s")
+        if self._trainer.state.done and iteration.done > self._first and not iteration.last:
+            each = (now - self._begun) / (iteration.done - self._first)
+            words.append(f"{duration((self._iterations - iteration.done) * each)} left")
+        else:
+            self._begun, self._first = now, iteration.done
+        self._last = now
+        self._say("  ".join(words))
+
+    def _rewards(self, metrics: Mapping[str, float]) -> Iterator[str]:
+        for name in ("total", *self._keys):
+            if f"reward/{name}" in metrics:
+                yield f"{name} {metrics[f'reward/{name}']:.4g}"
+
+
+def _divergence(metrics: Mapping[str, float]) -> Iterator[str]:
+    tail = [
+        f"p99 {metrics['kl_p99']:.2g}" if "kl_p99" in metrics else "",
+        f"exploded {metrics['kl_exploded']:.1%}" if "kl_exploded" in metrics else "",
+    ]
+    inside = ", ".join(filter(None, tail))
+    if "kl" in metrics:
+        yield f"kl {metrics['kl']:.2g}" + (f" ({inside})" if inside else "")
+
+
+def _held_out(found: Mapping[str, Estimate]) -> Iterator[str]:
+    for name, one in found.items():
+        if not Metric.parse(name.partition("/")[2]).part:
+            yield f"held-out {name} {one.value:.4g} [{one.low:.4g}, {one.high:.4g}]"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of two units at most."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,32 +1,52 @@
 """The whole state of a training run on disk, so that a run that was cut anywhere is resumed as if it had not been.
 
     RUN/recipe.json                 what is being done
-    RUN/checkpoints/000120/         weights.safetensors (theta, old, ema), optimizer.pt, state.json
+    RUN/checkpoints/000120/         weights.safetensors (theta, old, ema), optimizer.pt, state.json, and the averaged
+                                    policy as below; sha256sums, which `sha256sum -c` reads
     RUN/metrics.jsonl               one line an iteration
     RUN/policy.json, RUN/lora/      the averaged policy, as `nftbench eval RUN` and diffusers load it
 
-A checkpoint is written beside its place and renamed into it. Every generator of random numbers is seeded by
-the train state, which is therefore all that is kept of them.
+A checkpoint is written beside its place and renamed into it; its digests are checked when it is loaded. Every
+generator of random numbers is seeded by the train state, which is therefore all that is kept of them.
 """
 
 import hashlib
 import json
+import os
+import pickle
 import random
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nftbench.runs.io import write_atomic
-from nftbench.training.config.recipe import Recipe
+from nftbench.runs.io import OLD, whole_folder
 from rewards.base import ConfigError
 
-RECIPE = "recipe.json"
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.pt", "state.json"
+SUMS = "sha256sums"
+NAME = re.compile(rf"\d{{6,}}({re.escape(OLD)})?")
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+"""What reading a damaged or foreign file ends in."""
 
 
 @dataclass(kw_only=True)
@@ -67,77 +87,112 @@ class CheckpointState:
     """`name` of the checkpoint with the best held-out value so far, and `value`; empty before the first validation."""
     base: str
     base_digest: str
+    run: str = ""
+    """The run's `id`, see `config/record.py`."""
 
 
-def save_state(folder: Path, state: CheckpointState, *, keep: int) -> Path:
-    """Write a checkpoint whole or not at all, then remove all but the newest `keep` and the best."""
+def save_state(
+    folder: Path,
+    state: CheckpointState,
+    *,
+    keep: int,
+    needed: Collection[str] = (),
+    export: Callable[[Path], None] = lambda folder: None,
+) -> Path:
+    """Write a checkpoint whole or not at all, then remove the older ones but for those that are kept.
+
+    Args:
+        folder: of all checkpoints.
+        state: what is saved.
+        keep: how many of the newest stay, besides the best.
+        needed: names of others that stay.
+        export: adds the averaged policy as a checkpoint that `nftbench eval` takes.
+    """
     path = folder / f"{state.train_state.done:06d}"
-    temporary = folder / f".{path.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(state.weights, temporary / "weights.safetensors")
-    torch.save({"optimizer": state.optimizer, "scaler": state.scaler}, temporary / "optimizer.pt")
-    noted = {
-        "train_state": asdict(state.train_state),
-        "guards": state.guards,
-        "best": state.best,
-        "base": state.base,
-        "base_digest": state.base_digest,
-    }
-    (temporary / "state.json").write_text(f"{json.dumps(noted, indent=2)}\n", encoding="utf-8")
-    aside = folder / f".{path.name}.old"
-    if path.exists():  # the same iteration, further on: never without a whole checkpoint on disk
-        path.rename(aside)
-    temporary.rename(path)
-    shutil.rmtree(aside, ignore_errors=True)
+    noted = asdict(replace(state, weights={}, optimizer={}, scaler={}))
+    noted = {k: v for k, v in noted.items() if k not in ("weights", "optimizer", "scaler")}
+    kept = {"optimizer": state.optimizer, "scaler": state.scaler}
+    with whole_folder(path) as made, _disk_errors(path):
+        export(made)
+        save_file(state.weights, made / WEIGHTS)
+        torch.save(kept, made / OPTIMIZER)
+        (made / STATE).write_text(f"{json.dumps(noted, indent=2)}\n", encoding="utf-8")
+        files = sorted(p for p in made.rglob("*") if p.is_file())
+        sums = [f"{_sha256(p)}  {p.relative_to(made).as_posix()}\n" for p in files]
+        (made / SUMS).write_text("".join(sums), encoding="utf-8")
     for old in checkpoints(folder)[:-keep]:
-        if old.name != state.best.get("name"):
+        if old.name not in {state.best.get("name"), *needed}:
             shutil.rmtree(old)
     return path
 
 
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """What safetensors and torch make of a full disk is the system's own error again."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        code = re.search(r"code: (\d+)", str(error))
+        cause = error.__context__
+        if isinstance(cause, OSError):
+            raise cause from None
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+
+
 def checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("[0-9]*") if (p / "state.json").is_file())
+    """All checkpoints, oldest first; one that stood aside when its successor's writing was cut counts before it."""
+    found = [p for p in folder.glob("[0-9]*") if NAME.fullmatch(p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: (p.name.removesuffix(OLD), not p.name.endswith(OLD)))
+
+
+def warned(path: Path) -> bool:
+    """Whether a guard's warning stood when a checkpoint was saved, or nobody can tell."""
+    try:
+        return bool(json.loads((path / STATE).read_text(encoding="utf-8"))["guards"]["warned"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def load_state(path: Path) -> CheckpointState:
     """Read a checkpoint.
 
     Raises:
-        ConfigError: it is not one of this version.
+        ConfigError: a file of it is missing, is not what was saved, or is of another version.
     """
     try:
-        noted = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        kept = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+        _check_sums(path)
+        noted = json.loads((path / STATE).read_text(encoding="utf-8"))
+        kept = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
         return CheckpointState(
             train_state=TrainState(**noted.pop("train_state")),
-            weights=load_file(path / "weights.safetensors"),
+            weights=load_file(path / WEIGHTS),
             **kept,
             **noted,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"not a whole checkpoint of this version: {path} ({str(error).splitlines()[0]}); remove it to resume from "
-            "the one before"
-        ) from None
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"not a valid checkpoint: {path}: {reason}") from None
 
 
-def save_recipe(folder: Path, recipe: Recipe) -> None:
-    """Note what a run does."""
-    write_atomic(folder / RECIPE, f"{recipe.model_dump_json(indent=2)}\n".encode())
+def _check_sums(path: Path) -> None:
+    """Refuse a checkpoint whose files are not those that were saved."""
+    lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    lacking = {STATE, OPTIMIZER, WEIGHTS} - sums.keys()
+    if lacking:
+        raise ValueError(f"{SUMS} does not name {min(lacking)}")
+    for name, digest in sums.items():
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256(path / name) != digest:
+            raise ValueError(f"{name} is damaged: its sha256 is not the one in {SUMS}")
 
 
-def stored_recipe(folder: Path) -> Recipe:
-    """What a run does.
-
-    Raises:
-        ConfigError: the folder is not a training run.
-    """
-    path = folder / RECIPE
-    if not path.is_file():
-        raise ConfigError(f"not a training run: {folder} holds no {RECIPE}")
-    return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seed_of(*parts: object) -> int:

@@ -1,9 +1,11 @@
 """What a training run leaves to look at: metrics.jsonl, TensorBoard, image grids, the curve."""
 
+import io
 import json
+import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from PIL import Image
 
 from nftbench.runs.contact_sheet import sheet
 from nftbench.runs.io import write_atomic
@@ -50,27 +53,40 @@ class Clock:
 class MetricsLog:
     """Writes on the main process alone."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.folder, self.accelerator = folder, accelerator
+    def __init__(self, folder: Path, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+        self.folder, self.accelerator, self._say = folder, accelerator, say
         self.path = folder / METRICS
+        self._begun = False
 
     def log(self, done: int, values: Mapping[str, Any]) -> None:
         """Add one line: numbers, and the words that come with them."""
+        self._begun = True
         if not self.accelerator.is_main_process:
             return
         line = json.dumps({"iteration": done} | dict(values), allow_nan=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         self.accelerator.log(numbers, step=done)
 
+    def begun(self) -> bool:
+        """Whether there is a line, of this process or of the run that it resumes."""
+        return self._begun
+
     def rewind(self, done: int) -> None:
-        """Forget the lines beyond an iteration: a resumed run writes them again."""
-        if not (self.accelerator.is_main_process and self.path.is_file()):
+        """Forget the lines beyond an iteration: a resumed run writes them again; and what is no line any more."""
+        if not self.path.is_file():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["iteration"] <= done]
-        write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
+        lines, broken = _lines(self.path)
+        kept = [line for line in lines if line["iteration"] <= done]
+        self._begun = bool(kept)
+        if not self.accelerator.is_main_process:
+            return
+        if broken:
+            self._say(f"warning: dropped {broken} damaged line(s) of {self.path}")
+        write_atomic(self.path, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
 
     def grid(self, done: int, images: Mapping[str, np.ndarray]) -> None:
         """Write `grids/NNNNNN.png`: always the same prompts, from the same noise, in the same places.
@@ -85,13 +101,31 @@ class MetricsLog:
         count = min(len(names), GRID_ROWS * GRID_COLUMNS)
         chosen = [images[names[i * len(names) // count]] for i in range(count)]
         rows = [chosen[i : i + GRID_COLUMNS] for i in range(0, count, GRID_COLUMNS)]
-        write_atomic(self.folder / "grids" / f"{done:06d}.png", sheet(rows))
+        data = sheet(rows)
+        write_atomic(self.folder / "grids" / f"{done:06d}.png", data)
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        for tracker in self.accelerator.trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"held_out": pixels[None]}, step=done, **layout)
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
     """A run's metrics, one row a line."""
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    return pd.DataFrame([json.loads(line) for line in lines])
+    return pd.DataFrame(_lines(folder / METRICS)[0])
+
+
+def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines that are whole, and how many are not: a process that is killed may leave its last one cut."""
+    found, broken = [], 0
+    for line in path.read_bytes().splitlines():
+        try:
+            values = json.loads(line)
+            int(values["iteration"])
+            found.append(values)
+        except (ValueError, KeyError, TypeError):
+            broken += 1
+    return found, broken
 
 
 def write_averaging(folder: Path, metrics: Mapping[str, Mapping[str, Averaging]]) -> None:
@@ -149,6 +183,6 @@ def curve(folder: Path) -> None:
             axis.set_xlabel(name)
             axis.grid(alpha=0.3)
         row[0].set_title(column.removeprefix("held_out/"), loc="left", fontsize=10)
-    temporary = folder / ".curve.png"
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(folder / "curve.png")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120, format="png")
+    write_atomic(folder / "curve.png", buffer.getvalue())

@@ -25,7 +25,7 @@ from nftbench.generation.checkpoint import POLICY_FILE, note_of
 from nftbench.generation.replay import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.generation.sources.lora_files import PEFT_CONFIG
-from nftbench.runs.io import write_atomic
+from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.training.config.recipe import PolicyConfig
 from rewards.base import ConfigError
 
@@ -344,11 +344,15 @@ class TrainedPolicy:
             base_digest: its digest.
             which: the set of weights.
         """
-        with self.weights.using(which):
-            if self.config.method == "lora":
-                self._save_lora(folder / "lora")
+        lora = self.config.method == "lora"
+        with (
+            self.weights.using(which),
+            whole_folder(folder / ("lora" if lora else "pipeline")) as made,
+        ):
+            if lora:
+                self._save_lora(made)
             else:
-                self.pipeline.save_pretrained(folder / "pipeline")
+                self.pipeline.save_pretrained(made)
         note = note_of(folder, base=base, base_digest=base_digest, method=self.config.method)
         write_atomic(folder / POLICY_FILE, note)
 

@@ -1,17 +1,34 @@
 """The processes that share a run, and what one has to know of the others."""
 
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from nftbench.training import Interrupted
+from rewards.base import ConfigError
+
+
+def started(loggers: Sequence[str] = (), folder: Path | None = None) -> Accelerator:
+    """What joins the processes that torchrun started; on a machine without an accelerator they share its CPUs.
+
+    Args:
+        loggers: names of trackers.
+        folder: where these write.
+    """
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        log_with=list(loggers) or None,
+        project_dir=folder,
+    )
 
 
 class Processes:
@@ -22,11 +39,26 @@ class Processes:
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
         self.is_main = accelerator.is_main_process
         self.device: torch.device = accelerator.device
-        self._stop_asked = False
+        self._stop_asked = self._gently = False
 
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
         """This process's part of what all have to do."""
         return items[self.rank :: self.count]
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What the main process makes, in all of them; a ConfigError there is one everywhere."""
+        made, refused = [None], [""]
+        if self.is_main:
+            try:
+                made = [make()]
+            except ConfigError as error:
+                refused = [str(error)]
+        if self.count > 1:
+            both = broadcast_object_list([made[0], refused[0]])
+            made, refused = both[:1], both[1:]
+        if refused[0]:
+            raise ConfigError(refused[0])
+        return made[0]
 
     def gather(self, items: list[Any]) -> list[Any]:
         """The items of all processes, in the order of their ranks."""
@@ -78,15 +110,28 @@ class Processes:
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C is Python's own."""
+        """SIGTERM is Ctrl-C, in the block: see `stopping_gently`."""
 
-        def ask(number: int, _: Any) -> None:
+        def ask(number: int, frame: Any) -> None:
+            if not self._gently or self._stop_asked:
+                raise KeyboardInterrupt
             self.ask_to_stop()
-            signal.signal(signal.SIGINT, old[signal.SIGINT])
 
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread is told of signals
+            return
         old = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def stopping_gently(self) -> Iterator[None]:
+        """In the block the first signal asks for a stop, and only a second one stops at once."""
+        self._gently = True
+        try:
+            yield
+        finally:
+            self._gently = False

@@ -5,7 +5,7 @@ drawn again, image by image the same, whatever the batches and however many proc
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ import torch
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.replay import Layout, record, watch
 from nftbench.generation.sampling import Sample, generate, texts_remembered
-from nftbench.training import TrainingFailed
+from nftbench.training import RewardFailed
 from nftbench.training.algorithms.advantages import (
     GroupAdvantages,
     RewardValues,
@@ -28,7 +28,7 @@ from nftbench.training.guards import picture_statistics
 from nftbench.training.metrics_log import Clock
 from nftbench.training.policy import TrainedPolicy, mixed
 from nftbench.training.processes import Processes
-from nftbench.training.stages import StageData, failure_reason, reward_values, score_all
+from nftbench.training.stages import Failures, StageData, failure_reasons, reward_values, score_all
 from rewards.base import Prompt, Scores
 
 
@@ -83,6 +83,8 @@ class Rollout:
         self._recipe, self._policy, self._layout = recipe, policy, layout
         self._algorithm, self._processes, self._clock = algorithm, processes, clock
         self._scorer = ThreadPoolExecutor(max_workers=1)
+        self.failures: list[Failures] = []
+        """Of the iteration that was scored last."""
 
     def draw(self, data: StageData, state: TrainState, batch_size: int) -> list[RolloutBatch]:
         """This process's part of the iteration's images; their scores may still be on their way.
@@ -142,7 +144,7 @@ class Rollout:
         """Advantages of all processes' images, of which each batch is given its own; and the rollout's metrics.
 
         Raises:
-            TrainingFailed: not one image could be scored.
+            RewardFailed: a reward scored none of its images, or no image has all its rewards.
         """
         everyone = self._scored_images(rollout)
         prompts = [one.sample.prompt for one in everyone]
@@ -152,17 +154,25 @@ class Rollout:
         groups = combine_advantages(
             rewards, [p.id for p in prompts], combine=stage.combine, std=stage.advantage_std
         )
-        if not groups.usable.any():
-            reason = next((one.reason for one in everyone if one.reason), "no reason given")
-            raise TrainingFailed(
-                f"none of the {len(everyone)} images of iteration {state.done} could be scored: {reason}"
-            )
+        self.failures = list(_failures(everyone, rewards))
+        self._refuse_dead_rewards(groups, state)
         rows = {(s.prompt.id, s.index): row for row, s in enumerate(e.sample for e in everyone)}
         for batch in rollout:
             batch.rows = np.array([rows[s.prompt.id, s.index] for s in batch.samples])
             batch.advantages = torch.from_numpy(groups.advantages[batch.rows])
         metrics: dict[str, float] = {"images": state.images + len(everyone)}
+        metrics |= {f"failed/{f.key}": f.count for f in self.failures}
         return groups, metrics | _metrics(rollout, rewards, groups)
+
+    def _refuse_dead_rewards(self, groups: GroupAdvantages, state: TrainState) -> None:
+        dead = next((f for f in self.failures if f.all), None)
+        if dead or not groups.usable.any():
+            first = dead or next(iter(self.failures), "no group has two scored images")
+            raise RewardFailed(
+                f"iteration {state.done}: none of its {len(groups.usable)} images can be trained on: {first}"
+                if not groups.usable.any()
+                else f"iteration {state.done}: {first}"
+            )
 
     def _scored_images(self, rollout: Sequence[RolloutBatch]) -> list["_ScoredImage"]:
         """Of all processes, by prompt and index, however they were shared."""
@@ -172,7 +182,7 @@ class Rollout:
             _ScoredImage(
                 sample,
                 {k: float(s.values[i]) for k, s in of_batch.items()},
-                failure_reason(of_batch, i),
+                failure_reasons(of_batch, i),
             )
             for batch, of_batch in zip(rollout, scores, strict=True)
             for i, sample in enumerate(batch.samples)
@@ -186,8 +196,18 @@ class _ScoredImage:
     sample: Sample
     values: Mapping[str, float]
     """By reward."""
-    reason: str
-    """Why it could not be scored."""
+    reasons: Mapping[str, str]
+    """Why it could not be scored, by the rewards that failed."""
+
+
+def _failures(
+    everyone: Sequence[_ScoredImage], rewards: Mapping[str, RewardValues]
+) -> Iterator[Failures]:
+    for key, reward in rewards.items():
+        reasons = [one.reasons[key] for one in everyone if key in one.reasons]
+        if reasons:
+            of = int(reward.applies.sum())
+            yield Failures(key=key, count=len(reasons), of=of, reason=reasons[0])
 
 
 def _metrics(

@@ -1,32 +1,59 @@
 """A training run from recipe to table: set up, validate, iterate with callbacks, save, compare."""
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pandas as pd
+import torch
 from accelerate import Accelerator
 
 from nftbench.generation.checkpoint import NOTHING, Allowed
+from nftbench.runs.io import sweep
+from nftbench.runs.lock import hold
 from nftbench.stats.paired import Change
-from nftbench.training import Interrupted, TrainingFailed
+from nftbench.training import Interrupted, RewardFailed, TrainingFailed
 from nftbench.training.callbacks import (
     Callback,
     Checkpoints,
     Iteration,
     LogMetrics,
-    Validate,
+    Report,
     WatchGuards,
 )
-from nftbench.training.checkpoints import save_recipe
 from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.record import (
+    Record,
+    begun,
+    save_recipe,
+    settings_changed,
+    stored_recipe,
+    stored_record,
+)
 from nftbench.training.guards import Guards
+from nftbench.training.held_out import Validate
 from nftbench.training.metrics_log import METRICS, MetricsLog, curve
 from nftbench.training.policy import NoEffect
-from nftbench.training.processes import Processes
-from nftbench.training.setup import check_loggers, described_work, set_up
+from nftbench.training.processes import Processes, started
+from nftbench.training.setup import (
+    check_loggers,
+    described_work,
+    refuse_other_run,
+    refuse_used_folder,
+    set_up,
+)
 from nftbench.training.trainer import Trainer
-from rewards.base import Progress
+from rewards.base import ConfigError, Progress
 
 Say = Callable[[str], None]
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a disk may do to a write at any time."""
+
+
+class Stopped(TrainingFailed):
+    """A guard ended the run, or a reward that scores nothing; all is said already."""
 
 
 def train(
@@ -57,12 +84,26 @@ def train(
         TrainingFailed: with the last good checkpoint named.
     """
     check_loggers(recipe)
-    accelerator = Accelerator(log_with=list(recipe.loggers) or None, project_dir=folder)
-    if not accelerator.is_main_process:
+    accelerator = started(recipe.loggers, folder)
+    processes = Processes(accelerator)
+    if not processes.is_main:
         say = progress = _silent
-    run = TrainingRun(recipe, folder, accelerator, progress, say, allowed)
-    run.open(resume)
-    return run.run()
+    with ExitStack() as held:
+        processes.from_main(lambda: held.enter_context(_held(folder)))
+        held.enter_context(processes.stopped_by_signals())
+        run = TrainingRun(recipe, folder, accelerator, progress, say, allowed, processes)
+        run.open(resume)
+        return run.run()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The run's folder for this training alone."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; a training needs a folder")
+    with hold(folder):
+        sweep(folder)
+        yield
 
 
 def _silent(*_: object) -> None:
@@ -80,68 +121,145 @@ class TrainingRun:
         progress: Progress,
         say: Say,
         allowed: Allowed = NOTHING,
+        processes: Processes | None = None,
     ) -> None:
         self.recipe, self.folder = recipe, folder
         self._accelerator, self._progress, self._say = accelerator, progress, say
-        self.processes = Processes(accelerator)
+        self.processes = processes or Processes(accelerator)
         self.setup = set_up(recipe, folder, self.processes, say, allowed)
         self.policy = self.setup.policy
         self.trainer = Trainer(
             recipe, self.policy, self.setup.layout, self.setup.stages, self.processes, say
         )
-        self._log = MetricsLog(folder, accelerator)
+        self._log = MetricsLog(folder, accelerator, say)
         guards = Guards(recipe.guards)
-        self._saved = Checkpoints(self.setup, self.trainer, guards)
-        watch = WatchGuards(guards, self._saved, say)
+        self._saved = Checkpoints(self.setup, self.trainer, guards, say)
+        watch = WatchGuards(guards, say)
         self._validation = Validate(
-            self.setup, self.trainer, self._log, watch, self._saved, progress
+            self.setup, self.trainer, self._log, watch, self._saved, progress, say
         )
         self.callbacks: list[Callback] = [
             watch,
             self._validation,
             LogMetrics(self._log),
+            Report(self.trainer, self.setup, say),
             self._saved,
         ]
-        self._resumed = False
+        self._resumed = self._finished = False
 
     def open(self, resume: bool) -> None:
-        """Begin a new folder, or resume an old one."""
+        """Begin a new folder, or resume an old one.
+
+        Raises:
+            ConfigError: the folder holds something else, or the run cannot be resumed so.
+        """
         self._resumed = resume
-        if resume:
-            path = self._saved.restore()
-            self._log.rewind(self.trainer.state.done)
-            self._say(f"resuming from {path}, iteration {self.trainer.state.done}")
-        else:
-            self._saved.refuse_an_old_run()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._log.rewind(-1)  # of a run that ended before its first checkpoint
+        record = self._reopened() if resume else self._begun()
         if self.processes.is_main:
-            save_recipe(self.folder, self.recipe)
-        self._accelerator.init_trackers(self.recipe.name)
+            save_recipe(self.folder, self.recipe, record)
+        begins = self.trainer.state.done + 1 if resume else 0
+        purge = {"tensorboard": {"purge_step": begins}}  # or a resumed run would have points twice
+        self._accelerator.init_trackers(self.recipe.name, init_kwargs=purge)
         self._say(described_work(self.setup))
+        watching = f"; watch it with: tensorboard --logdir {self.folder}"
+        self._say(f"run: {self.folder}{watching * ('tensorboard' in self.recipe.loggers)}")
+
+    def _begun(self) -> Record:
+        record = begun(self.recipe, self.setup.digests())
+        self._saved.run = record.id
+        refuse_used_folder(self.folder, self.recipe.name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._log.rewind(-1)  # of a run that ended before its first checkpoint
+        return record
+
+    def _reopened(self) -> Record:
+        record, before = stored_record(self.folder), stored_recipe(self.folder)
+        changes = settings_changed(before, self.recipe)
+        refuse_other_run(self.setup, record, changes)
+        self._saved.run = record.id
+        self._saved.restore()
+        self._validation.reopen()
+        done = self.trainer.state.done
+        if any(name.endswith(".rewards") for name in changes):
+            self._saved.forget_best()
+        if changes:
+            record.history.append({"iteration": done, "changes": changes})
+        for name, (old, new) in changes.items():
+            self._say(f"changed from iteration {done + 1} on: {name} {old} -> {new}")
+        record.digests |= self.setup.digests()
+        self._log.rewind(done)
+        self._finished = self.trainer.finished
+        if self._finished:
+            self._say(
+                f"{self.folder} is finished ({done} iterations); to train it further, resume it with more: "
+                "--iterations N"
+            )
+        return record
 
     def run(self) -> list[Change]:
-        """Train to the end."""
-        before = self._validation.whole("before", reuse=self._resumed)
-        with self.processes.stopped_by_signals():
-            try:
-                self._iterate()
-            except Interrupted:
-                raise Interrupted(
-                    f"asked to stop; saved {self._saved.save()}. Resume with: nftbench train --resume {self.folder}"
-                ) from None
-            except (TrainingFailed, NoEffect) as error:
-                raise TrainingFailed(f"{error}; {self._saved.last_good()}") from error
-        self._saved.save()
-        self._export()
-        after = self._validation.whole("after")
+        """Train to the end.
+
+        Raises:
+            Interrupted: stopped by the user; says the command that resumes the run.
+            TrainingFailed: it cannot go on, with the reason and the last good checkpoint.
+        """
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {self._saved.way_on()}") from None
+        except (torch.OutOfMemoryError, MemoryError):
+            raise TrainingFailed(
+                f"out of memory; set rollout.batch_size lower, then {self._saved.way_on()}"
+            ) from None
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            raise TrainingFailed(
+                f"cannot write {error.filename or self.folder}: {os.strerror(error.errno)}; make room, then "
+                f"{self._saved.way_on()}"
+            ) from None
+
+    def _run(self) -> list[Change]:
+        with self.processes.stopping_gently():
+            before = self._train()
+        if not self._finished:
+            self._saved.save()
+        if self.processes.is_main:
+            self._saved.export(self.folder)
+            if (self.folder / METRICS).is_file():
+                curve(self.folder)
+        try:
+            after = self._validation.after()
+        except RewardFailed as error:
+            raise RewardFailed(
+                f"{error}; the trained policy is in {self.folder}; once the reward is back, {self._saved.way_on()}"
+            ) from None
         self._accelerator.end_training()
         return self._validation.changes(before, after)
+
+    def _train(self) -> pd.DataFrame:
+        """All iterations; what was measured of the untouched base."""
+        try:
+            before = self._validation.before()
+            self._iterate()
+            return before
+        except Interrupted:
+            raise Interrupted(
+                f"asked to stop; saved {self._saved.save()}. Resume with: nftbench train --resume {self.folder}"
+            ) from None
+        except Stopped:
+            raise
+        except RewardFailed as error:
+            raise RewardFailed(
+                f"{error}; the state is in {self._saved.save()}; once the reward is back, {self._saved.way_on()}"
+            ) from None
+        except (TrainingFailed, NoEffect) as error:
+            raise TrainingFailed(f"{error}; {self._saved.last_good()}") from error
 
     def _iterate(self) -> None:
         trainer = self.trainer
         iterations = sum(stage.iterations for stage in self.recipe.stages)
-        if not self._resumed:
+        if not self._log.begun():
             self._call(Iteration(done=0, metrics={"minutes": 0.0, "images": 0}))
         while not trainer.finished:
             first = trainer.state.iteration == 0
@@ -157,11 +275,7 @@ class TrainingRun:
     def _call(self, iteration: Iteration) -> None:
         for callback in self.callbacks:
             callback(iteration)
-
-    def _export(self) -> None:
-        """Leave the averaged policy as a checkpoint that anything can load."""
-        if self.processes.is_main:
-            base = self.setup.base
-            self.policy.save(self.folder, base=base.name, base_digest=base.digest)
-            if (self.folder / METRICS).is_file():
-                curve(self.folder)
+        if iteration.stop:
+            good = self._saved.last_good()
+            path = self._saved.save(good=False)
+            raise Stopped(f"{iteration.stop}; the state is in {path}; {good}")

@@ -1,7 +1,7 @@
 """Before a training: everything a recipe names is loaded and checked. Nothing is written."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +9,28 @@ from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
 from nftbench.generation.replay import Layout, distilled, learn
 from nftbench.generation.sampling import Sample, generate
-from nftbench.training.checkpoints import stored_recipe
+from nftbench.runs.lock import LOCK
+from nftbench.training.checkpoints import checkpoints
 from nftbench.training.config.overrides import changed, difference
 from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.record import (
+    RECIPE,
+    Record,
+    prompts_digest,
+    reward_digest,
+    stored_recipe,
+)
+from nftbench.training.metrics_log import HELD_OUT, METRICS
 from nftbench.training.policy import TrainedPolicy
 from nftbench.training.processes import Processes
 from nftbench.training.stages import RewardSet, StageData, WeightedReward, stage_data
 from nftbench.training.validation import ValidationSet, validation_sets
 from rewards.base import ConfigError, MissingExtra, Prompt
+
+BASE, PROMPTS, REWARD = "base", "prompts of stage", "reward"
+"""What a run's digests are of."""
+SHAPE = ("method", "rank", "alpha", "targets", "dtype")
+"""Settings of the policy with which its weights mean another policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +53,18 @@ class Setup:
     def validation_sets(self, *, whole: bool) -> list[ValidationSet]:
         """Of trained and watched rewards; `whole` as `validation.validation_sets` has it."""
         return validation_sets(self.recipe, [*self.trained, *self.watched], whole=whole)
+
+    def digests(self) -> dict[str, str]:
+        """Of the base, of each stage's prompts and of each reward: see `config/record.py`."""
+        prompts = {
+            f"{PROMPTS} {number}": prompts_digest(data.prompts)
+            for number, data in enumerate(self.stages, start=1)
+        }
+        rewards = {
+            f"{REWARD} {r.key}": reward_digest(r.reward.info)
+            for r in [*self.trained, *self.watched]
+        }
+        return {BASE: self.base.digest} | prompts | rewards
 
 
 def check_loggers(recipe: Recipe) -> None:
@@ -129,6 +155,64 @@ def described_work(setup: Setup) -> str:
         f"{setup.processes.count} process(es), {stage.updates} optimiser step(s) of {images:g} images each, "
         f"{recipe.rollout.batch_size} at once; {parameters:,} trained parameters"
     )
+
+
+def refuse_used_folder(folder: Path, name: str) -> None:
+    """Refuse to begin in a folder that holds anything but a run that was cut before its first checkpoint.
+
+    Args:
+        folder: the run's.
+        name: the recipe's, which loggers name their folder by.
+
+    Raises:
+        ConfigError: says what it holds, and how that is resumed where it can be.
+    """
+    if not folder.is_dir():
+        return
+    if checkpoints(folder / "checkpoints"):
+        raise ConfigError(
+            f"{folder} holds a training run; resume it with --resume {folder}, or choose another --out"
+        )
+    own = {RECIPE, METRICS, HELD_OUT, "grids", "checkpoints", name}
+    found = sorted(p.name for p in folder.iterdir() if not p.name.startswith((LOCK, ".nftbench-")))
+    others = [n for n in found if n not in own]
+    if others or (found and RECIPE not in found):
+        raise ConfigError(
+            f"{folder} is not empty: it holds {(others or found)[0]}; choose a new folder for --out"
+        )
+
+
+def refuse_other_run(setup: Setup, record: Record, changes: Collection[str]) -> None:
+    """Refuse to resume a run as another one.
+
+    Args:
+        setup: what the recipe comes to now.
+        record: what the run was begun with.
+        changes: names of the settings that were changed.
+
+    Raises:
+        ConfigError: another base, policy, prompts under an old name, or a reward that is another one now.
+    """
+    shape = [c for c in changes if c.startswith(tuple(f"policy.{k}" for k in SHAPE))]
+    if shape:
+        raise ConfigError(
+            f"{shape[0]} cannot be changed on resume: the checkpoint's weights would be another policy; leave it as "
+            "it was, or start another run"
+        )
+    for what, now in setup.digests().items():
+        then = record.digests.get(what, now)
+        if then == now or (what.startswith(PROMPTS) and _prompts_renamed(what, changes)):
+            continue
+        raise ConfigError(
+            f"{what} of {setup.folder} had digest {then} when the run began and has {now} now; restore it, or start "
+            "another run"
+        )
+
+
+def _prompts_renamed(what: str, changes: Collection[str]) -> bool:
+    """Whether the user named other prompts, or rewards that choose among them."""
+    stage = f"stages.{int(what.removeprefix(PROMPTS)) - 1}"
+    return any(c.startswith((f"{stage}.prompts", f"{stage}.rewards")) for c in changes)
 
 
 def resumed_recipe(folder: Path, named: Recipe | None, settings: Sequence[str]) -> Recipe:

@@ -1,7 +1,7 @@
 """What a stage trains on: its prompts, and the rewards that score them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class WeightedReward:
 
     spec: RewardSpec
     reward: Reward
+    _known: dict[tuple, bool] = field(default_factory=dict, repr=False, compare=False)
+    """Prompts of which it is known whether it scores them: no prompt is asked about twice."""
 
     @property
     def key(self) -> str:
@@ -38,10 +40,14 @@ class WeightedReward:
         return info.train_scale * (1 if info.higher_is_better else -1)
 
     def applies(self, prompt: Prompt) -> bool:
-        """Whether it scores a prompt: the prompt names it or names none, and it can."""
-        named = self.key in prompt.rewards or self.key.partition("@")[0] in prompt.rewards
-        if prompt.rewards and not named:
-            return False
+        """Whether it scores a prompt: the prompt names it or names none, and it can. Decided once."""
+        known = (prompt.id, prompt.text, prompt.rewards, repr(prompt.target))
+        if known not in self._known:
+            named = self.key in prompt.rewards or self.key.partition("@")[0] in prompt.rewards
+            self._known[known] = (named or not prompt.rewards) and self._can_score(prompt)
+        return self._known[known]
+
+    def _can_score(self, prompt: Prompt) -> bool:
         try:
             self.reward.check([prompt])
         except ConfigError:
@@ -70,7 +76,11 @@ class RewardSet:
 
     def _load(self, key: str) -> Any:
         if key not in self._loaded:
-            self._loaded[key] = registry.load_reward(key, device=self._device)
+            reward = registry.load_reward(key, device=self._device)
+            reward.check(
+                []
+            )  # of no prompt: whether what it needs is there, such as a judge's server
+            self._loaded[key] = reward
         return self._loaded[key]
 
 
@@ -157,10 +167,29 @@ def _score(reward: WeightedReward, images: np.ndarray, prompts: Sequence[Prompt]
     return Scores(values=values, reasons=tuple(reasons), parts=parts)
 
 
-def failure_reason(scores: Mapping[str, Scores], image: int) -> str:
-    """Why an image is not scored; empty where it is, or where a reward does not apply."""
-    reasons = (s.reasons[image] for s in scores.values())
-    return next((r for r in reasons if r not in ("", NOT_APPLICABLE)), "")
+def failure_reasons(scores: Mapping[str, Scores], image: int) -> dict[str, str]:
+    """Why an image is not scored, by the rewards that failed; one that does not apply has not."""
+    reasons = {key: s.reasons[image] for key, s in scores.items()}
+    return {key: reason for key, reason in reasons.items() if reason not in ("", NOT_APPLICABLE)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failures:
+    """How often a reward could not score images that it applies to."""
+
+    key: str
+    count: int
+    of: int
+    reason: str
+    """Of the first."""
+
+    @property
+    def all(self) -> bool:
+        """Whether it scored none."""
+        return self.count == self.of
+
+    def __str__(self) -> str:
+        return f"{self.key} could not score {self.count} of {self.of} images: {self.reason}"
 
 
 def reward_values(

@@ -89,6 +89,7 @@ class Trainer:
         state.images = int(metrics["images"])
         state.seconds += time.monotonic() - begun
         metrics["minutes"] = state.seconds / 60
+        metrics["lr"] = self.update.learning_rate
         metrics |= {f"seconds/{k}": v for k, v in self._clock.take().items()}
         return self._processes.mean(metrics)
 
@@ -98,7 +99,7 @@ class Trainer:
                 return self._attempt()
             except torch.OutOfMemoryError:
                 self.update.discard_gradients()
-                self._halve()
+                self.halve()
             except (Interrupted, TrainingFailed):
                 self.update.discard_gradients()
                 raise
@@ -109,6 +110,8 @@ class Trainer:
         self._set_learning_rate()
         drawn = self.rollout.draw(data, state, self.batch_size)
         groups, metrics = self.rollout.score(drawn, data, state)
+        for failures in self.rollout.failures:
+            self._say(f"warning: iteration {state.done + 1}: {failures}")
         return metrics | self.update.run(drawn, groups, data.stage, state, self.batch_size)
 
     def _set_learning_rate(self) -> None:
@@ -119,8 +122,12 @@ class Trainer:
         config = self._recipe.optimizer
         self.update.set_learning_rate(own or config.lr_at(_share(state.done, last)))
 
-    def _halve(self) -> None:
-        """Less memory for the next attempt, which draws the same images again."""
+    def halve(self) -> None:
+        """Less memory for the next attempt, which draws the same images again.
+
+        Raises:
+            TrainingFailed: it cannot be less.
+        """
         if self.batch_size == 1 or self._processes.count > 1:
             raise TrainingFailed(
                 f"out of memory with {self.batch_size} images at once; set rollout.batch_size lower, or "

@@ -85,6 +85,11 @@ class Update:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the last optimiser step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
     def discard_gradients(self) -> None:
         """Forget what an update that was broken off has summed up."""
         self._optimizer.zero_grad()

@@ -1,6 +1,6 @@
 """Validation on held-out prompts, drawn by the averaged policy: of some during training, of all before and after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,11 @@ from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, Averaging, mean
+from nftbench.training import RewardFailed
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.processes import Processes
-from nftbench.training.stages import WeightedReward, score_all
-from rewards.base import PART, ConfigError, Metric, Progress
+from nftbench.training.stages import Failures, WeightedReward, failure_reasons, score_all
+from rewards.base import PART, Metric, Progress, Scores
 
 COLUMNS = ("benchmark", *PAIR)
 
@@ -48,6 +49,8 @@ def validation_sets(
     """What a policy is validated on: parts of the benchmarks during training, or (`whole`) all before and after it."""
     config = recipe.evaluation
     found = []
+    if not config.every:
+        return found
     for name in config.benchmarks:
         benchmark = load_benchmark(name)
         protocol = benchmark.protocol(
@@ -70,7 +73,7 @@ def validate(
     batch_size: int,
     processes: Processes,
     progress: Progress,
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], list[Failures]]:
     """Draw and score.
 
     Args:
@@ -81,25 +84,42 @@ def validate(
         progress: told how far it is.
 
     Returns:
-        One row an image: `COLUMNS`, each reward and its parts, NaN where it does not apply; and the images of this
-        process by `BENCHMARK/KEY`.
+        One row an image: `COLUMNS`, each reward and its parts, NaN where it does not apply; the images of this
+        process by `BENCHMARK/KEY`; and what could not be scored.
+
+    Raises:
+        Interrupted: a stop was asked for.
     """
     tables, images = [], {}
+    failed: list[tuple[str, str]] = []
     for one in sets:
         prompts = choose(load_benchmark(one.name).load(), one.protocol.limit)
         everything = samples(prompts, one.protocol.images_per_prompt)
         for start in processes.share(range(0, len(everything), batch_size)):
             batch = everything[start : start + batch_size]
+            processes.stop_here_if_asked()
             pixels = generate(pipeline, batch, one.protocol)
-            tables.append(_table(one, batch, pixels))
+            scored = score_all(one.rewards, pixels, [s.prompt for s in batch])
+            tables.append(_table(one, batch, scored))
+            failed += [
+                pair for i in range(len(batch)) for pair in failure_reasons(scored, i).items()
+            ]
             images |= {f"{one.name}/{s.key}": p for s, p in zip(batch, pixels, strict=True)}
             progress(f"validation: {one.name}", start + len(batch), len(everything))
     table = pd.concat(processes.gather(tables), ignore_index=True)
-    return table.sort_values(list(COLUMNS), ignore_index=True), images
+    failures = list(_failures(processes.gather(failed), table))
+    return table.sort_values(list(COLUMNS), ignore_index=True), images, failures
+
+
+def _failures(failed: Sequence[tuple[str, str]], table: pd.DataFrame) -> Iterator[Failures]:
+    for key in dict.fromkeys(key for key, _ in failed):
+        reasons = [reason for other, reason in failed if other == key]
+        of = len(reasons) + int(table[key].notna().sum())
+        yield Failures(key=key, count=len(reasons), of=of, reason=reasons[0])
 
 
 def _table(
-    validation_set: ValidationSet, batch: Sequence[Sample], pixels: np.ndarray
+    validation_set: ValidationSet, batch: Sequence[Sample], scored: Mapping[str, Scores]
 ) -> pd.DataFrame:
     columns = {
         "benchmark": validation_set.name,
@@ -107,7 +127,6 @@ def _table(
         "tag": [s.prompt.tag for s in batch],
         "image_index": [s.index for s in batch],
     }
-    scored = score_all(validation_set.rewards, pixels, [s.prompt for s in batch])
     for key, scores in scored.items():
         columns[key] = scores.values.astype(np.float64)
         columns |= {f"{key}{PART}{p}": v.astype(np.float64) for p, v in scores.parts.items()}
@@ -153,7 +172,7 @@ def total(
         trained: weight / training scale of each trained reward.
 
     Raises:
-        ConfigError: nothing was scored.
+        RewardFailed: nothing was scored.
     """
     found = estimates(table, sets)
     sums = [
@@ -161,5 +180,5 @@ def total(
         for name in dict.fromkeys(b for b, _ in found)
     ]
     if not sums or not np.isfinite(sums).all():
-        raise ConfigError("no held-out image could be scored; look at the reasons in metrics.jsonl")
+        raise RewardFailed("no held-out image could be scored")
     return float(np.mean(sums))

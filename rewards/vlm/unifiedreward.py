@@ -176,6 +176,7 @@ class UnifiedReward:
         self.info = info
         self.ask = ask
         self._endpoint = endpoint
+        self._reached = False
         self._style = style
         self._model = model or style.model
 
@@ -203,12 +204,14 @@ class UnifiedReward:
         )
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Any text can be judged, by a server that is there.
+        """Any text can be judged, by a server that is there; it is asked once.
 
         Raises:
             ConfigError: no server answers, or it does not take the key.
         """
-        probe(self._endpoint)
+        if not self._reached:
+            probe(self._endpoint)
+            self._reached = True
 
     def _body(self, image: np.ndarray, prompt: Prompt) -> dict[str, Any]:
         text = self._style.question.replace("{prompt}", prompt.text)

@@ -18,8 +18,8 @@ from nftbench.stress import checks as stress_checks
 from nftbench.stress import plan as stress_plan
 from nftbench.stress import run as stress
 from nftbench.stress.checks import CheckResult, Figure
-from nftbench.training.checkpoints import save_recipe
 from nftbench.training.config.overrides import load_recipe
+from nftbench.training.config.record import save_recipe
 from rewards.base import ConfigError
 
 METRIC = "geneval@pocket"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nftbench.training.checkpoints import save_recipe
 from nftbench.training.config.overrides import load_recipe
+from nftbench.training.config.record import save_recipe
 
 SETTINGS = (
     "policy.rank=4",
@@ -34,7 +34,7 @@ import sys
 from pathlib import Path
 import torch
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.checkpoints import stored_recipe
+from nftbench.training.config.record import stored_recipe
 from nftbench.training.run import train
 
 torch.set_num_threads(1)

@@ -194,10 +194,9 @@ def test_a_folder_without_checkpoints_cannot_be_resumed(tmp_path):
 
 
 def test_weights_of_another_lora_are_not_resumed(whole):
-    with pytest.raises(ConfigError, match="weights of another model or LoRA"):
-        begin(small("policy.rank=8"), whole, resume=True)
-    with pytest.raises(ConfigError, match="weights of another model or LoRA"):
-        begin(small("policy.method=full"), whole, resume=True)
+    for setting in ("rank=8", "method=full", "alpha=8"):
+        with pytest.raises(ConfigError, match=rf"policy\.{setting[:4]}.* cannot be changed"):
+            begin(small(f"policy.{setting}"), whole, resume=True)
 
 
 def test_another_recipe_is_not_resumed(whole):

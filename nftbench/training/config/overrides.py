@@ -58,7 +58,7 @@ def changed(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 
 def difference(one: Recipe, other: Recipe) -> list[str]:
     """Dotted names of the settings in which two recipes differ."""
-    mine, theirs = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    mine, theirs = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
     return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
 
 
@@ -147,12 +147,13 @@ def _model_in(annotation: Any) -> type[BaseModel]:
     return next(_model_in(a) for a in get_args(annotation) if a is not Ellipsis)
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
     if isinstance(value, Mapping):
         pairs = value.items()
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
         pairs = enumerate(value)
     else:
         return {name: value}
-    inner = [_flat(v, f"{name}.{k}" if name else str(k)) for k, v in pairs]
+    inner = [flat(v, f"{name}.{k}" if name else str(k)) for k, v in pairs]
     return {k: v for part in inner for k, v in part.items()}

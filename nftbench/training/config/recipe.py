@@ -114,8 +114,8 @@ class EvaluationConfig(_Frozen):
 
     benchmarks: tuple[str, ...] = ()
     """Their prompts are drawn by the averaged policy, each scored by the rewards that apply to it."""
-    every: int = Field(default=20, ge=1)
-    """Iterations between two validations."""
+    every: int = Field(default=20, ge=0)
+    """Iterations between two validations; 0 is no validation at all, not even before and after."""
     limit: int | None = Field(default=None, ge=1)
     """Prompts of each benchmark in a validation; before and after the training all are drawn."""
     images_per_prompt: int = Field(default=1, ge=1)

@@ -1,0 +1,108 @@
+"""recipe.json: what a run does, what it was begun with, and what was changed on the way.
+
+The file is the recipe's own fields, and `run`: the run's `id`, the `digests` of its base, prompts and rewards, and the
+`history` of settings that were changed on resume, each with the iteration from which it holds.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nftbench.benchmark.schema import in_words
+from nftbench.runs.io import write_atomic
+from nftbench.training.config.overrides import flat
+from nftbench.training.config.recipe import Recipe
+from rewards.base import ConfigError, Prompt, RewardInfo
+
+RECIPE = "recipe.json"
+RUN = "run"
+"""Key of what is no setting."""
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What a run was begun with and what became of it."""
+
+    id: str = ""
+    """Digest of the recipe and of all it named at the start: two runs of one id do the same."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """`base`, `prompts of stage N` and `reward KEY`: what they held when they were first used."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """`iteration` from which it holds, and `changes`: setting -> [before, after]."""
+
+
+def begun(recipe: Recipe, digests: Mapping[str, str]) -> Record:
+    """The record of a new run."""
+    text = recipe.model_dump_json() + json.dumps(digests, sort_keys=True)
+    return Record(id=hashlib.sha256(text.encode()).hexdigest()[:16], digests=dict(digests))
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """sha256 of all that prompts ask, the first 16 hexadecimal digits."""
+    return _digest([asdict(p) for p in prompts])
+
+
+def reward_digest(info: RewardInfo) -> str:
+    """The same of what decides a reward's value: variant, weights, source, scale and direction."""
+    names = ("name", "variant", "train_scale", "higher_is_better", "weights", "source")
+    files = [(f.name, f.sha256) for f in info.files]
+    return _digest([[getattr(info, n) for n in names], files])
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def save_recipe(folder: Path, recipe: Recipe, record: Record | None = None) -> None:
+    """Note what a run does."""
+    fields = recipe.model_dump(mode="json") | {RUN: asdict(record or Record())}
+    write_atomic(folder / RECIPE, f"{json.dumps(fields, indent=2)}\n".encode())
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """What a run does.
+
+    Raises:
+        ConfigError: the folder is not a training run, or its recipe is damaged.
+    """
+    return _stored(folder)[0]
+
+
+def stored_record(folder: Path) -> Record:
+    """What a run was begun with.
+
+    Raises:
+        ConfigError: the folder is not a training run, or its recipe is damaged.
+    """
+    return _stored(folder)[1]
+
+
+def _stored(folder: Path) -> tuple[Recipe, Record]:
+    path = folder / RECIPE
+    if not path.is_file():
+        raise ConfigError(f"not a training run: {folder} holds no {RECIPE}")
+    try:
+        fields = json.loads(path.read_bytes())
+        run = fields.pop(RUN, {})
+        record = Record(**run)
+        if not all(isinstance(v, str) for v in (record.id, *record.digests.values())):
+            raise ValueError("digests that are no text")
+        return Recipe.model_validate(fields), record
+    except ValidationError as error:
+        reason = in_words(error)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = str(error)
+    raise ConfigError(f"{path} is damaged ({reason}); restore it, or start the training again")
+
+
+def settings_changed(before: Recipe, after: Recipe) -> dict[str, list[Any]]:
+    """Setting -> [before, after] of all in which two recipes differ."""
+    one, other = (flat(r.model_dump(mode="json")) for r in (before, after))
+    names = sorted(one.keys() | other.keys())
+    return {k: [one.get(k), other.get(k)] for k in names if one.get(k) != other.get(k)}
