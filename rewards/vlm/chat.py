@@ -11,8 +11,9 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -29,6 +30,7 @@ MAX_BYTES = 1 << 20
 TRANSIENT = frozenset({408, 409, 425, 429})
 """Statuses below 500 that another attempt may turn into an answer."""
 
+_T = TypeVar("_T")
 Question = Callable[[], dict[str, Any]]
 """Makes the body of a request when its turn has come: pictures are not all encoded at once."""
 
@@ -39,7 +41,7 @@ class Endpoint:
 
     url: str
     """Address that `/chat/completions` is put behind, such as `http://127.0.0.1:17140/v1`."""
-    key: str = ""
+    key: str = field(default="", repr=False)
     """Sent as bearer token; nothing is sent where it is empty."""
     concurrency: int = CONCURRENCY
     """Questions under way at once."""
@@ -49,6 +51,30 @@ class Endpoint:
     """How often a question is asked before it is given up."""
     backoff: float = 1.0
     """Longest pause after the first attempt, in seconds; doubles each time, up to `LONGEST_PAUSE`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a key that cannot be sent.
+
+        Raises:
+            ConfigError: it holds more than visible ASCII characters; the key is not repeated.
+        """
+        wrong = [c for c in self.key if not "!" <= c <= "~"]
+        if wrong:
+            raise ConfigError(
+                "NFTBENCH_JUDGE_KEY holds a character that a header cannot carry (not visible ASCII, such as a line"
+                " break or an accent); copy the key again."
+            )
+
+    @property
+    def shown(self) -> str:
+        """The address for a message, without a password in it."""
+        return self.hidden(self.url)
+
+    def hidden(self, text: str) -> str:
+        """A text without the key, and without the user and password that an address may hold."""
+        for secret in (self.key, urlsplit(self.url).netloc.rpartition("@")[0]):
+            text = text.replace(secret, "***") if secret else text
+        return text
 
     def pause(self, attempt: int) -> float:
         """Longest pause after an attempt that failed, counted from 0, in seconds."""
@@ -98,25 +124,33 @@ def ask(endpoint: Endpoint, questions: Sequence[Question]) -> list[Reply]:
 
 
 def probe(endpoint: Endpoint) -> None:
-    """See whether a server answers, without a question.
+    """See whether a server answers, without a question: its status within `PROBE_TIMEOUT`, whatever it then sends.
 
     Raises:
         ConfigError: none does, or it does not take the key.
     """
     try:
-        answer = httpx2.get(
-            f"{endpoint.url}/models", headers=_headers(endpoint), timeout=PROBE_TIMEOUT
-        )
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        status = _run(_status(endpoint))
+    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
         raise ConfigError(
-            f"no judge answers at {endpoint.url}: {_said(error)}; start one, or name its address in"
+            f"no judge answers at {endpoint.shown}: {endpoint.hidden(_said(error))}; start one, or name its address in"
             " NFTBENCH_JUDGE_URL."
-        ) from error
-    if answer.status_code in {401, 403}:
+        ) from None
+    if status in {401, 403}:
         raise ConfigError(
-            f"the judge at {endpoint.url} does not take the key: status {answer.status_code};"
+            f"the judge at {endpoint.shown} does not take the key: status {status};"
             " name another in NFTBENCH_JUDGE_KEY."
         )
+
+
+async def _status(endpoint: Endpoint) -> int:
+    """Of `/models`, whose text is not read: a server may send one without an end, or a byte now and then."""
+    async with (
+        asyncio.timeout(PROBE_TIMEOUT),
+        httpx2.AsyncClient(headers=_headers(endpoint), timeout=None) as client,
+        client.stream("GET", f"{endpoint.url}/models") as answer,
+    ):
+        return answer.status_code
 
 
 async def _ask_all(endpoint: Endpoint, questions: Sequence[Question]) -> list[Reply]:
@@ -156,11 +190,13 @@ async def _attempt(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[st
             asyncio.timeout(endpoint.timeout),
             client.stream("POST", f"{endpoint.url}/chat/completions", json=body) as answer,
         ):
-            text = await _read(answer)
+            text = endpoint.hidden(await _read(answer))
     except TimeoutError:
         raise _Failure(f"no answer within {endpoint.timeout:g} s") from None
-    except httpx2.HTTPError as error:
-        raise _Failure(_said(error)) from None
+    except UnicodeEncodeError:
+        raise _Failure("the prompt holds half a surrogate pair", again=False) from None
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise _Failure(endpoint.hidden(_said(error))) from None
     if answer.status_code != 200:
         again = answer.status_code >= 500 or answer.status_code in TRANSIENT
         raise _Failure(f"status {answer.status_code}: {text[:200]}", again=again)
@@ -169,33 +205,37 @@ async def _attempt(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[st
 
 async def _read(answer: httpx2.Response) -> str:
     """The text of an answer, of which no more than `MAX_BYTES` are ever held."""
+    packing = answer.headers.get("Content-Encoding", "identity")
+    if packing != "identity":  # it was not asked for, and a little of it may unpack to gigabytes
+        raise _Failure(f"an answer packed by {packing[:20]!r}")
     held = bytearray()
-    async for part in answer.aiter_bytes():
+    async for part in answer.aiter_raw():
         held += part
         if len(held) > MAX_BYTES:
-            raise _Failure(f"an answer of more than {MAX_BYTES} bytes: {bytes(held[:200])!r}")
+            raise _Failure(f"an answer of more than {MAX_BYTES} bytes")
     return held.decode("utf-8", "replace")
 
 
 def _content(answer: str) -> str:
     try:
         text = json.loads(answer)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
         raise _Failure(f"not a chat completion: {answer[:200]}")
-    return text
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
-    return {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    key = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    return {"Accept-Encoding": "identity"} | key
 
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-def _run(work: Coroutine[Any, Any, list[Reply]]) -> list[Reply]:
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run to the end; in a thread of its own where a loop runs already, as in a notebook."""
     try:
         asyncio.get_running_loop()

@@ -22,6 +22,7 @@ from rewards.weights.sources import (
     UnavailableError,
     known_digest,
     opened,
+    shown,
     sources,
 )
 from rewards.weights.stand_ins import stand_in
@@ -204,7 +205,7 @@ def _take(
     """Fetch from one source, check, and give the file its name."""
     digest = source.digest()
     if not (digest or accept):
-        raise UnavailableError(f"{source.place}: no digest is known to check it by")
+        raise UnavailableError(f"{shown(source.place)}: no digest is known to check it by")
     part = _beside(path, "part")
     resumed = part.is_file()
     fetched = _fetch(weight, source, part, progress)
@@ -217,14 +218,14 @@ def _take(
     if not right:
         aside = part.replace(_beside(path, "wrong"))
         raise ConfigError(
-            f"{source.place} is not {weight.name}: it has sha256 {found}, {size} bytes;"
+            f"{shown(source.place)} is not {weight.name}: it has sha256 {found}, {size} bytes;"
             f" expected {digest or 'any digest'}, {weight.size or 'any number of'} bytes."
             f" It was set aside as {aside}; try another --mirror."
         )
     if found != weight.sha256:
         _record(path, found)
     part.replace(path)
-    return Pulled(path=path, sha256=found, size=size, fetched=fetched, source=source.place)
+    return Pulled(path=path, sha256=found, size=size, fetched=fetched, source=shown(source.place))
 
 
 def _checked(weight: Weight, path: Path, digest: str) -> tuple[bool, str]:

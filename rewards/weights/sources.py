@@ -5,6 +5,7 @@ is one. Nothing here touches the network before a source is asked for its digest
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,12 @@ from rewards.base import ConfigError, Weight
 CHUNK = 1 << 20
 TIMEOUT = 60.0
 """Seconds without a byte before a connection counts as lost."""
+SLOWEST = 1024
+"""Bytes a second that a source must give, over `TIMEOUT` seconds, to be worth waiting for."""
+LARGEST = 1 << 38
+"""Bytes that are taken of a file whose size is not known."""
+DIGEST_BYTES, DIGEST_SECONDS = 4096, 30.0
+"""Of a `.sha256` beside a mirrored file."""
 FULL_DIGEST = 64
 """Hexadecimal digits of a whole sha256."""
 
@@ -121,9 +128,19 @@ def _mirrored_digest(weight: Weight, url: str) -> str:
     source = Source(place=f"{url}.sha256", digest=str)
     try:
         with opened(source, 0) as (_, _, chunks):
-            return _longer(weight, b"".join(chunks).decode("utf-8", "replace"))
+            return _longer(weight, _beginning(chunks).decode("utf-8", "replace"))
     except (UnavailableError, BrokenError):  # the file itself will tell what is wrong
         return weight.sha256
+
+
+def _beginning(chunks: Iterator[bytes]) -> bytes:
+    """The first line of a digest's file: what a server sends beyond it, or too slowly, is not waited for."""
+    held, end = b"", time.monotonic() + DIGEST_SECONDS
+    for chunk in chunks:
+        held += chunk
+        if b"\n" in held or len(held) >= DIGEST_BYTES or time.monotonic() > end:
+            break
+    return held[:DIGEST_BYTES]
 
 
 def _hub(weight: Weight, *, offline: bool, repo: str, revision: str, path: str) -> Iterator[Source]:
@@ -151,7 +168,7 @@ def _hub_digest(weight: Weight, url: str, revision: str) -> str:
     try:
         known = get_hf_file_metadata(url)
     except httpx2.HTTPError as error:
-        raise UnavailableError(f"{url}: {_words(error)}") from None
+        raise UnavailableError(f"{shown(url)}: {_words(error)}") from None
     return _etag_digest(known.etag or "") if known.commit_hash == revision else ""
 
 
@@ -188,13 +205,18 @@ def opened(source: Source, start: int) -> Iterator[tuple[int, int, Iterator[byte
         return
     headers = {"Accept-Encoding": "identity"} | dict(source.headers)
     headers |= {"Range": f"bytes={start}-"} if start else {}
+    place = shown(source.place)
     try:
         with _client().stream("GET", source.place, headers=headers) as response:
-            yield _answered(response, source.place, start)
+            yield _answered(response, place, start)
+    except (httpx2.LocalProtocolError, UnicodeEncodeError):  # its text would hold the token
+        raise UnavailableError(
+            f"{place}: a token or address holds characters that cannot be sent"
+        ) from None
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
-        raise UnavailableError(f"{source.place}: {_words(error)}") from None
+        raise UnavailableError(f"{place}: {_words(error, source)}") from None
     except httpx2.HTTPError as error:
-        raise BrokenError(f"{source.place}: {_words(error)}") from None
+        raise BrokenError(f"{place}: {_words(error, source)}") from None
 
 
 @cache
@@ -229,8 +251,31 @@ def _answered(response, place: str, start: int) -> tuple[int, int, Iterator[byte
         raise UnavailableError(f"{place}: the server answered {code} {response.reason_phrase}")
     offset = start if code == 206 else 0
     rest = int(response.headers.get("Content-Length", 0))
-    return offset, offset + rest if rest else 0, response.iter_raw()
+    return offset, offset + rest if rest else 0, _flowing(response.iter_raw(), place)
 
 
-def _words(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__
+def _flowing(chunks: Iterator[bytes], place: str) -> Iterator[bytes]:
+    """The chunks, as long as they come fast enough and have an end."""
+    since, came, all_came = time.monotonic(), 0, 0
+    for chunk in chunks:
+        came, all_came = came + len(chunk), all_came + len(chunk)
+        if all_came > LARGEST:
+            raise UnavailableError(f"{place}: more than {LARGEST} bytes came, without an end")
+        if time.monotonic() - since > TIMEOUT:
+            if came < SLOWEST * TIMEOUT:
+                raise UnavailableError(f"{place}: only {came} bytes came in {TIMEOUT:g} s")
+            since, came = time.monotonic(), 0
+        yield chunk
+
+
+def shown(place: str) -> str:
+    """A place for a message or a record: without the user, password and signed query that an address may hold."""
+    if not is_remote(place):
+        return place
+    user, at, _ = urlsplit(place).netloc.rpartition("@")
+    return (place.replace(f"{user}{at}", "***@", 1) if at else place).partition("?")[0]
+
+
+def _words(error: Exception, source: Source | None = None) -> str:
+    text = str(error).split("\n")[0] or type(error).__name__
+    return text.replace(source.place, shown(source.place)) if source else text

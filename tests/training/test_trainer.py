@@ -235,7 +235,9 @@ def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):
 def test_nothing_scored_ends_the_run_with_the_reason(tmp_path):
     run = begin(small(*ONE), tmp_path)
     breaks(run, lambda _: True)
-    with pytest.raises(TrainingFailed, match=r"none of its 12 .* model is asleep; the state is in .*/000000"):
+    with pytest.raises(
+        TrainingFailed, match=r"none of its 12 .* model is asleep; the state is in .*/000000"
+    ):
         run.run()
 
 
