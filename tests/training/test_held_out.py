@@ -1,0 +1,103 @@
+"""Before and after are measured alike: whatever is resumed, changed or lost on the way."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nftbench.training.config.recipe import Recipe
+from rewards.base import ConfigError
+from tests.helpers.trainings import begin, small
+
+SETTINGS = (
+    "stages.iterations=2",
+    "stages.updates=1",
+    "optimizer.lr=0.05",
+    "checkpoints.every=1",
+    'evaluation.benchmarks=["geneval-pocket"]',
+    "evaluation.num_inference_steps=1",
+    "evaluation.limit=4",
+    "evaluation.every=2",
+    "rollout.batch_size=64",
+)
+
+
+def recipe(*settings: str) -> Recipe:
+    return small(*SETTINGS, *settings)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run with held-out prompts; a learning rate that moves the policy far."""
+    folder = tmp_path_factory.mktemp("held_out") / "run"
+    begin(recipe(), folder).run()
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy of it that may be changed."""
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def before(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "held_out" / "before.parquet")
+
+
+def test_training_moved_what_is_measured(trained):
+    after = pd.read_parquet(trained / "held_out" / "after.parquet")
+    assert (after["jpeg"] - before(trained)["jpeg"]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("lost", ["before.parquet", "first.parquet", "measured.json"])
+def test_what_is_missing_is_measured_of_the_untouched_base(trained, run, lost):
+    (run / "held_out" / lost).unlink()
+    begin(recipe("stages.iterations=3"), run, resume=True).run()
+    pd.testing.assert_frame_equal(before(run), before(trained))
+    first, old = (pd.read_parquet(r / "held_out" / "first.parquet") for r in (run, trained))
+    pd.testing.assert_frame_equal(first, old)
+
+
+def test_a_table_of_another_run_is_not_taken_for_this_ones(trained, run):
+    path = run / "held_out" / "before.parquet"
+    before(trained).assign(jpeg=0.5).to_parquet(path, index=False)
+    said = []
+    begin(recipe("stages.iterations=3"), run, resume=True, say=said.append).run()
+    assert any("before.parquet is missing or damaged; measuring it again" in s for s in said)
+    pd.testing.assert_frame_equal(before(run), before(trained))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["num_inference_steps=2", "limit=3", "images_per_prompt=2"],
+)
+def test_what_would_change_a_number_already_measured_is_refused(run, setting):
+    key = setting.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"was measured with {key}"):
+        begin(recipe(f"evaluation.{setting}"), run, resume=True)
+
+
+def test_a_reward_first_named_on_resume_is_measured_of_the_untouched_base(trained, run):
+    said = []
+    more = recipe("stages.iterations=3", "evaluation.held_out_rewards=pickscore@pocket")
+    changes = begin(more, run, resume=True, say=said.append).run()
+    assert {c.metric for c in changes} >= {"jpeg", "pickscore@pocket"}
+    pd.testing.assert_series_equal(before(run)["jpeg"], before(trained)["jpeg"])
+    assert before(run)["pickscore@pocket"].notna().all()
+    assert any("of the untouched base" in s for s in said)
+
+
+def test_a_finished_run_says_so_and_keeps_its_numbers(trained, run):
+    said = []
+    path = run / "held_out" / "after.parquet"
+    written = path.stat().st_mtime_ns
+    changes = begin(recipe(), run, resume=True, say=said.append).run()
+    assert changes and any("is finished (2 iterations)" in s for s in said)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_validation_switched_off(tmp_path):
+    assert begin(recipe("evaluation.every=0"), tmp_path / "run").run() == []
+    assert not (tmp_path / "run" / "held_out").exists()
