@@ -6,6 +6,7 @@ bound and attempts would have to stay here, and it would replace the one line th
 """
 
 import asyncio
+import base64
 import json
 import math
 import random
@@ -13,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
@@ -72,7 +73,9 @@ class Endpoint:
 
     def hidden(self, text: str) -> str:
         """A text without the key, and without the user and password that an address may hold."""
-        for secret in (self.key, urlsplit(self.url).netloc.rpartition("@")[0]):
+        user = urlsplit(self.url).netloc.rpartition("@")[0]
+        sent = base64.b64encode(unquote(user).encode()).decode()  # as a header carries it
+        for secret in (self.key, user, sent):
             text = text.replace(secret, "***") if secret else text
         return text
 

@@ -12,7 +12,7 @@ from nftbench.generation.checkpoint import trained_folder
 from nftbench.runs.io import OLD, whole_folder
 from nftbench.training import TrainingFailed
 from nftbench.training.checkpoints import checkpoints, load_state
-from nftbench.training.config.record import RECIPE, save_recipe, stored_record, stored_recipe
+from nftbench.training.config.record import RECIPE, save_recipe, stored_recipe, stored_record
 from nftbench.training.run import train
 from rewards.base import ConfigError
 from tests.helpers.trainings import begin, metrics_of, quietly, small
@@ -65,7 +65,7 @@ DAMAGE = {
 def test_a_damaged_checkpoint_is_one_line(run, how, name):
     newest = checkpoints(run / "checkpoints")[-1]
     DAMAGE[how](newest / name)
-    with pytest.raises(ConfigError, match="not a valid checkpoint: .*000002: ") as caught:
+    with pytest.raises(ConfigError, match=r"not a valid checkpoint: .*000002: ") as caught:
         load_state(newest)
     assert "\n" not in str(caught.value)
 

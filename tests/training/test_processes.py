@@ -88,3 +88,23 @@ def test_more_processes_than_groups_are_refused(tmp_path):
     assert run.returncode != 0
     assert "1 groups an iteration cannot be shared by 2 processes" in run.stderr
     assert not (tmp_path / "few" / "run").exists()
+
+
+def test_plain_torchrun_trains_once_in_one_folder(tmp_path):
+    """The command line as a user starts it: nothing but torchrun, and no folder named."""
+    settings = [part for s in SETTINGS for part in ("--set", s)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run = subprocess.run(
+        [*torchrun, "-m", "nftbench", "train", "--recipe", "pocket", *settings],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "over 2 process(es)" in run.stdout
+    (folder,) = (tmp_path / "runs").iterdir()
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(x["iteration"], x["images"]) for x in lines] == [(0, 0), (1, 12), (2, 24)]
+    assert run.stdout.count("iteration 1/2 ") == 1

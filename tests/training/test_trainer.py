@@ -1,6 +1,7 @@
 """The loop: the same update however it is cut into batches; failures are counted, said, or end the run."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench.generation.sampling import Sample
-from nftbench.training import TrainingFailed
+from nftbench.training import RewardFailed, TrainingFailed
 from nftbench.training.rollouts import batches, grouped, prompts_of, weighted
 from nftbench.training.run import TrainingRun
 from nftbench.training.stages import WeightedReward
 from nftbench.training.update import training_noise
+from rewards import load_reward, parse_rewards
 from rewards.base import ConfigError, Prompt, Scores
 from tests.helpers.trainings import begin, metrics_of, small
 
@@ -230,6 +232,54 @@ def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):
     assert (line["groups_lost"], line["unscored"], line["images"]) == (1, 4, 12)
     assert all(math.isfinite(line[k]) for k in ("loss", "reward/total", "reward/jpeg"))
     assert (theta(run) - before).abs().max() > 0
+
+
+def test_failures_are_counted_and_said(tmp_path):
+    said = []
+    run = begin(small(*ONE, "rollout.batch_size=12"), tmp_path, say=said.append)
+    seen = []
+    breaks(run, lambda p: seen.append(p.id) or p.id == seen[0])
+    run.run()
+    assert metrics_of(tmp_path)[1]["failed/jpeg"] == 4
+    assert "warning: iteration 1: jpeg could not score 4 of 12 images: the model is asleep" in said
+
+
+def test_a_reward_that_dies_stops_the_run_though_others_live(tmp_path):
+    """It is not taken for one that does not apply: the run goes on from where it stood once it is back."""
+    run = begin(small(*ONE, "stages.rewards=jpeg,pickscore@pocket"), tmp_path)
+    rewards = run.trainer.data.rewards
+    dead = WeightedReward(rewards[1].spec, Broken(rewards[1].reward, lambda _: True))
+    rewards[1] = dead
+    with pytest.raises(RewardFailed, match=r"pickscore@pocket could not score 12 of 12 .*--resume"):
+        run.run()
+    again = begin(small(*ONE, "stages.rewards=jpeg,pickscore@pocket"), tmp_path, resume=True)
+    again.run()
+    assert [line["iteration"] for line in metrics_of(tmp_path)] == [0, 1]
+
+
+def test_whether_a_reward_applies_is_asked_once_a_prompt():
+    asked = []
+    reward = Broken(load_reward("jpeg"), lambda _: False)
+    reward.check = asked.extend
+    weighted = WeightedReward(parse_rewards("jpeg")[0], reward)
+    assert all(weighted.applies(p) for p in [*prompts(3), *prompts(3)])
+    assert [p.id for p in asked] == ["p0", "p1", "p2"]
+
+
+def test_a_line_an_iteration_says_how_the_run_stands(tmp_path):
+    said = []
+    settings = ('evaluation.benchmarks=["geneval-pocket"]', "evaluation.limit=2")
+    steps = ("evaluation.num_inference_steps=1", "evaluation.every=1", "rollout.batch_size=64")
+    run = begin(small(*ONE, *settings, *steps), tmp_path / "run", say=said.append)
+    run.run()
+    lines = [text for text in said if text.startswith("iteration ")]
+    assert len(lines) == 2
+    assert re.fullmatch(
+        r"iteration 1/1  total \S+  jpeg \S+  kl \S+ \(p99 \S+, exploded \S+%\)  "
+        r"held-out geneval-pocket/jpeg \S+ \[\S+, \S+\]  12 images  \d+ s",
+        lines[1],
+    )
+    assert any(text.startswith(f"run: {tmp_path / 'run'}") for text in said)
 
 
 def test_nothing_scored_ends_the_run_with_the_reason(tmp_path):

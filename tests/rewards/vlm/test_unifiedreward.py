@@ -2,13 +2,17 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import io
 import json
 import re
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
 import numpy as np
@@ -227,6 +231,116 @@ def test_check_finds_the_server_and_the_key(url):
     reward(url).check(prompts("a"))
     with pytest.raises(ConfigError, match=r"does not take the key: status 401.*NFTBENCH_JUDGE_KEY"):
         reward(url, key="wrong").check(prompts("a"))
+
+
+@contextmanager
+def hostile(answer):
+    """A server that answers every request by writing what `answer` yields, as long as somebody listens."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with suppress(OSError):
+                for data in answer(self.headers):
+                    self.wfile.write(data)
+                    self.wfile.flush()
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+def pours(_):
+    yield HEAD
+    while True:
+        yield b"x" * 65536
+
+
+def drips(_):
+    yield HEAD
+    while True:
+        yield b"x"
+        time.sleep(0.05)
+
+
+def drips_headers(_):
+    yield b"HTTP/1.1 200 OK\r\n"
+    while True:
+        yield b"X-A: b\r\n"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [pours, drips])
+def test_models_that_never_end_do_not_hold_up_the_check(how):
+    with hostile(how) as address:
+        begun = time.monotonic()
+        reward(address).check(prompts("a cat"))
+        assert time.monotonic() - begun < 5
+
+
+def test_headers_without_an_end_are_nobody_there(monkeypatch):
+    monkeypatch.setattr("rewards.vlm.chat.PROBE_TIMEOUT", 0.5)
+    with hostile(drips_headers) as address, pytest.raises(ConfigError, match="no judge answers"):
+        reward(address).check(prompts("a cat"))
+
+
+def test_a_packed_answer_is_not_unpacked():
+    bomb = gzip.compress(b"x" * 10_000_000)
+
+    def packed(_):
+        yield b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+        yield bomb
+
+    with hostile(packed) as address:
+        scores = reward(address, attempts=1).score(pictures(1), prompts("a cat"))
+    assert np.isnan(scores.values).all() and "packed by 'gzip'" in scores.reasons[0]
+
+
+def test_brackets_without_an_end_are_no_answer():
+    with hostile(lambda _: iter([HEAD, b"[" * 200_000])) as address:
+        scores = reward(address, attempts=1).score(pictures(1), prompts("a cat"))
+    assert "not a chat completion" in scores.reasons[0]
+
+
+def test_a_key_that_is_echoed_stays_hidden():
+    def echo(headers):
+        yield b"HTTP/1.1 401 No\r\n\r\n" + headers["Authorization"].encode()
+
+    with hostile(echo) as address:
+        secret = reward(address.replace("//", "//user:pass@"), key="sk-secret", attempts=1)
+        scores = secret.score(pictures(1), prompts("a cat"))
+        with pytest.raises(ConfigError, match="does not take the key") as refused:
+            secret.check([])
+    text = f"{scores} {refused.value}"
+    assert "sk-secret" not in text and "user:pass" not in text and "401" in text
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "two\nlines", "with blank"])
+def test_a_key_that_no_header_carries_is_refused_without_being_shown(monkeypatch, key):
+    monkeypatch.setenv("NFTBENCH_JUDGE_KEY", key)
+    with pytest.raises(ConfigError, match="NFTBENCH_JUDGE_KEY") as refused:
+        load_reward("unifiedreward")
+    assert key not in str(refused.value)
+
+
+def test_a_server_is_asked_once_whether_it_is_there():
+    asked = []
+    with hostile(lambda headers: asked.append(1) or iter([HEAD])) as address:
+        one = reward(address)
+        for i in range(30):
+            one.check(prompts(f"question {i}"))
+    assert len(asked) == 1
 
 
 def test_no_images_ask_nothing(url):
