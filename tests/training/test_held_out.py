@@ -14,6 +14,8 @@ SETTINGS = (
     "stages.iterations=2",
     "stages.updates=1",
     "optimizer.lr=0.05",
+    *(f"guards.{name}.stop=off" for name in ("velocity_ratio", "x_0_norm", "kl", "brightness")),
+    "guards.saturation.stop=off",
     "checkpoints.every=1",
     'evaluation.benchmarks=["geneval-pocket"]',
     "evaluation.num_inference_steps=1",
@@ -29,7 +31,7 @@ def recipe(*settings: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A finished run with held-out prompts; a learning rate that moves the policy far."""
+    """A finished run with held-out prompts; a learning rate that moves the policy far, which guards would stop."""
     folder = tmp_path_factory.mktemp("held_out") / "run"
     begin(recipe(), folder).run()
     return folder
