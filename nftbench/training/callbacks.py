@@ -11,6 +11,7 @@ from nftbench.stats.estimates import Estimate
 from nftbench.training.checkpoints import (
     CheckpointState,
     checkpoints,
+    disk_errors,
     load_state,
     save_state,
     warned,
@@ -98,7 +99,8 @@ class Checkpoints:
     def export(self, folder: Path) -> None:
         """Leave the averaged policy in a folder, as a checkpoint that anything can load."""
         base = self._setup.base
-        self._setup.policy.save(folder, base=base.name, base_digest=base.digest)
+        with disk_errors(folder):
+            self._setup.policy.save(folder, base=base.name, base_digest=base.digest)
 
     def note_value(self, done: int, value: float) -> None:
         """Keep a checkpoint that is better on held-out prompts than any before it."""

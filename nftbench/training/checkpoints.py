@@ -112,7 +112,7 @@ def save_state(
     noted = asdict(replace(state, weights={}, optimizer={}, scaler={}))
     noted = {k: v for k, v in noted.items() if k not in ("weights", "optimizer", "scaler")}
     kept = {"optimizer": state.optimizer, "scaler": state.scaler}
-    with whole_folder(path) as made, _disk_errors(path):
+    with whole_folder(path) as made, disk_errors(path):
         export(made)
         save_file(state.weights, made / WEIGHTS)
         torch.save(kept, made / OPTIMIZER)
@@ -127,7 +127,7 @@ def save_state(
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """What safetensors and torch make of a full disk is the system's own error again."""
     try:
         yield

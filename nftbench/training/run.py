@@ -91,7 +91,12 @@ def train(
     with ExitStack() as held:
         processes.from_main(lambda: held.enter_context(_held(folder)))
         held.enter_context(processes.stopped_by_signals())
-        run = TrainingRun(recipe, folder, accelerator, progress, say, allowed, processes)
+        try:
+            run = TrainingRun(recipe, folder, accelerator, progress, say, allowed, processes)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise ConfigError(
+                "out of memory while loading; take fewer rewards, a smaller policy.dtype, or a larger machine"
+            ) from None
         run.open(resume)
         return run.run()
 

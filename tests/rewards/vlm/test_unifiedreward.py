@@ -239,6 +239,7 @@ def hostile(answer):
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with suppress(OSError):
                 for data in answer(self.headers):
                     self.wfile.write(data)
