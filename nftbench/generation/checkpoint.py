@@ -220,7 +220,11 @@ def _load_base(reference: Reference, dtype: torch.dtype, allowed: Allowed) -> Lo
     if not place.exists() and hub_place(reference.base) is None:
         raise ConfigError(_unknown(reference.base))
     try:
-        built = build(reference, place, dtype, remote_code=allowed.remote_code)
+        # A part may come from a packaged checkpoint too.
+        parts = [replace(p, source=str(_folder(p.source))) for p in reference.parts]
+        built = build(
+            replace(reference, parts=tuple(parts)), place, dtype, remote_code=allowed.remote_code
+        )
     except NotOnHub as error:
         raise ConfigError(
             f"unknown checkpoint {reference.base!r}: not packaged ({', '.join(packaged())}), not on this disk, and "

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from nftbench.generation.sources.reference import HubPlace
 from rewards.base import ConfigError
@@ -108,16 +109,21 @@ def fetch_listed(place: HubPlace, choose: Callable[[list[str]], str]) -> Fetched
     except (HFValidationError, HfHubHTTPError, *UNREACHED) as error:
         raise _refusal(place, prefix, error) from None
     names = [f.rfilename for f in info.siblings or () if f.rfilename.startswith(prefix)]
-    pinned = HubPlace(place.id, info.sha, place.subfolder)
-    return fetch_file(pinned, choose([n.removeprefix(prefix) for n in names]))
+    # By the branch's name, so that the cache learns which commit it is and later work needs no network.
+    return fetch_file(place, choose([n.removeprefix(prefix) for n in names]))
 
 
 def _cached(place: HubPlace) -> list[str]:
-    """Names of a repository's files in the cache, for work without a network."""
-    try:
-        folder = Path(snapshot_download(place.id, revision=place.revision, local_files_only=True))
-    except (HFValidationError, *UNREACHED) as error:
-        raise _refusal(place, "", error) from None
+    """Names of a repository's files in the cache, for work without a network; a part of them may be there."""
+    home = Path(huggingface_hub.constants.HF_HUB_CACHE) / repo_folder_name(
+        repo_id=place.id, repo_type="model"
+    )
+    revision = place.revision or "main"
+    ref = home / "refs" / revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    folder = home / "snapshots" / commit
+    if not folder.is_dir():
+        raise _refusal(place, "", LocalEntryNotFoundError("not in the cache"))
     return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
 
 
