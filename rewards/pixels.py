@@ -10,14 +10,17 @@
 | lists of the above | one by one, so that sizes may differ |
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rewards.base import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 """Of Pillow: 8 bits a channel at most, and no colour space but RGB's."""
@@ -38,7 +41,7 @@ def as_pictures(images: Any) -> list[np.ndarray]:
         return list(_from_array(images))
     if _is_tensor(images):
         return list(_from_array(_channels_last(images)))
-    if isinstance(images, Image.Image | str | Path):
+    if isinstance(images, str | Path) or _is_pil(images):
         images = [images]
     if not isinstance(images, Iterable):
         raise ConfigError(f"images of type {type(images).__name__}; {EXPECTED}.")
@@ -49,7 +52,7 @@ def _one(image: Any, place: int) -> np.ndarray:
     try:
         if isinstance(image, str | Path):
             return from_file(Path(image))
-        if isinstance(image, Image.Image):
+        if _is_pil(image):
             return from_pil(image)
         if _is_tensor(image):
             image = _channels_last(image[None])[0]
@@ -60,12 +63,20 @@ def _one(image: Any, place: int) -> np.ndarray:
         raise ConfigError(f"image {place}: {error}") from None
 
 
+def _is_pil(image: Any) -> bool:
+    """Whether it is a PIL image; nobody has one before PIL is imported."""
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(image, pil.Image)
+
+
 def from_file(path: Path) -> np.ndarray:
     """An image file as uint8 RGB (H, W, 3).
 
     Raises:
         ConfigError: it is absent, broken, no image, or of a kind that is refused.
     """
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(path) as image:
             return from_pil(image)
@@ -74,13 +85,15 @@ def from_file(path: Path) -> np.ndarray:
         raise ConfigError(f"{path} cannot be read as an image: {reason}.") from None
 
 
-def from_pil(image: Image.Image) -> np.ndarray:
+def from_pil(image: "Image.Image") -> np.ndarray:
     """A PIL image as uint8 RGB (H, W, 3).
 
     Raises:
         ConfigError: it is animated, of a mode that has no rule, or has a pixel that is not opaque.
         OSError: its file is broken.
     """
+    from PIL import ImageOps
+
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise ConfigError(f"it is animated, {frames} frames; save the one that is meant.")

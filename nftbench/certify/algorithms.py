@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nftbench.stats.estimates import clustered_mean, stratified_mean, task_mean
+from nftbench.stats.intervals import MetricRange
 from nftbench.training.algorithms.nft import (
     ema_decay,
     group_advantages,
@@ -229,6 +230,8 @@ def _run(case: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[
 
 # --- statistics -----------------------------------------------------------------------------------
 
+RIGHT_OR_WRONG = MetricRange(low=0, high=1, piles_up=True)
+
 
 def summaries(folder: Path) -> Iterator[Check]:
     """GenEval's means: over images, over the tasks, and each task's."""
@@ -238,13 +241,15 @@ def summaries(folder: Path) -> Iterator[Check]:
         prompts = np.array([prompt for prompt, _ in case["rows"]])
         values = np.array([correct for _, correct in case["rows"]], dtype=np.float32)
         tasks, out = np.array(_tags(case))[prompts], case["out"]
-        ours["tasks"].append(task_mean(values, prompts, tasks).value)
+        ours["tasks"].append(task_mean(values, prompts, tasks, RIGHT_OR_WRONG).value)
         theirs["tasks"].append(out["overall"])
-        ours["images"].append(stratified_mean(values, prompts, tasks).value)
+        ours["images"].append(stratified_mean(values, prompts, tasks, RIGHT_OR_WRONG).value)
         theirs["images"].append(out["correct_images"])
         for task, score in out["task_scores"].items():
             mine = tasks == task
-            ours["one task"].append(clustered_mean(values[mine], prompts[mine]).value)
+            ours["one task"].append(
+                clustered_mean(values[mine], prompts[mine], RIGHT_OR_WRONG).value
+            )
             theirs["one task"].append(score)
     for name, found in ours.items():
         yield compare(f"mean over {name}", found, theirs[name], tolerance=1e-12, reference=SUMMARY)

@@ -45,7 +45,6 @@ from nftbench.training.config.record import RECIPE, stored_recipe
 from nftbench.training.guards import picture_statistics
 from rewards import parse_rewards
 from rewards.base import MissingWeights, Progress
-from rewards.clip.clipscore import ClipScore
 
 
 def stress(
@@ -253,8 +252,10 @@ def _space(plan: Plan) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
         reward = registry.load_reward(key)
     except MissingWeights:
         return f"pixels, the weights of {key} are not here", _unit_pixels
-    assert isinstance(reward, ClipScore), f"{key} embeds no images"
-    return f"CLIP of {key}", reward.embed
+    embed = getattr(reward, "embed", None)
+    if embed is None:  # another package's reward of that name may be of any kind
+        return f"pixels, {key} embeds no images", _unit_pixels
+    return f"CLIP of {key}", embed
 
 
 def _unit_pixels(images: np.ndarray) -> np.ndarray:

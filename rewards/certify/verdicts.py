@@ -101,7 +101,10 @@ def code_digest(key: str) -> str:
 @cache
 def modules_digest(module: str) -> str:
     """Digest of the sources of a module and of all modules of `rewards`, and of its own package, that it imports."""
-    lines = [f"{name} {file_digest(_source(name))}" for name in sorted(reached(module))]
+    sources = {name: _source(name) for name in sorted(reached(module))}
+    lines = [
+        f"{name} {file_digest(path) if path else 'made by hand'}" for name, path in sources.items()
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
@@ -122,7 +125,8 @@ def _imports(module: str) -> tuple[str, ...]:
     """Modules of `rewards` and of the module's own package that a module imports, anywhere in it."""
     own = {"rewards", module.partition(".")[0]}
     named: set[str] = set()
-    for node in ast.walk(ast.parse(_source(module).read_bytes())):
+    source = _source(module)
+    for node in ast.walk(ast.parse(source.read_bytes() if source else b"")):
         if isinstance(node, ast.Import):
             named |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -136,12 +140,18 @@ def _is_module(name: str) -> bool:
         return False  # the registry: another key changes no number of this one
     try:
         spec = find_spec(name)
-    except ModuleNotFoundError:  # a name within a module
+    except (
+        ModuleNotFoundError,
+        ValueError,
+    ):  # a name within a module, or a module that was made by hand
         return False
     return bool(spec and spec.origin)
 
 
-def _source(module: str) -> Path:
-    spec = find_spec(module)
-    assert spec and spec.origin, f"{module} has no source"
-    return Path(spec.origin)
+def _source(module: str) -> Path | None:
+    """Where a module's text lies; None of a module that was made by hand, as in a notebook."""
+    try:
+        spec = find_spec(module)
+    except ValueError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None

@@ -150,7 +150,9 @@ def test_a_certificate_is_shown(shop, run, tmp_path, monkeypatch):
     (tmp_path / "two.json").write_text(json.dumps({"verdict": "equal"}))
     monkeypatch.setattr(verdicts, "folder", lambda: tmp_path)
     out = run()[1]
-    assert row_of(out, "two")[6] == "equal" and row_of(out, "one")[6] == ""
+    assert (
+        row_of(out, "two")[6] == "stale (code changed since): equal" and row_of(out, "one")[6] == ""
+    )
 
 
 def test_offline_and_a_mirror(shop, run, tmp_path):
@@ -281,7 +283,7 @@ def test_variants_on_a_folder_with_prompts_beside_it(run, tmp_path):
     code, out, err = run("variants", "jpeg", "album", "--csv", "table.csv", "--batch-size", "2")
     assert (code, err) == (0, ""), err
     scored = [
-        [float(rewards.load_reward(key).score(m[None], [None]).values[0]) for m in made]
+        [float(rewards.load_reward(key).score(m[None], ["a"]).values[0]) for m in made]
         for key in ("jpeg", "jpeg@compressibility")
     ]
     gaps = np.subtract(*scored)

@@ -37,7 +37,7 @@ def sha256(folder: Path) -> dict[str, str]:
 def stop_at(run: TrainingRun, method: str, done: int, updates: int) -> None:
     """Ask for a stop when the run first comes to a method in that train state."""
     trainer = run.trainer
-    owner = {"_batch": trainer.rollout, "_terms": trainer.update}.get(method, trainer)
+    owner = {"_batch": trainer.rollout, "_backward": trainer.update}.get(method, trainer)
     original = getattr(owner, method)
 
     def hooked(*arguments):
@@ -94,7 +94,7 @@ def test_a_cut_run_ends_with_the_same_bytes(whole, tmp_path, cut):
 
 
 def test_a_run_cut_twice(whole, tmp_path):
-    for method, done, updates in (("_terms", 0, 1), ("_terms", 2, 1)):
+    for method, done, updates in (("_backward", 0, 1), ("_backward", 2, 1)):
         run = begin(small(), tmp_path, resume=done > 0)
         stop_at(run, method, done, updates)
         with pytest.raises(Interrupted):
