@@ -42,6 +42,8 @@ class SamplingParameters(Frozen):
     max_sequence_length: int | None = Field(default=None, ge=0)
     """Length of the long text encoder's input."""
     negative_prompt: str | None = None
+    solver: str | None = None
+    """Asked for, a name that `--solver` knows; drawn, also the class and the digest of its configuration."""
     seed: int = Field(default=0, ge=0)
 
     @property
@@ -70,8 +72,10 @@ class Protocol(SamplingParameters):
     """An image and solver step; 2 is classifier-free guidance."""
     further: str | None = None
     """Arguments of the pipeline that no other field names, such as `use_resolution_binning=False`."""
-    solver: str | None = None
-    """Class and configuration of the sampler."""
+    text_encoders: str | None = None
+    """Those that the checkpoint has, and those that were left out of it."""
+    precision: str | None = None
+    """Of the weights as they are loaded, part by part where parts differ."""
     benchmark: str
     version: int
     prompts_sha256: str
@@ -82,6 +86,11 @@ class Protocol(SamplingParameters):
     noise: Literal["cpu-generator-per-image"] = "cpu-generator-per-image"
     pixels: Literal["uint8-png"] = "uint8-png"
     aggregation: Literal["mean", "task_mean"]
+
+    @property
+    def solver_name(self) -> str | None:
+        """As `--solver` has it, without class and digest; None where it was not recorded."""
+        return self.solver.partition(" ")[0] if self.solver else None
 
     @property
     def about(self) -> str:
@@ -199,6 +208,7 @@ class SamplingDefaults(Frozen):
     guidance_scale: float | None = None
     max_sequence_length: int | None = None
     negative_prompt: str | None = None
+    solver: str | None = None
 
 
 class Benchmark(Frozen):

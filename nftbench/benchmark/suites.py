@@ -18,6 +18,7 @@ class Settings(Frozen):
     guidance_scale: float | None = None
     max_sequence_length: int | None = None
     negative_prompt: str | None = None
+    solver: str | None = None
 
     @property
     def given(self) -> dict[str, Any]:

@@ -61,6 +61,10 @@ def eval_(
         str | None, typer.Option(help="What guidance leads away from.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(help="euler, dpm2, dpm++2, unipc or ddim; the model's own when left out."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many prompts: not publishable.")
     ] = None,
@@ -93,6 +97,7 @@ def eval_(
         "max_sequence_length": max_sequence_length,
         "negative_prompt": negative_prompt,
         "num_inference_steps": steps,
+        "solver": solver,
         "limit": limit,
         "seed": seed,
     }

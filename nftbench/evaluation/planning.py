@@ -156,7 +156,8 @@ def drawn_as(manifest: Mapping[str, Any]) -> list[str]:
         scale = "" if p["guidance"] == "off" else f" {p['guidance_scale']}"
         calls = f"{p['network_calls']:g} network call(s) a step"
         size = f"{p['height']}x{p['width']}, {p['num_inference_steps']} steps"
-        lines.append(f"{name}: drawn at {size}, guidance {p['guidance']}{scale} ({calls})")
+        solver = f", solver {p['solver']}" if p.get("solver") else ""
+        lines.append(f"{name}: drawn at {size}, guidance {p['guidance']}{scale} ({calls}){solver}")
         if about.get("prompts_cut"):
             lines.append(
                 f"{name}: warning: {about['prompts_cut']} prompts are cut by every text encoder"

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from transformers import PreTrainedTokenizerBase
 
 from nftbench.generation.probe import FOREIGN, STEPS
-from nftbench.generation.sampling import Sample, call_arguments, images_of
+from nftbench.generation.sampling import Sample, call_arguments, drawing_with, images_of
 from nftbench.generation.settings import Effective
 from rewards.base import ConfigError, Prompt
 
@@ -62,7 +62,8 @@ def check_prompt_seen(
 def _draw(pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective) -> np.ndarray:
     draw: Any = pipeline
     try:
-        output = draw(**call_arguments(pipeline, batch, settings), output_type="np")
+        with drawing_with(pipeline, settings.other_solver):
+            output = draw(**call_arguments(pipeline, batch, settings), output_type="np")
     except FOREIGN as error:
         said = " ".join(str(error).split())[:300]
         raise ConfigError(

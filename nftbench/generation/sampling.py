@@ -108,7 +108,8 @@ def _generate(
     parameters: "SamplingParameters | Effective",
 ) -> np.ndarray:
     draw: Any = pipeline  # the base class has no __call__ of its own
-    output = draw(**call_arguments(pipeline, batch, parameters), output_type="np")
+    with drawing_with(pipeline, getattr(parameters, "other_solver", None)):
+        output = draw(**call_arguments(pipeline, batch, parameters), output_type="np")
     name = type(pipeline).__name__
     images = images_of(output, name)
     if len(images) != len(batch):
@@ -182,6 +183,20 @@ def images_of(output: Any, name: str) -> np.ndarray:
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Pixels in [0, 1] to uint8, rounded to the nearest level (half to even) and clipped."""
     return (pixels.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+@contextmanager
+def drawing_with(pipeline: DiffusionPipeline, solver: Any | None) -> Iterator[None]:
+    """Put a solver into a pipeline for the length of the block; None leaves the pipeline's own."""
+    if solver is None:
+        yield
+        return
+    own = pipeline.scheduler
+    pipeline.scheduler = solver
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
 
 
 @contextmanager

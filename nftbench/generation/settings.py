@@ -12,10 +12,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import nn
 
 from nftbench.benchmark.schema import Protocol, SamplingParameters
 from nftbench.generation.guidance import TOLERANCE, Knob, find_knobs, fitted_scale, follows
 from nftbench.generation.probe import STEPS, Observation, image_of, observe
+from nftbench.generation.sampling import drawing_with
+from nftbench.generation.solvers import chosen_solver, described_solver
 from rewards.base import ConfigError
 
 PROBE = "a photo of a cat"
@@ -48,6 +51,14 @@ class Effective:
     """Arguments that no flag names, and what they are set to: `use_resolution_binning` off."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers should know."""
+    solver: str | None = None
+    """Name, class and digest of the configuration of what draws."""
+    other_solver: Any = None
+    """What takes the place of the pipeline's own solver; None leaves that in."""
+    text_encoders: str | None = None
+    """Present and absent."""
+    precision: str | None = None
+    """Of the loaded weights."""
 
     def at(self, *, num_inference_steps: int | None = None, seed: int | None = None) -> "Effective":
         """The same with another number of steps or seed."""
@@ -72,10 +83,20 @@ def learn_settings(pipeline: DiffusionPipeline, asked: SamplingParameters) -> Ef
         ConfigError: what the pipeline cannot do, or does not do as asked; in one line, with what it can.
     """
     known = _KNOWN.setdefault(pipeline, {})
-    fields = repr({k: getattr(asked, k) for k in SamplingParameters.model_fields if k != "seed"})
+    wanted = {k: getattr(asked, k) for k in SamplingParameters.model_fields if k != "seed"}
+    fields = repr((described_solver(pipeline), wanted))
     if fields not in known:
-        learner = _Learner(pipeline, asked)
-        known[fields] = learner.finished(learner.guidance())
+        other = chosen_solver(pipeline, asked.solver)
+        with drawing_with(pipeline, other):
+            learner = _Learner(pipeline, asked)
+            learned = learner.finished(learner.guidance())
+            known[fields] = replace(
+                learned,
+                solver=described_solver(pipeline),
+                other_solver=other,
+                text_encoders=described_encoders(pipeline),
+                precision=described_precision(pipeline),
+            )
     return known[fields].at(seed=asked.seed)
 
 
@@ -97,8 +118,32 @@ def as_drawn(protocol: Protocol, settings: Effective) -> Protocol:
             "negative_prompt": settings.negative_prompt,
             "network_calls": settings.network_calls,
             "further": further or None,
+            "solver": settings.solver,
+            "text_encoders": settings.text_encoders,
+            "precision": settings.precision,
         }
     )
+
+
+def described_encoders(pipeline: DiffusionPipeline) -> str | None:
+    """Which text encoders a pipeline has and which it was left without: `text_encoder; without text_encoder_2`."""
+    found = {k: v for k, v in pipeline.components.items() if k.startswith("text_encoder")}
+    present = ", ".join(sorted(k for k, v in found.items() if v is not None))
+    absent = ", ".join(sorted(k for k, v in found.items() if v is None))
+    parts = [present or "none", f"without {absent}"] if absent else [present]
+    return "; ".join(parts) or None
+
+
+def described_precision(pipeline: DiffusionPipeline) -> str | None:
+    """In which numbers the weights are: `float32`, or part by part where they differ."""
+    parts = {}
+    for name, part in sorted(pipeline.components.items()):
+        if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
+            kinds = sorted({str(p.dtype).removeprefix("torch.") for p in part.parameters()})
+            parts[name] = "+".join(kinds)
+    if len(set(parts.values())) == 1:
+        return next(iter(parts.values()))
+    return " ".join(f"{name}={kind}" for name, kind in parts.items()) or None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

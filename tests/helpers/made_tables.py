@@ -73,9 +73,9 @@ def made(folder, suite: Suite, cells: dict[str, tuple], *, name=NFT, drawn=None,
     """
     run, found, protocols = Run(folder), [], {}
     for column in suite.columns:
-        fixed = (
-            suite.settings.given | column.settings.given | (drawn or {}).get(column.benchmark, {})
-        )
+        own = {"solver": "euler FlowMatchEulerDiscreteScheduler:00000000"}
+        fixed = own | suite.settings.given | column.settings.given
+        fixed |= (drawn or {}).get(column.benchmark, {})
         protocol = load_benchmark(column.benchmark).protocol(**fixed)
         protocols[column.benchmark] = protocol
         if column.name in cells:

@@ -17,6 +17,7 @@ FIELDS = (
     "height",
     "width",
     "num_inference_steps",
+    "solver",
     "guidance_scale",
     "max_sequence_length",
     "images_per_prompt",
@@ -48,13 +49,14 @@ class Wanted:
             row: ours; None asks of the images alone.
         """
         ours: dict[str, Any] = {field: getattr(protocol, field) for field in FIELDS}
+        ours["solver"] = protocol.solver_name or "not recorded"
         ours |= {"jpeg_quality": None, "cfg": "off" if protocol.guidance_scale == 1 else "on"}
         if row:
             ours |= {"variant": row.variant, "aggregate": row.aggregate}
         return tuple(
             f"{field} ({_word(ours[field])}, {_word(theirs)}{' derived' * (field in self.derived)})"
             for field, theirs in self.fields.items()
-            if field in ours and _number(ours[field]) != _number(theirs)
+            if field in ours and comparable(ours[field]) != comparable(theirs)
         )
 
 
@@ -90,7 +92,7 @@ def wanted(
     return Wanted(told, left, tuple(said.get("derived", "").split(",")))
 
 
-def _number(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """A value as it compares: `4.5`, 4.5 and `none`, None are each the same."""
     if value in (None, "none"):
         return None

@@ -18,7 +18,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.benchmark.suites import Column, Suite
 from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.naming import MEANS
-from nftbench.reporting.paper.protocol import OPEN, Wanted, wanted
+from nftbench.reporting.paper.protocol import OPEN, Wanted, comparable, wanted
 from nftbench.runs.row_files import (
     Entry,
     run_rows,
@@ -28,7 +28,11 @@ from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Metric
 
-FLAGS = {"guidance_scale": "--guidance-scale", "num_inference_steps": "--steps"}
+FLAGS = {
+    "guidance_scale": "--guidance-scale",
+    "num_inference_steps": "--steps",
+    "solver": "--solver",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,4 +307,4 @@ def _evaluate(suite: Suite, checkpoint: str, rival: _Rival) -> str:
 
 
 def _other(usual: Any, value: Any) -> bool:
-    return usual is None or float(usual) != float(value)
+    return usual is None or comparable(usual) != comparable(value)

@@ -40,7 +40,9 @@ class DiffusionNFT:
         self, pipeline: DiffusionPipeline, samples: Sequence[Sample], seed: int
     ) -> AbstractContextManager[Sequence[object]]:
         """The pipeline's own solver, or the recipe's; nothing is noted."""
-        return second_order(pipeline) if self._solver == "dpm++" else nullcontext(())
+        if self._solver == "own":
+            return nullcontext(())
+        return second_order(pipeline, self._solver)
 
     def trainable_times(self, rollout: RolloutBatch, stage: Stage) -> int:
         """Those of the record within the stage's range of noise."""

@@ -3,38 +3,35 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from diffusers import (
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-)
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
+from nftbench.generation.sampling import drawing_with
+from nftbench.generation.solvers import build_solver
 from rewards.base import ConfigError
+
+NAMES = {"dpm++": "dpm++2", "dpm2": "dpm2"}
+"""`rollout.solver` of a recipe, as `nftbench eval --solver` calls it."""
 
 
 @contextmanager
-def second_order(pipeline: DiffusionPipeline) -> Iterator[tuple[()]]:
-    """DPM-Solver++(2M) on the pipeline's own noise levels in its solver's place, for flow models.
+def second_order(pipeline: DiffusionPipeline, name: str = "dpm++") -> Iterator[tuple[()]]:
+    """A solver of second order on the pipeline's own noise levels in its solver's place, for flow models.
+
+    Args:
+        pipeline: whose solver is replaced for the length of the block.
+        name: a recipe's `rollout.solver`; `dpm++` is DPM-Solver++(2M) as diffusers has it, `dpm2` as
+            NVlabs/DiffusionNFT@24af555 draws with it.
 
     Raises:
         ConfigError: the pipeline's solver is not Euler's of flow matching with a fixed shift.
 
-    Source: arXiv:2211.01095; NVlabs/DiffusionNFT@24af555 draws with it.
+    Source: arXiv:2211.01095.
     """
     own = pipeline.scheduler
     if not isinstance(own, FlowMatchEulerDiscreteScheduler) or own.config.use_dynamic_shifting:
         raise ConfigError(
-            f"rollout.solver=dpm++ expects a pipeline with FlowMatchEulerDiscreteScheduler and a fixed shift, got "
+            f"rollout.solver={name} expects a pipeline with FlowMatchEulerDiscreteScheduler and a fixed shift, got "
             f"{type(own).__name__}; leave the solver out"
         )
-    pipeline.scheduler = DPMSolverMultistepScheduler(
-        algorithm_type="dpmsolver++",
-        prediction_type="flow_prediction",
-        use_flow_sigmas=True,
-        flow_shift=own.shift,
-        final_sigmas_type="zero",
-    )
-    try:
+    with drawing_with(pipeline, build_solver(own, NAMES[name])):
         yield ()
-    finally:
-        pipeline.scheduler = own

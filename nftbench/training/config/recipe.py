@@ -93,8 +93,9 @@ class RolloutConfig(_Frozen):
     max_sequence_length: int | None = Field(default=None, ge=0)
     guidance_scale: float = Field(default=1.0, ge=0)
     """Given to the pipeline; a value that makes it call the network twice a step is refused."""
-    solver: Literal["own", "dpm++"] = "own"
-    """NFT only: the pipeline's, or DPM-Solver++ of second order, which needs about half the steps."""
+    solver: Literal["own", "dpm++", "dpm2"] = "own"
+    """NFT only: the pipeline's, or one of second order, which needs about half the steps: DPM-Solver++ as diffusers has
+    it, or as DiffusionNFT's own rollouts use it (`dpm2`)."""
     batch_size: int = Field(default=16, ge=1)
     """Images at once in a rollout; at most as many in one forward pass of the update."""
 
