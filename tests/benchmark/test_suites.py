@@ -233,7 +233,9 @@ def test_a_run_holds_a_benchmark_under_two_protocols(shelf, tmp_path):
     run, rows = evaluated(tmp_path / "run")
     asked = list(protocols_of(load_suite("two"), limit=2))
     plain, guided, signs = found = list(run.protocols().values())
-    for was, drawn in zip(asked, found, strict=True):  # what was asked is drawn, the rest is filled in
+    for was, drawn in zip(
+        asked, found, strict=True
+    ):  # what was asked is drawn, the rest is filled in
         fixed = was.model_dump(exclude_none=True).items() - {("guidance", "native")}
         assert fixed <= drawn.model_dump().items()
     assert list(run.protocols()) == folder_names([plain, guided, signs])
