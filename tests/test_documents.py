@@ -1,0 +1,199 @@
+"""What the documents say is true: commands parse, links and paths exist, short examples run.
+
+A fenced block after `<!-- run -->` is run whole, in an empty folder. Other commands are parsed against the command line:
+an unknown command, flag or a missing argument fails. `<!-- gpu -->` marks blocks that nobody can run without one.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from nftbench.cli.main import app
+from tests.helpers.paths import ROOT
+
+FENCE = re.compile(
+    r"(?:<!-- (?P<mark>run|gpu|tests) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```", re.M | re.S
+)
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+CHEAP = ("benchmarks", "recipes", "rewards", "table pocket-table1", "table table1")
+"""Commands that only read, when nothing else is asked of them."""
+
+
+def documents() -> list[Path]:
+    """Every document of the checkout, none of a virtual environment's or a run's."""
+    skipped = {"runs", "build", "dist", "node_modules", "leaderboard-site"}
+    found = [p.relative_to(ROOT) for p in ROOT.rglob("*.md")]
+    return sorted(
+        p for p in found if not any(part[0] == "." or part in skipped for part in p.parts)
+    )
+
+
+DOCUMENTS = [str(path) for path in documents()]
+
+
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text("utf-8")
+
+
+def blocks(document: str, *kinds: str, mark: str | None = None) -> list[str]:
+    found = FENCE.finditer(text_of(document))
+    return [b["body"] for b in found if b["kind"] in kinds and (mark is None or b["mark"] == mark)]
+
+
+def fenced(document: str) -> Iterator[list[str]]:
+    """Words of every `nftbench ...` in shell blocks, without the program's own name."""
+    for block in blocks(document, "sh", "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="();|&")
+            lexer.whitespace_split, lexer.commenters = True, "#"
+            yield from _of_nftbench(list(lexer))
+
+
+def _of_nftbench(words: list[str]) -> Iterator[list[str]]:
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if word and not set(word) <= set("();|&"):
+            command.append(word)
+            continue
+        while command and re.match(r"[A-Z_]+=", command[0]):
+            command.pop(0)
+        if command and Path(command[0]).name == "nftbench":
+            yield command[1:]
+        command = []
+
+
+def inline(document: str) -> Iterator[list[str]]:
+    prose = FENCE.sub("", text_of(document))
+    for found in re.findall(r"(?<!\\)`nftbench ([^`\\]+)`", prose):
+        yield shlex.split(found)
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words name, and what follows; fails on an unknown one."""
+    command, rest = typer.main.get_command(app), list(words)
+    while rest and hasattr(command, "commands"):
+        if rest[0].startswith("-"):
+            break
+        assert rest[0] in command.commands, f"nftbench {' '.join(words)}: unknown {rest[0]!r}"
+        command = command.commands[rest.pop(0)]
+    return command, rest
+
+
+def check_flags(words: list[str]) -> None:
+    command, rest = command_of(words)
+    known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
+    for word in rest:
+        flag = word.split("=")[0]
+        assert not flag.startswith("-") or flag in known, f"nftbench {' '.join(words)}: {flag}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_parse(document: str):
+    """No document names a command or flag that is not there, or leaves out what one needs."""
+    for words in inline(document):
+        check_flags(words)
+    for words in fenced(document):
+        check_flags(words)
+        command, rest = command_of(words)
+        if rest and not {"-h", "--help", "--version"} & set(rest):
+            command.make_context("nftbench", rest)
+        elif not rest and not hasattr(command, "commands"):
+            command.make_context("nftbench", [])
+
+
+def test_wrong_commands_are_found():
+    """The check can fail: a misspelt flag, an unknown command and a missing argument do."""
+    for words in (["eval", "pocket", "--sweet", "a"], ["evaluate", "pocket"], ["rewards", "pul"]):
+        with pytest.raises(AssertionError):
+            check_flags(words)
+    command, rest = command_of(["eval"])
+    with pytest.raises(Exception, match=r"(?i)missing argument|checkpoint"):
+        command.make_context("nftbench", rest)
+
+
+def test_short_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What only reads is run as it stands."""
+    monkeypatch.chdir(tmp_path)
+    found = {" ".join(words) for d in DOCUMENTS for words in (*fenced(d), *inline(d))}
+    cheap = sorted(c for c in found if c in CHEAP or c.endswith("--help"))
+    assert {"recipes", "rewards"} <= set(cheap)
+    for command in cheap:
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, f"nftbench {command}: {result.output}"
+
+
+def _marked() -> list[Any]:
+    return [
+        pytest.param(block, kind, id=f"{document}-{number}")
+        for document in DOCUMENTS
+        for kind in ("sh", "python")
+        for number, block in enumerate(blocks(document, kind, mark="run"))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("block", "kind"), _marked())
+def test_marked_blocks_run(block: str, kind: str, tmp_path: Path):
+    """A block that says it runs does, in an empty folder and a process of its own."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    program = [sys.executable, "-c"] if kind == "python" else ["bash", "-euc"]
+    done = subprocess.run(
+        [*program, block], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_resolve(document: str):
+    """A link within the repository leads to a file or folder of it."""
+    prose = FENCE.sub("", text_of(document))
+    for target in LINK.findall(prose):
+        assert (ROOT / document).parent.joinpath(target).exists(), f"{document}: {target}"
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d != "CHANGELOG.md"])
+def test_named_paths_exist(document: str):
+    """Paths in code style that begin with a folder of the project exist; the changelog speaks of the past."""
+    prose = FENCE.sub("", text_of(document))
+    for path in re.findall(
+        r"`((?:nftbench|rewards|tests|benchmarks|leaderboards)/[\w./@-]*)`", prose
+    ):
+        places = (ROOT, (ROOT / document).parent)
+        assert any((place / path).exists() for place in places), f"{document}: {path}"
+
+
+def test_layout_is_true():
+    """Every folder of the engine stands in its layout, and nothing else does."""
+    layout = blocks("nftbench/README.md", "text")[0]
+    named = set(re.findall(r"^  (\w+)/", layout, re.M))
+    there = {p.parent.name for p in (ROOT / "nftbench").glob("*/*") if p.suffix in (".py", ".toml")}
+    assert named == there - {"__pycache__"}
+
+
+def test_readme_is_short_and_has_its_commands():
+    """A newcomer reads it whole; CI reads the test command in it."""
+    readme = text_of("README.md")
+    assert len(readme.splitlines()) < 150
+    assert len(blocks("README.md", "sh", mark="tests")) == 1
+    assert readme.count("<!-- leaderboard:") == readme.count("<!-- /leaderboard -->") > 0
+
+
+def test_keys_of_recipes_are_the_models(tmp_path: Path):
+    """`nftbench/recipes/KEYS.md` is what the command writes."""
+    made = tmp_path / "KEYS.md"
+    result = CliRunner().invoke(app, ["recipes", "pocket", "--out", str(made)])
+    assert result.exit_code == 0, result.output
+    remake = "nftbench recipes pocket --out nftbench/recipes/KEYS.md"
+    assert made.read_text("utf-8") == text_of("nftbench/recipes/KEYS.md"), f"if meant: {remake}"
