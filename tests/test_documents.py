@@ -1,7 +1,7 @@
 """What the documents say is true: commands parse, links and paths exist, short examples run.
 
-A fenced block after `<!-- run -->` is run whole, in an empty folder. Other commands are parsed against the command line:
-an unknown command, flag or a missing argument fails. `<!-- gpu -->` marks blocks that nobody can run without one.
+A fenced block after `<!-- run -->` is run whole, in an empty folder. Other commands are parsed against the command
+line: an unknown command, flag or a missing argument fails. `<!-- gpu -->` marks blocks that nobody can run without one.
 """
 
 import os

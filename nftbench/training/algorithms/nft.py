@@ -110,7 +110,7 @@ def trust_region(policy: Tensor, kl: Tensor, *, limit: float, weight: float) -> 
     Returns:
         (B,): `policy` within, weight (kl - limit) beyond.
 
-    Source: measured here, nftbench/training/README.md; kin to the hinge on velocity norms of NormGuard, arXiv:2606.27771.
+    Source: measured here, nftbench/training/README.md; kin to NormGuard's hinge on velocity norms, arXiv:2606.27771.
     """
     beyond = kl.detach() > limit
     return torch.where(beyond, torch.zeros_like(policy), policy) + weight * (kl - limit).clamp_min(
