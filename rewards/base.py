@@ -77,6 +77,8 @@ class Prompt:
     """What a rule-based reward checks: GenEval's metadata (`include`, `exclude`)."""
     rewards: tuple[str, ...] = ()
     """Names of the only rewards that apply to it, in training; empty is every one that can score it."""
+    cluster: str = ""
+    """Prompts of one cluster, such as paraphrases, count as one for error bars; empty is a cluster of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -200,7 +200,19 @@ def _rewards(record: dict[str, Any]) -> tuple[str, ...]:
     return tuple(named)
 
 
-_LAYOUTS = {"geneval": _geneval, "text": _text}
+def _own(own_id: str, line: str) -> Prompt:
+    """A line of a user's own file, as `own.canonical` writes it."""
+    record = json_object(line)
+    return Prompt(
+        id=check_id(record.get("id", own_id)),
+        text=required(record, "prompt", str),
+        tag=str(record.get("tag", "")),
+        target={k: record[k] for k in ("include", "exclude") if k in record},
+        cluster=str(record.get("cluster", "")),
+    )
+
+
+_LAYOUTS = {"geneval": _geneval, "text": _text, "own": _own}
 LAYOUTS = tuple(_LAYOUTS)
 
 

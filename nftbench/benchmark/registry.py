@@ -1,15 +1,14 @@
 """Benchmarks and suites by name: found, read, and turned into the protocols that are run."""
 
 import difflib
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from nftbench.benchmark import own, places
 from nftbench.benchmark.schema import Benchmark, Protocol, in_words
 from nftbench.benchmark.suites import Suite
-from nftbench.resources import data_folder
 from rewards.base import ConfigError, Prompt
 
 
@@ -43,26 +42,14 @@ def protocols_of(suite: Suite, **changes: Any) -> dict[Protocol, tuple[str, ...]
     return {protocol: tuple(dict.fromkeys(keys)) for protocol, keys in found.items()}
 
 
-def folder() -> Path:
-    """Where the benchmark files lie, in a checkout and in an installed wheel alike."""
-    return data_folder("benchmarks")
-
-
-def names(kind: str = "generating") -> list[str]:
+def names(kind: places.Kind = "generating") -> list[str]:
     """All benchmarks of a kind: `generating`, or `ranking` for those that judge a scorer by ready images."""
-    return sorted(p.stem for p in folder().glob("*.toml") if _kind(p) == kind)
-
-
-def _kind(path: Path) -> str:
-    try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("kind", "generating"))
-    except tomllib.TOMLDecodeError:  # said when it is read
-        return "generating"
+    return list(places.find(kind))
 
 
 def suite_names() -> list[str]:
     """All suites."""
-    return sorted(p.stem for p in (folder() / "suites").glob("*.toml"))
+    return list(places.find("suite"))
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -79,17 +66,28 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def load_suite(name: str) -> Suite:
-    """Read a suite by name; a benchmark's name is a suite of one.
+    """Read a suite by name or by its TOML file; a benchmark's name is a suite of one.
+
+    A file's benchmarks are looked for beside it, too.
 
     Raises:
         ConfigError: no such suite or benchmark; the near name is suggested.
     """
+    if name.endswith(".toml"):
+        return _suite_file(Path(name))
     if name in names():
         return Suite(name=name, title=load_benchmark(name).title, benchmarks=(name,))
-    everything = suite_names() + names()
     if name in names("ranking"):
         load_benchmark(name)
-    return read(Suite, known(name, everything, "suite or benchmark"), "suites")
+    return read(Suite, known(name, suite_names() + names(), "suite or benchmark"), "suite")
+
+
+def _suite_file(path: Path) -> Suite:
+    """A suite, or a benchmark alone, of a user's own."""
+    places.parse(path)  # said of the file itself where it cannot be read
+    folder = path.resolve().parent
+    places.add(folder.parent if folder.name == "suites" else folder)
+    return load_suite(path.stem)
 
 
 def choose(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
@@ -113,12 +111,16 @@ def known(name: str, there: list[str], kind: str) -> str:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def read(model: type[_Model], name: str, under: str = "") -> _Model:
-    """One TOML of the benchmarks' folder as a model; a fault is named with file and field."""
-    path = folder() / under / f"{name}.toml"
+def read(model: type[_Model], name: str, kind: places.Kind = "generating") -> _Model:
+    """One TOML as a model; a fault is named with file and field."""
+    path = places.find(kind)[name]
+    record = places.parse(path)
+    if not path.is_relative_to(places.shipped()):
+        record = own.completed(path, record)
     try:
-        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        found = model.model_validate(record)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {in_words(error)}") from None
+        raise ConfigError(f"{path}: {in_words(error)}{own.near_field(error, model)}") from None
+    if isinstance(found, Benchmark):
+        found.lies_in(path.parent)
+    return found

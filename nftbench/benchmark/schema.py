@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.prompts import load_prompts
@@ -82,8 +82,10 @@ class Protocol(SamplingParameters):
     limit: int | None = Field(default=None, ge=1)
     """Only so many prompts were asked: never publishable."""
     images_per_prompt: int = Field(ge=1)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    noise: Literal["cpu-generator-per-image"] = "cpu-generator-per-image"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = "float32"
+    """None where nobody knows."""
+    noise: Literal["cpu-generator-per-image", "given"] = "cpu-generator-per-image"
+    """`given`: the images were made by something else, nobody knows how."""
     pixels: Literal["uint8-png"] = "uint8-png"
     aggregation: Literal["mean", "task_mean"]
 
@@ -136,7 +138,7 @@ class PromptSource(Frozen):
     """Name in `benchmarks/prompts`; where there is a `url`, in the data cache."""
     url: str = Field(default="", pattern="^(https://.+)?$")
     """Where the file comes from, at a pinned commit where there is one; empty where it ships."""
-    layout: Literal["geneval", "text"]
+    layout: Literal["geneval", "text", "own"]
     member: str = ""
     """How the name of the file ends that is meant, where `file` is a zip archive."""
     count: int = Field(ge=1)
@@ -150,10 +152,15 @@ class PromptSource(Frozen):
     size: int = Field(default=0, ge=0)
     """Bytes; 0 where it is not known."""
 
+    _home: Path | None = PrivateAttr(default=None)
+    """Folder of the benchmark's TOML, where it is a user's own."""
+
     @model_validator(mode="after")
     def _shipped_is_pinned(self) -> "PromptSource":
         if not (self.url or self.sha256):
             raise ValueError("a file that ships has a sha256")
+        if Path(self.file).is_absolute() or ".." in Path(self.file).parts:
+            raise ValueError("expected the name of a file in the folder prompts/")
         return self
 
     def asset(self, licence: str) -> Weight:
@@ -171,7 +178,7 @@ class PromptSource(Frozen):
         return (
             data.found(self.file, remedy=remedy)
             if self.url
-            else data_folder("benchmarks") / "prompts" / self.file
+            else (self._home or data_folder("benchmarks")) / "prompts" / self.file
         )
 
     def digest(self) -> str:
@@ -229,8 +236,14 @@ class Benchmark(Frozen):
     training: PromptSource | None = None
     """What may be trained on: never asked by the benchmark."""
     sampling: SamplingDefaults
-    rewards: tuple[str, ...] = Field(min_length=1)
+    rewards: tuple[str, ...] = ()
+    """Keys; without any, `--rewards` names them."""
     aggregation: Literal["mean", "task_mean"]
+
+    def lies_in(self, folder: Path) -> None:
+        """Note where the benchmark's TOML lies: its prompt files are in `prompts/` beside it."""
+        for source in (*self.sources, *((self.training,) if self.training else ())):
+            source._home = folder
 
     @property
     def sources(self) -> tuple[PromptSource, ...]:

@@ -38,7 +38,18 @@ GUIDANCE = re.compile(r"(off|native)|(cfg|embedded):(\d+(?:\.\d+)?)")
 def eval_(
     checkpoint: Annotated[str, typer.Argument(help=checkpoints.HELP)],
     suite: Annotated[
-        str | None, typer.Option(help="Suite or benchmark; the checkpoint's own when left out.")
+        str | None,
+        typer.Option(
+            help="Suite or benchmark, or a suite's .toml; the checkpoint's own when left out."
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Your own prompts instead of a suite: .txt, .jsonl or .csv."),
+    ] = None,
+    benchmark_path: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of your own benchmarks, see benchmarks/README.md."),
     ] = None,
     guidance_scale: Annotated[
         float | None,
@@ -101,6 +112,7 @@ def eval_(
         "limit": limit,
         "seed": seed,
     }
+    suite = _asked(suite, prompts, benchmark_path, rewards)
     with console.progress() as report:
         run, rows = commands.evaluate_checkpoint(
             checkpoints.named(checkpoint, config, quantize) or checkpoint,
@@ -121,6 +133,24 @@ def eval_(
     for path in leaderboard.add(run) if publish else ():
         console.line(f"published: {path}")
     _end(alarms, max_failed)
+
+
+def _asked(
+    suite: str | None, prompts: Path | None, folders: list[Path] | None, rewards: str | None
+) -> str | None:
+    """The suite's name, once everything of the user's own is known."""
+    from nftbench.benchmark import own, places
+
+    for folder in folders or ():
+        places.add(folder)
+    if prompts is None:
+        return suite
+    if suite is not None:
+        raise ConfigError("--suite and --prompts both say what is asked; leave out one")
+    if rewards is None:
+        raise ConfigError("own prompts name no rewards; pass --rewards, such as ocr,jpeg")
+    keys = [key.strip() for key in rewards.split(",")]
+    return own.add_benchmark(prompts.stem, own.read_prompts(prompts), keys)
 
 
 def _guidance(text: str | None, scale: float | None) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
         for name, known in old["rewards"].items():
             manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
         sweep(run.folder)
+    run.keep_benchmarks(w.protocol.benchmark for w in works)
     run.save_manifest(manifest)
 
 
@@ -310,8 +311,9 @@ def aggregate(run: Run, work: Work) -> list[Row]:
         checkpoint=manifest["checkpoint"]["digest"],
         benchmark=work.protocol.benchmark,
         protocol=work.protocol.hash,
-        # Prompts that nobody can be sure to have are as good as a part of them.
+        # Prompts that nobody can be sure to have are as good as a part of them, and so are images of unknown making.
         limited=work.protocol.limit is not None
+        or work.protocol.noise == "given"
         or not load_benchmark(work.protocol.benchmark).pinned,
         by_task=work.protocol.aggregation == "task_mean",
         date=_day(manifest),
@@ -343,6 +345,8 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
             "sha256": list(here.values()),
         }
     )
+    if any(s.prompt.cluster for s in work.samples):
+        table["cluster"] = [s.prompt.cluster or s.prompt.id for s in work.samples]
     for key in run.manifest["rewards"][work.name]:
         parts = [
             run.batch_scores(work.name, key, number, _bound(batch, here))

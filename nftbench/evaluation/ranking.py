@@ -74,7 +74,7 @@ class Item:
 
 def load_ranking(name: str) -> Ranking:
     """Read a ranking benchmark by name."""
-    return read(Ranking, known(name, names("ranking"), "ranking benchmark"))
+    return read(Ranking, known(name, names("ranking"), "ranking benchmark"), "ranking")
 
 
 def read_items(path: Path) -> list[Item]:

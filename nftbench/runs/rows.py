@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 import nftbench
 from nftbench.stats import estimates as statistics
 from nftbench.stats.intervals import SHARE, UNBOUNDED, MetricRange
+from nftbench.stats.paired import clusters
 from rewards.base import PART, SHARES, Metric, RewardInfo
 
 MAX_FAILED = 0.01
@@ -100,7 +101,8 @@ def summarise(table: pd.DataFrame, infos: Sequence[RewardInfo], about: Provenanc
     """All rows of one table of scored images.
 
     Args:
-        table: `prompt_id`, `tag` and a column for each reward and sub-score, one row an image.
+        table: `prompt_id`, `tag`, `cluster` where there are any, and a column for each reward and sub-score, one row
+            an image.
         infos: what the rewards are.
         about: what the images are.
     """
@@ -162,7 +164,8 @@ def metric_range(info: RewardInfo, part: str = "") -> MetricRange:
 def _estimates(
     table: pd.DataFrame, column: str, within: MetricRange, *, tasks: bool
 ) -> Iterator[tuple[str, statistics.Estimate]]:
-    values, prompts, tags = (table[c].to_numpy() for c in (column, "prompt_id", "tag"))
+    values, tags = (table[c].to_numpy() for c in (column, "tag"))
+    prompts = clusters(table).to_numpy()
     values = values.astype(np.float64)
     if not tasks:
         yield "image_mean", statistics.clustered_mean(values, prompts, within)

@@ -1,6 +1,7 @@
 """The run folder: lossless images, a sample table that grows batch by batch, one manifest.
 
     runs/NAME/manifest.json                      what was asked, of which weights, with which versions
+    runs/NAME/asked/                             benchmarks of the user's own, as they were asked
     runs/NAME/BENCHMARK/images/PROMPT-KK.png     the pixels that were scored
     runs/NAME/BENCHMARK/digests/NNNNN.json       what binds a batch's images to the run: their sha256 as they were made
     runs/NAME/BENCHMARK/scores/REWARD/NNNNN.parquet   one file a batch, while the run goes on
@@ -14,7 +15,7 @@ Every file is written beside its place and renamed into it, so a run that is kil
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pandas as pd
 from PIL import Image
 from pydantic import ValidationError
 
+from nftbench.benchmark import own, places
 from nftbench.benchmark.schema import Protocol, in_words
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import read_table, write_atomic, write_table
@@ -34,6 +36,8 @@ from rewards.base import ConfigError, Reward, Scores
 
 RUNS = Path("runs")
 """Where commands make the folders that nobody named."""
+ASKED = "asked"
+"""Folder of a run that holds a copy of benchmarks that do not ship with the project."""
 SAMPLE_COLUMNS = (
     "key",
     "prompt_id",
@@ -71,6 +75,8 @@ class Run:
             raise ConfigError(
                 f"not a run: {folder} holds no {MANIFEST}; expected a folder made by `nftbench eval`"
             )
+        if (folder / ASKED).is_dir():
+            places.add(folder / ASKED)
         return cls(folder)
 
     @property
@@ -87,6 +93,12 @@ class Run:
         """Replace the manifest."""
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         write_atomic(self.folder / MANIFEST, f"{text}\n".encode())
+
+    def keep_benchmarks(self, names: Iterable[str]) -> None:
+        """Keep a copy of a user's own benchmarks, so that the run can be scored and verified anywhere."""
+        for name in names:
+            for path, data in own.files_of(name).items():
+                write_atomic(self.folder / ASKED / path, data)
 
     def add_rewards(self, rewards: Mapping[str, Mapping[str, Reward]]) -> None:
         """Note further rewards of each benchmark in the manifest."""

@@ -97,7 +97,7 @@ def mean_difference(
         how: range of a difference, and whether tasks weigh alike.
     """
     tags = table["tag"].to_numpy() if how.by_task else None
-    values, prompts = differences.to_numpy(np.float64), table["prompt_id"].to_numpy()
+    values, prompts = differences.to_numpy(np.float64), clusters(table).to_numpy()
     tested = significance(values, prompts, tags, within=how.within)
     found = mean(table, differences, how)
     if tested.p > ALPHA:
@@ -132,9 +132,15 @@ def difference(pairs: pd.DataFrame, metric: str) -> pd.Series:
     return new - old
 
 
+def clusters(table: pd.DataFrame) -> pd.Series:
+    """What counts as one for error bars: the prompt, or the cluster of prompts where the table has such a column."""
+    names = ("cluster", "cluster before")  # the latter of pairs
+    return table[next((n for n in names if n in table), "prompt_id")]
+
+
 def mean(table: pd.DataFrame, values: pd.Series, how: Averaging) -> Estimate:
     """Mean of values that stand beside a table's prompts: of the tasks' means, or over images."""
-    prompts, numbers = table["prompt_id"].to_numpy(), values.to_numpy(np.float64)
+    prompts, numbers = clusters(table).to_numpy(), values.to_numpy(np.float64)
     if how.by_task:
         return task_mean(numbers, prompts, table["tag"].to_numpy(), how.within)
     return clustered_mean(numbers, prompts, how.within)
@@ -142,7 +148,7 @@ def mean(table: pd.DataFrame, values: pd.Series, how: Averaging) -> Estimate:
 
 def tally(pairs: pd.DataFrame, metric: str) -> Tally:
     """Prompts whose images, on average over scored pairs, have more, less or as much of a metric after."""
-    gained = difference(pairs, metric).groupby(pairs["prompt_id"]).mean().dropna()
+    gained = difference(pairs, metric).groupby(clusters(pairs)).mean().dropna()
     signs = np.sign(gained.to_numpy().round(9))  # sums of decimals that cancel leave a speck
     higher, lower = int((signs > 0).sum()), int((signs < 0).sum())
     return Tally(higher=higher, lower=lower, same=len(signs) - higher - lower)

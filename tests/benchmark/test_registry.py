@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench import resources
-from nftbench.benchmark.registry import choose, folder, load_benchmark, load_suite, names
+from nftbench.benchmark.places import shipped as folder
+from nftbench.benchmark.registry import choose, load_benchmark, load_suite, names
 from nftbench.benchmark.schema import PROTOCOL_1, Protocol
 from nftbench.pocket.world.scenes import held_out
 from rewards import resolve
@@ -56,10 +57,11 @@ OTHER = {
     "text_encoders": "text_encoder; without text_encoder_3",
     "precision": "float16",
     "dtype": "bfloat16",
+    "noise": "given",
     "seed": 1,
     "aggregation": "mean",
 }
-FIXED = {"noise", "pixels"}
+FIXED = {"pixels"}
 """Fields of one value only: they name a choice of the engine."""
 
 

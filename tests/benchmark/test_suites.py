@@ -9,8 +9,8 @@ import pytest
 
 import rewards
 from nftbench import resources
+from nftbench.benchmark.places import shipped as folder
 from nftbench.benchmark.registry import (
-    folder,
     load_benchmark,
     load_suite,
     names,

@@ -1,0 +1,310 @@
+"""A user's own prompts and benchmarks: a file of prompts becomes a benchmark, a short TOML a whole one.
+
+A benchmark made of a prompt file is named after the file and its content (`mine-1a2b3c4d`), so runs of two versions of
+one file are never taken for each other.
+"""
+
+import atexit
+import csv
+import difflib
+import hashlib
+import io
+import json
+import re
+import shutil
+import tempfile
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nftbench.benchmark import places
+from nftbench.benchmark.prompts import check_id, json_object, load_prompts, text_lines
+from rewards.base import ConfigError, Prompt
+
+KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "tag": "tag"}
+KEYS |= {"task": "tag", "cluster": "cluster", "include": "include", "exclude": "exclude"}
+"""What a line or column may be called, and what it means."""
+TARGETS = ("include", "exclude")
+LARGEST = 64 << 20
+"""Bytes of a prompt file."""
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """A user's own prompts: `.txt`, a prompt a line; `.jsonl`, objects; `.csv` with a header.
+
+    Objects and columns: `prompt`, and where wanted `id`, `tag` (or `task`), `cluster`, `include` and `exclude`
+    (GenEval's targets; JSON in a CSV), these two in `target` as well. Ids are the line's number where none is named.
+    Equal prompts without a cluster are one cluster.
+
+    Raises:
+        ConfigError: no such file, another encoding or ending, or a broken line: file, line, what is wrong.
+    """
+    data = bounded(path)
+    rows = {".txt": _texts, ".jsonl": _objects, ".csv": _table}.get(path.suffix.lower())
+    if rows is None:
+        raise ConfigError(f"{path}: expected a file that ends in .txt, .jsonl or .csv")
+    prompts: list[Prompt] = []
+    seen: dict[str, int] = {}
+    first: dict[str, str] = {}
+    for number, record in rows(path, data):
+        try:
+            prompt = prompt_of(record, f"{number - 1:05d}", first)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+        if prompt.id in seen:
+            raise ConfigError(
+                f"{path}, line {number}: id {prompt.id!r} stands on line {seen[prompt.id]} already"
+            )
+        seen[prompt.id] = number
+        prompts.append(prompt)
+    if not prompts:
+        raise ConfigError(f"{path}: expected a prompt a line, got none")
+    return prompts
+
+
+def bounded(path: Path) -> bytes:
+    """A prompt file's bytes.
+
+    Raises:
+        ConfigError: there is none, or it is far too long for one.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no prompt file {path}")
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ConfigError(f"{path}: expected a prompt file of at most {LARGEST >> 20} MiB")
+    return data.removeprefix(b"\xef\xbb\xbf")  # a mark that Windows' editors write
+
+
+def _texts(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text_lines(path, data), start=1):
+        if line.strip():
+            yield number, {"prompt": line.strip()}
+
+
+def _objects(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text_lines(path, data), start=1):
+        if line.strip():
+            try:
+                yield number, json_object(line)
+            except ConfigError as error:
+                raise ConfigError(f"{path}, line {number}: {error}") from None
+
+
+def _table(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    text_lines(path, data)  # refuses another encoding, and an empty file
+    reader = csv.DictReader(io.StringIO(data.decode("utf-8"), newline=""), strict=True)
+    try:
+        if not any(KEYS.get((name or "").strip()) == "prompt" for name in reader.fieldnames or ()):
+            raise ConfigError(
+                f"{path}, line 1: expected a header with a column 'prompt', got {reader.fieldnames}"
+            )
+        for row in reader:
+            if None in row or None in row.values():
+                raise ConfigError(
+                    f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} cells; "
+                    "put texts with commas in double quotes"
+                )
+            yield reader.line_num, {k.strip(): v for k, v in row.items() if v}
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {reader.line_num}: not a CSV: {error}") from None
+
+
+def prompt_of(record: Mapping[str, Any], own_id: str, first: dict[str, str]) -> Prompt:
+    """One prompt.
+
+    Args:
+        record: keys as in `KEYS`, or `target`.
+        own_id: its id where the record names none.
+        first: the cluster of each text that was seen; one that is new is added.
+
+    Raises:
+        ConfigError: no prompt, a value of another kind, or a misspelt key.
+    """
+    found: dict[str, Any] = {}
+    given = record.get("target")
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"expected 'target' to be an object, got {given!r}")
+    for name, value in {**record, **(given or {})}.items():
+        if name == "target":
+            continue
+        meaning = KEYS.get(name)
+        if meaning is None:
+            near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.75)
+            if near:
+                raise ConfigError(f"unknown key {name!r}; did you mean {near[0]!r}?")
+            continue
+        found[meaning] = value
+    text = _text(found, "prompt")
+    if not text:
+        raise ConfigError(f"expected 'prompt' to be a text, got {found.get('prompt')!r}")
+    own_id = str(found["id"]) if isinstance(found.get("id"), str | int) else own_id
+    cluster = _text(found, "cluster") or first.setdefault(text, own_id)
+    return Prompt(
+        id=check_id(own_id),
+        text=text,
+        tag=_text(found, "tag"),
+        target={k: _things(k, found[k]) for k in TARGETS if k in found},
+        cluster="" if cluster == own_id else cluster,
+    )
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    value = found.get(key, "")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ConfigError(f"expected {key!r} to be a text, got {value!r}")
+    return value.strip()
+
+
+def _things(key: str, value: Any) -> list[Any]:
+    """GenEval's list of things; a CSV's cell holds it as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"expected {key!r} to be a JSON list ({error})") from None
+    if not isinstance(value, list) or not all(isinstance(thing, Mapping) for thing in value):
+        raise ConfigError(f"expected {key!r} to be a list of objects, got {value!r}")
+    return value
+
+
+# --- a benchmark of them --------------------------------------------------------------------------
+
+
+def canonical(prompts: Sequence[Prompt]) -> bytes:
+    """Prompts as JSON lines of the layout `own`; equal prompts are equal bytes."""
+    lines = []
+    for prompt in prompts:
+        record: dict[str, Any] = {"id": prompt.id, "prompt": prompt.text, **prompt.target}
+        record |= {"tag": prompt.tag} if prompt.tag else {}
+        record |= {"cluster": prompt.cluster} if prompt.cluster else {}
+        lines.append(json.dumps(record, sort_keys=True, ensure_ascii=False))
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def add_benchmark(
+    stem: str, prompts: Sequence[Prompt], rewards: Sequence[str] = (), images_per_prompt: int = 1
+) -> str:
+    """Make a benchmark of prompts known to this process; runs keep a copy of it.
+
+    Args:
+        stem: what its name begins with.
+        prompts: what is asked.
+        rewards: keys of what scores it.
+        images_per_prompt: images of each prompt, unless the user says otherwise.
+
+    Returns:
+        Its name: the stem and eight digits of the content's sha256.
+    """
+    data = canonical(prompts)
+    digest = hashlib.sha256(data).hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-_") or "prompts"
+    name = f"{stem[:60]}-{digest[:8]}"
+    targeted = all("include" in p.target and p.tag for p in prompts)
+    folder = Path(tempfile.mkdtemp(prefix="nftbench-own-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "prompts").mkdir()
+    (folder / "prompts" / f"{name}.jsonl").writebounded(data)
+    lines = [
+        f"rewards = {json.dumps(list(rewards))}",
+        f'aggregation = "{"task_mean" if targeted else "mean"}"',
+        "[prompts]",
+        f"file = {json.dumps(f'{name}.jsonl')}",
+        'layout = "own"',
+        "[sampling]",
+        f"images_per_prompt = {images_per_prompt}",
+    ]
+    (folder / f"{name}.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    places.add(folder)
+    return name
+
+
+def completed(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """A user's TOML with what may be left out: counts and digests are those of the files that are there.
+
+    Raises:
+        ConfigError: its name is not that of its file, or a prompt file is missing or broken.
+    """
+    if record.setdefault("name", path.stem) != path.stem:
+        raise ConfigError(
+            f"{path} calls itself {record['name']!r}; name the file so, or leave `name` out"
+        )
+    record.setdefault("title", path.stem)
+    if "prompts" not in record:
+        return record
+    defaults = {"version": 1, "licence": "not stated", "citation": "", "aggregation": "mean"}
+    record = {**defaults, "sampling": {}, **record}
+    record["sampling"] = {"images_per_prompt": 1, **_section(path, record, "sampling")}
+    for source in _sources(path, record):
+        if not source.get("url") and isinstance(source.get("file"), str):
+            _counted(path, source)
+    return record
+
+
+def _section(path: Path, record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(record[name], dict):
+        raise ConfigError(f"{path}: expected [{name}] to be a table, got {record[name]!r}")
+    return record[name]
+
+
+def _sources(path: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = [_section(path, record, n) for n in ("prompts", "training") if n in record]
+    more = record.get("more_prompts", ())
+    return [*found, *(one for one in more if isinstance(one, dict))]
+
+
+def _counted(path: Path, source: dict[str, Any]) -> None:
+    """Fill in a prompt file's digest and number of prompts where the TOML does not say them."""
+    folder = (path.parent / "prompts").resolve()
+    file = (folder / source["file"]).resolve()
+    if not file.is_relative_to(folder):
+        raise ConfigError(f"{path}: {source['file']!r} leaves {folder}; put the file there")
+    if not file.is_file():
+        raise ConfigError(f"{path}: no prompt file {file}")
+    source.setdefault("layout", "own" if file.suffix == ".jsonl" else "text")
+    source.setdefault("sha256", hashlib.sha256(file.readbounded()).hexdigest())
+    if "count" not in source and source["layout"] in ("geneval", "text", "own"):
+        copies = source.get("copies", 1)
+        source["count"] = len(load_prompts(file, source["layout"], copies=copies))
+
+
+def near_field(error: ValidationError, model: type[BaseModel]) -> str:
+    """A suggestion where the TOML has a key that nothing is called."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] != "extra_forbidden":
+        return ""
+    near = difflib.get_close_matches(str(first["loc"][-1]), sorted(_fields(model)), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _fields(model: type[BaseModel]) -> set[str]:
+    """Names of a model's fields, and of those of the models in it."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        found.add(name)
+        kinds = [field.annotation, *typing.get_args(field.annotation)]
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found |= _fields(kind)
+    return found
+
+
+# --- a run's own copy -----------------------------------------------------------------------------
+
+
+def files_of(name: str) -> dict[str, bytes]:
+    """Every file of a user's own benchmark, by its path below the folder; none of a shipped one."""
+    path = places.find("generating").get(name)
+    if path is None or path.is_relative_to(places.shipped()):
+        return {}
+    found = {path.name: path.readbounded()}
+    for source in _sources(path, places.parse(path)):
+        if not source.get("url"):
+            found[f"prompts/{source['file']}"] = bounded(path.parent / "prompts" / source["file"])
+    return found

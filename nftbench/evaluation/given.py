@@ -1,0 +1,324 @@
+"""Images that something else made become a run: scored, tabled, compared and reported as any other.
+
+Nothing is known of how they were drawn, and the run says so: its protocol's noise is `given`, its size is what the files
+have, every other setting is left open, and its rows are not publishable.
+"""
+
+import datetime
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nftbench.benchmark import own
+from nftbench.benchmark.prompts import json_object, required, text_lines
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
+from nftbench.evaluation.evaluate import versions
+from nftbench.generation.sampling import Sample
+from nftbench.runs.io import read_image
+from nftbench.runs.run_folder import Run
+from rewards.base import ConfigError, Progress, Prompt
+
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+GIVEN = "images given"
+"""What a manifest says in the place of a pipeline."""
+NUMBERED = re.compile(r"(?P<id>.+?)[-_](?P<index>[0-9]{1,6})")
+MOST = 1 << 20
+"""Images of one run."""
+METADATA = 1 << 20
+"""Bytes of one image's metadata or caption."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenImage:
+    """A file, and what was asked for it."""
+
+    path: Path
+    prompt: Prompt
+
+
+def import_images(
+    source: Path,
+    name: str,
+    out: Path,
+    *,
+    benchmark: str | None = None,
+    prompts: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Run:
+    """Make a run of finished images.
+
+    Args:
+        source: GenEval's folder (`00000/metadata.jsonl`, `00000/samples/*.png`), a list (`.jsonl` with `image` and
+            `prompt`; absolute paths are welcome), or a folder of images with their prompts: see `_folder`.
+        name: of the model that made them.
+        out: the run's folder; new.
+        benchmark: whose prompts they answer; None makes a benchmark of the prompts that are found.
+        prompts: the prompt file of a plain folder.
+        progress: called after each image.
+
+    Raises:
+        ConfigError: what is there is none of these, an image that cannot be read, prompts that the benchmark does not
+            ask, or an `out` that holds something; nothing is left behind.
+    """
+    if not name.strip() or not name.isprintable():
+        raise ConfigError(f"expected the model's name on one line, got {name!r}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} holds something already; choose another --out")
+    asked = load_benchmark(benchmark) if benchmark else None
+    images = read_source(source, asked.load() if asked else None, prompts)
+    if asked is None:
+        asked, samples = _own_benchmark(source, images)
+    else:
+        samples = _samples(images, asked.load(), asked.name)
+    try:
+        return _written(Run(out), name, asked, samples, progress)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def read_source(
+    source: Path, asked: Sequence[Prompt] | None, prompts: Path | None
+) -> list[GivenImage]:
+    """The images of a source with their prompts, in its order."""
+    if source.is_file():
+        found = list(_listed(source))
+    elif source.is_dir():
+        layout = sorted(p.parent for p in source.glob("*/metadata.jsonl"))
+        if layout:
+            found = [image for folder in layout for image in _geneval(folder)]
+        else:
+            found = list(_folder(source, own.read_prompts(prompts) if prompts else asked))
+    else:
+        raise ConfigError(f"neither a folder nor a list of images: {source}")
+    if not found:
+        raise ConfigError(f"{source}: no image in it ({', '.join(sorted(ENDINGS))})")
+    if len(found) > MOST:
+        raise ConfigError(f"{source}: expected at most {MOST} images, got {len(found)}")
+    return found
+
+
+# --- where images and prompts are found -----------------------------------------------------------
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+
+
+def _short(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(METADATA + 1)
+    if len(data) > METADATA:
+        raise ConfigError(f"{path}: expected at most {METADATA >> 20} MiB")
+    return data
+
+
+def _geneval(folder: Path) -> Iterator[GivenImage]:
+    """One prompt of GenEval's layout.
+
+    Source: djghosh13/geneval@af4902f generation/diffusers_generate.py, which writes it.
+    """
+    path = folder / "metadata.jsonl"
+    try:
+        record = json_object(text_lines(path, _short(path))[0])
+        text, tag = required(record, "prompt", str), str(record.get("tag", ""))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    target = {k: record[k] for k in ("include", "exclude") if k in record}
+    prompt = Prompt(id=folder.name, text=text, tag=tag, target=target)
+    samples = folder / "samples"
+    found = _pictures(samples) if samples.is_dir() else []
+    if not found:
+        raise ConfigError(f"{samples}: expected GenEval's images, such as 0000.png; found none")
+    for image in found:
+        yield GivenImage(image, prompt)
+
+
+def _listed(path: Path) -> Iterator[GivenImage]:
+    """JSON lines; lines of one text and tag without an `id` are images of one prompt."""
+    known: dict[tuple[str, str], str] = {}
+    for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
+        try:
+            record = json_object(line)
+            image = required(record, "image", str)
+            if "\0" in image:
+                raise ConfigError(f"expected 'image' to be a path, got {image!r}")
+            prompt = own.prompt_of({k: v for k, v in record.items() if k != "image"}, "x", {})
+            place = known.setdefault((prompt.text, prompt.tag), f"{number - 1:05d}")
+            prompt = replace(prompt, id=prompt.id if "id" in record else place, cluster="")
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+        file = path.parent / image
+        if not file.is_file():
+            raise ConfigError(f"{path}, line {number}: no image {file}")
+        yield GivenImage(file, prompt)
+
+
+def _folder(folder: Path, asked: Sequence[Prompt] | None) -> Iterator[GivenImage]:
+    """Images of one folder: named after their prompt's id (`00012.png`, `00012-03.png`), or each with its `.txt`."""
+    by_id = {p.id: p for p in asked or ()}
+    for path in _pictures(folder):
+        caption = path.with_suffix(".txt")
+        numbered = NUMBERED.fullmatch(path.stem)
+        if asked is not None:
+            found = by_id.get(path.stem) or (by_id.get(numbered["id"]) if numbered else None)
+            if found is None:
+                raise ConfigError(
+                    f"{path.name} is named after no prompt; expected ID.png or ID-NUMBER.png, such as "
+                    f"{asked[0].id}-00.png"
+                )
+            yield GivenImage(path, found)
+        elif caption.is_file():
+            text = " ".join(text_lines(caption, _short(caption))).strip()
+            if not text:
+                raise ConfigError(f"{caption}: expected the image's prompt, got an empty file")
+            yield GivenImage(path, own.prompt_of({"prompt": text}, path.stem, {}))
+        else:
+            raise ConfigError(
+                f"nothing says what {path} shows: pass --prompts FILE or --benchmark NAME, or put the prompt in "
+                f"{caption.name} beside it"
+            )
+
+
+# --- whose prompts they are -----------------------------------------------------------------------
+
+
+def _own_benchmark(
+    source: Path, images: Sequence[GivenImage]
+) -> tuple[Benchmark, list[tuple[Sample, Path]]]:
+    """A benchmark of the prompts that were found.
+
+    Where prompts have different numbers of images, each image is asked for by itself, and those of one prompt are one
+    cluster.
+    """
+    of = _by_prompt(images)
+    counts = {len(paths) for _, paths in of}
+    if len(counts) == 1:
+        each = counts.pop()
+        prompts = [prompt for prompt, _ in of]
+        chosen = [(Sample(p, i), path) for p, paths in of for i, path in enumerate(paths)]
+    else:
+        each, chosen = 1, []
+        for prompt, paths in of:
+            for i, path in enumerate(paths):
+                one = replace(prompt, id=f"{prompt.id}.{i:02d}", cluster=prompt.id)
+                chosen.append((Sample(one, 0), path))
+        prompts = [sample.prompt for sample, _ in chosen]
+    stem = source.stem if source.is_file() else source.resolve().name
+    return load_benchmark(own.add_benchmark(stem, prompts, images_per_prompt=each)), chosen
+
+
+def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
+    found: dict[str, tuple[Prompt, list[Path]]] = {}
+    for image in images:
+        prompt, paths = found.setdefault(image.prompt.id, (image.prompt, []))
+        if prompt != image.prompt:
+            raise ConfigError(
+                f"{image.path}: prompt {prompt.id!r} is {prompt.text!r} for {paths[0].name} and {image.prompt.text!r} "
+                "here; give different prompts different ids"
+            )
+        paths.append(image.path)
+    return list(found.values())
+
+
+def _samples(
+    images: Sequence[GivenImage], asked: Sequence[Prompt], name: str
+) -> list[tuple[Sample, Path]]:
+    """The images as answers to a benchmark's prompts, found by what they say.
+
+    Raises:
+        ConfigError: a prompt that the benchmark does not ask, one without an image, or different numbers of images.
+    """
+    by_content = {_content(p): p for p in asked}
+    found: dict[str, list[Path]] = {}
+    for image in images:
+        prompt = by_content.get(_content(image.prompt))
+        if prompt is None:
+            raise ConfigError(f"{name} does not ask {image.prompt.text!r} ({image.path})")
+        found.setdefault(prompt.id, []).append(image.path)
+    missing = [p for p in asked if p.id not in found]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of {len(asked)} prompts of {name} have no image, the first {missing[0].text!r}"
+        )
+    counts = Counter(map(len, found.values()))
+    if len(counts) > 1:
+        raise ConfigError(
+            f"{name}: expected every prompt to have as many images, got {dict(sorted(counts.items()))} (images: prompts)"
+        )
+    return [(Sample(p, i), path) for p in asked for i, path in enumerate(found[p.id])]
+
+
+def _content(prompt: Prompt) -> str:
+    return json.dumps([prompt.text.strip(), prompt.tag, prompt.target], sort_keys=True)
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+def protocol_of(asked: Benchmark, images_per_prompt: int, size: tuple[int, int] | None) -> Protocol:
+    """What is known of given images: which prompts, how many images, and their size where all have one."""
+    height, width = size or (None, None)
+    open_settings = dict.fromkeys(SamplingDefaults.model_fields)
+    told = {"images_per_prompt": images_per_prompt, "height": height, "width": width}
+    return asked.protocol().model_copy(
+        update=open_settings | told | {"noise": "given", "dtype": None}
+    )
+
+
+def _written(
+    run: Run,
+    name: str,
+    asked: Benchmark,
+    samples: Sequence[tuple[Sample, Path]],
+    progress: Progress,
+) -> Run:
+    each = max(sample.index for sample, _ in samples) + 1
+    protocol = protocol_of(asked, each, _size([path for _, path in samples]))
+    digest = save(run, asked.name, samples, protocol, progress)
+    run.keep_benchmarks([asked.name])
+    run.save_manifest(_manifest(name, digest, asked.name, protocol))
+    return run
+
+
+def _size(paths: Sequence[Path]) -> tuple[int, int] | None:
+    """Height and width of the images, where all have one."""
+    sizes = set()
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sizes.add((image.height, image.width))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ConfigError(f"{path} cannot be read as an image: {error}") from None
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _pixels(path: Path) -> np.ndarray:
+    try:
+        return read_image(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read as an image: {error}") from None
+
+
+def _manifest(name: str, digest: str, benchmark: str, protocol: Protocol) -> Mapping[str, Any]:
+    return {
+        "kind": "eval",
+        "checkpoint": {"name": name, "digest": digest, "pipeline": GIVEN},
+        "suite": benchmark,
+        "batch_size": 16,
+        "date": datetime.date.today().isoformat(),
+        "protocols": {benchmark: protocol.model_dump(mode="json")},
+        "protocol_hashes": {benchmark: protocol.hash},
+        "drawn": {benchmark: {"notes": ["images given: nothing is known of how they were drawn"]}},
+        "rewards": {benchmark: {}},
+        "versions": versions(),
+    }

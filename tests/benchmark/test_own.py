@@ -1,0 +1,202 @@
+"""A user's own prompts, benchmarks and suites: read as they are meant, or refused with the line."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nftbench.benchmark import own, places
+from nftbench.benchmark.registry import load_benchmark, load_suite, names, protocols_of
+from nftbench.stats.paired import clusters
+from rewards.base import ConfigError, Prompt
+
+
+@pytest.fixture(autouse=True)
+def nothing_added(monkeypatch):
+    """Folders that one test adds are gone in the next."""
+    monkeypatch.setattr(places, "_added", [])
+    monkeypatch.delenv(places.ENVIRONMENT, raising=False)
+
+
+def written(tmp_path, name, text):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+def test_three_layouts_say_the_same(tmp_path):
+    things = [{"class": "circle", "count": 1}]
+    lines = [{"prompt": "a circle", "task": "one", "include": things, "id": 7}]
+    lines += [{"text": "round, red", "cluster": "c"}]
+    objects = "".join(f"{json.dumps(line)}\n" for line in lines)
+    table = pd.DataFrame(
+        [["7", "a circle", "one", json.dumps(things), ""], ["00001", "round, red", "", "", "c"]],
+        columns=["id", "prompt", "tag", "include", "cluster"],
+    ).to_csv(index=False)
+    one = own.read_prompts(written(tmp_path, "a.jsonl", objects))
+    assert own.read_prompts(written(tmp_path, "a.csv", table)) == one
+    assert one == [
+        Prompt(id="7", text="a circle", tag="one", target={"include": things}),
+        Prompt(id="00001", text="round, red", cluster="c"),
+    ]
+
+
+def test_equal_prompts_are_one_cluster_and_blank_lines_none(tmp_path):
+    found = own.read_prompts(written(tmp_path, "a.txt", "\ufeffx\r\n\r\ny\nx\n\n"))
+    assert [(p.id, p.text, p.cluster) for p in found] == [
+        ("00000", "x", ""),
+        ("00002", "y", ""),
+        ("00003", "x", "00000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.txt", "a circle".encode("utf-16"), "not UTF-8"),
+        ("a.txt", "\n\n", "expected a prompt a line"),
+        ("a.doc", "x", "ends in .txt, .jsonl or .csv"),
+        ("a.jsonl", '{"promt": "x"}\n', "did you mean 'prompt'"),
+        ("a.jsonl", '{"prompt": "x", "id": "../x"}\n', "line 1: expected an id"),
+        ("a.jsonl", '{"prompt": 7, "tag": []}\n', "expected 'tag' to be a text"),
+        ("a.jsonl", '{"prompt": "x", "target": 3}\n', "'target' to be an object"),
+        ("a.jsonl", '{"prompt": "x", "include": "["}\n', "'include' to be a JSON list"),
+        ("a.jsonl", '{"prompt": "x", "id": "1"}\n{"prompt": "y", "id": 1}\n', "line 2: id '1'"),
+        ("a.jsonl", "not json\n", "line 1: expected a JSON object"),
+        ("a.csv", "words\nx\n", "a column 'prompt'"),
+        ("a.csv", "prompt,tag\nx,y,z\n", "line 2: expected 2 cells"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_line(tmp_path, name, text, said):
+    with pytest.raises(ConfigError, match=said):
+        own.read_prompts(written(tmp_path, name, text))
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=5))
+def test_a_benchmark_gives_back_its_prompts(texts):
+    prompts = [Prompt(id=f"p{i}", text=t.strip()) for i, t in enumerate(texts)]
+    places._added.clear()
+    name = own.add_benchmark("my prompts!", prompts, ["jpeg"])
+    assert name.startswith("my-prompts-")
+    assert load_benchmark(name).load() == prompts
+    assert own.add_benchmark("my prompts!", prompts) == name
+    other = own.add_benchmark("my prompts!", [*prompts, Prompt(id="more", text="x")])
+    assert other != name
+
+
+def test_error_bars_are_by_cluster():
+    table = pd.DataFrame({"prompt_id": ["a", "b", "c"], "cluster": ["a", "a", "c"]})
+    assert clusters(table).tolist() == ["a", "a", "c"]
+    assert clusters(table.drop(columns="cluster")).tolist() == ["a", "b", "c"]
+    assert clusters(table.rename(columns={"cluster": "cluster before"})).tolist() == ["a", "a", "c"]
+
+
+# --- benchmarks and suites ------------------------------------------------------------------------
+
+SIGNS = 'rewards = ["ocr", "jpeg"]\n[prompts]\nfile = "signs.txt"\n[sampling]\nnum_inference_steps = 3\n'
+SHOP = 'benchmarks = ["signs", "ocr-pocket"]\n[[columns]]\nname = "S"\nbenchmark = "signs"\nmetric = "jpeg"\n'
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """The worked example of benchmarks/README.md."""
+    written(tmp_path, "mine/signs.toml", SIGNS)
+    written(tmp_path, "mine/prompts/signs.txt", 'a sign "one"\na sign "two"\n')
+    written(tmp_path, "mine/shop.toml", SHOP)
+    written(tmp_path, "mine/pyproject.toml", '[project]\nname = "x"\n')
+    return tmp_path / "mine"
+
+
+def test_a_suite_by_its_file(mine):
+    suite = load_suite(str(mine / "shop.toml"))
+    signs, pocket = protocols_of(suite, seed=3)
+    assert (signs.benchmark, signs.num_inference_steps, signs.height) == ("signs", 3, None)
+    assert pocket.benchmark == "ocr-pocket" and "pyproject" not in names()
+    loaded = load_benchmark("signs")
+    assert [p.text for p in loaded.load()] == ['a sign "one"', 'a sign "two"'] and loaded.count == 2
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_a_folder_beside_the_shipped_ones(mine, monkeypatch, way):
+    if way == "flag":
+        places.add(mine)
+    else:
+        monkeypatch.setenv(places.ENVIRONMENT, str(mine))
+    assert {"signs", "geneval"} <= set(names())
+    assert load_suite("shop").benchmarks == ("signs", "ocr-pocket")
+
+
+def test_other_prompts_are_another_protocol(mine):
+    places.add(mine)
+    before = load_benchmark("signs").protocol().hash
+    written(mine, "prompts/signs.txt", 'a sign "three"\n')
+    assert load_benchmark("signs").protocol().hash != before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("signs.toml", SIGNS.replace("rewards", "rewrads"), "did you mean 'rewards'"),
+        ("signs.toml", SIGNS.replace("num_inference_steps", "num_steps"), "num_steps"),
+        ("signs.toml", SIGNS.replace("signs.txt", "../../x.txt"), "leaves"),
+        ("signs.toml", SIGNS.replace("signs.txt", "no.txt"), "no prompt file"),
+        ("signs.toml", f'name = "else"\n{SIGNS}', "name the file so"),
+        ("signs.toml", SIGNS.encode("utf-16"), "not UTF-8"),
+        ("signs.toml", f"{SIGNS}[", "signs.toml"),
+        ("shop.toml", SHOP.replace("columns", "colums"), "did you mean 'columns'"),
+        ("geneval.toml", SIGNS, "ships with the project"),
+    ],
+)
+def test_a_mistake_in_a_toml_is_one_line(mine, file, text, said):
+    written(mine, file, text)
+    places.add(mine)
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_benchmark("signs")
+        load_suite("shop")
+    assert "\n" not in str(refused.value)
+
+
+def test_no_such_suite_file_or_folder(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_suite(str(tmp_path / "no.toml"))
+    with pytest.raises(ConfigError, match="not a folder"):
+        places.add(tmp_path / "no")
+
+
+# --- runs keep what was asked ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_of_own_prompts_is_scored_anywhere(start, tmp_path):
+    written(tmp_path, "my.txt", "a red circle\na blue square\na red circle\n")
+    made = start("eval", "pocket", "--prompts", "my.txt", "--rewards", "jpeg", "--steps", "2")
+    code, _, error = made.finish()
+    assert code == 0, error
+    (run,) = (tmp_path / "runs").iterdir()
+    table = pd.read_parquet(next(run.glob("*/samples.parquet")))
+    assert table["cluster"].tolist() == ["00000", "00001", "00000"]
+    rows = pd.read_csv(run / "rows.csv")
+    assert rows["n_prompts"].tolist() == [2] and rows["n"].tolist() == [3]
+    assert np.isclose(rows["value"][0], table["jpeg"].mean())
+    (tmp_path / "my.txt").unlink()
+    code, _, error = start("score", str(run), "--rewards", "pickscore@pocket").finish()
+    assert code == 0, error
+
+
+def test_own_prompts_need_rewards_and_no_suite(start, tmp_path):
+    written(tmp_path, "my.txt", "a red circle\n")
+    code, _, error = start("eval", "pocket", "--prompts", "my.txt").finish()
+    assert code == 2 and "--rewards" in error
+    both = ("--prompts", "my.txt", "--suite", "pocket", "--rewards", "jpeg")
+    code, _, error = start("eval", "pocket", *both).finish()
+    assert code == 2 and "leave out one" in error
