@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nftbench.benchmark.registry import load_suite, names, protocols_of, suite_names
+from nftbench.benchmark.registry import load_benchmark, load_suite, names, protocols_of, suite_names
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.alarms import Alarm, table_alarms
 from nftbench.evaluation.evaluate import evaluate, score
@@ -228,7 +228,14 @@ def score_run(
         listed = load_rewards(_filled("--rewards", rewards))
         works = plan(list(protocols.values()), listed, manifest["batch_size"])
     else:
-        own = [list(manifest["rewards"][name]) for name in protocols]
+        own = [
+            list(manifest["rewards"][name]) or load_benchmark(protocol.benchmark).rewards
+            for name, protocol in protocols.items()
+        ]
+        if not any(own):
+            raise ConfigError(
+                f"{folder} was scored by nothing yet, and its prompts name no rewards; pass --rewards, such as ocr,jpeg"
+            )
         works = own_works(list(protocols.values()), own, manifest["batch_size"])
     return score(run, works, progress, retry_failed=retry_failed)
 

@@ -210,7 +210,7 @@ def add_benchmark(
     folder = Path(tempfile.mkdtemp(prefix="nftbench-own-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "prompts").mkdir()
-    (folder / "prompts" / f"{name}.jsonl").writebounded(data)
+    (folder / "prompts" / f"{name}.jsonl").write_bytes(data)
     lines = [
         f"rewards = {json.dumps(list(rewards))}",
         f'aggregation = "{"task_mean" if targeted else "mean"}"',
@@ -268,7 +268,7 @@ def _counted(path: Path, source: dict[str, Any]) -> None:
     if not file.is_file():
         raise ConfigError(f"{path}: no prompt file {file}")
     source.setdefault("layout", "own" if file.suffix == ".jsonl" else "text")
-    source.setdefault("sha256", hashlib.sha256(file.readbounded()).hexdigest())
+    source.setdefault("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
     if "count" not in source and source["layout"] in ("geneval", "text", "own"):
         copies = source.get("copies", 1)
         source["count"] = len(load_prompts(file, source["layout"], copies=copies))
@@ -303,7 +303,7 @@ def files_of(name: str) -> dict[str, bytes]:
     path = places.find("generating").get(name)
     if path is None or path.is_relative_to(places.shipped()):
         return {}
-    found = {path.name: path.readbounded()}
+    found = {path.name: path.read_bytes()}
     for source in _sources(path, places.parse(path)):
         if not source.get("url"):
             found[f"prompts/{source['file']}"] = bounded(path.parent / "prompts" / source["file"])

@@ -4,6 +4,7 @@ A folder of a user's own looks like `benchmarks/`: a TOML a benchmark, prompt fi
 or beside the benchmarks. An own name never stands for a shipped one.
 """
 
+import functools
 import os
 import tomllib
 from collections.abc import Iterator
@@ -78,6 +79,12 @@ def _tomls(folder: Path) -> Iterator[Path]:
 
 def kind_of(path: Path) -> str:
     """What a TOML describes; empty for what is neither a benchmark nor a suite."""
+    about = path.stat()
+    return _kind(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind(path: Path, changed: int, size: int) -> str:
     try:
         found = parse(path)
     except ConfigError:  # said when it is read by name

@@ -17,6 +17,7 @@ from nftbench.cli import (
     data,
     doctor,
     evaluate,
+    import_,
     inspect,
     leaderboard,
     pull,
@@ -36,7 +37,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (evaluate, inspect, train, recipes, pull, report, view, stress, certify, doctor):
+for group in (
+    evaluate,
+    import_,
+    inspect,
+    train,
+    recipes,
+    pull,
+    report,
+    view,
+    stress,
+    certify,
+    doctor,
+):
     app.add_typer(group.app)
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(data.app, name="data")

@@ -1,10 +1,11 @@
 """Images that something else made become a run: scored, tabled, compared and reported as any other.
 
-Nothing is known of how they were drawn, and the run says so: its protocol's noise is `given`, its size is what the files
-have, every other setting is left open, and its rows are not publishable.
+Nothing is known of how they were drawn, and the run says so: its protocol's noise is `given`, its size is what the
+files have, every other setting is left open, and its rows are not publishable.
 """
 
 import datetime
+import hashlib
 import json
 import re
 import shutil
@@ -21,9 +22,9 @@ from nftbench.benchmark import own
 from nftbench.benchmark.prompts import json_object, required, text_lines
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
-from nftbench.evaluation.evaluate import versions
+from nftbench.evaluation.evaluate import image_origin, versions
 from nftbench.generation.sampling import Sample
-from nftbench.runs.io import read_image
+from nftbench.runs.pictures import read_image
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt
 
@@ -33,6 +34,8 @@ GIVEN = "images given"
 NUMBERED = re.compile(r"(?P<id>.+?)[-_](?P<index>[0-9]{1,6})")
 MOST = 1 << 20
 """Images of one run."""
+BATCH = 16
+"""Images scored at once."""
 METADATA = 1 << 20
 """Bytes of one image's metadata or caption."""
 
@@ -253,7 +256,8 @@ def _samples(
     counts = Counter(map(len, found.values()))
     if len(counts) > 1:
         raise ConfigError(
-            f"{name}: expected every prompt to have as many images, got {dict(sorted(counts.items()))} (images: prompts)"
+            f"{name}: expected every prompt to have as many images, got {dict(sorted(counts.items()))} "
+            "(images: prompts)"
         )
     return [(Sample(p, i), path) for p in asked for i, path in enumerate(found[p.id])]
 
@@ -290,6 +294,29 @@ def _written(
     return run
 
 
+def save(
+    run: Run,
+    benchmark: str,
+    samples: Sequence[tuple[Sample, Path]],
+    protocol: Protocol,
+    progress: Progress,
+) -> str:
+    """Write the images as PNG, the same pixels, and what binds them to the run.
+
+    Returns:
+        First 16 hexadecimal digits of the sha256 over all files given: it stands for the checkpoint's.
+    """
+    files = (hashlib.sha256(path.read_bytes()).digest() for _, path in samples)
+    whole = hashlib.sha256(b"".join(files)).hexdigest()[:16]
+    for start in range(0, len(samples), BATCH):
+        batch = samples[start : start + BATCH]
+        pixels = [_pixels(path) for _, path in batch]
+        origin = image_origin(whole, protocol)
+        run.save_images(benchmark, start // BATCH, [s for s, _ in batch], pixels, origin)
+        progress(f"{benchmark}: images", start + len(batch), len(samples))
+    return whole
+
+
 def _size(paths: Sequence[Path]) -> tuple[int, int] | None:
     """Height and width of the images, where all have one."""
     sizes = set()
@@ -314,7 +341,7 @@ def _manifest(name: str, digest: str, benchmark: str, protocol: Protocol) -> Map
         "kind": "eval",
         "checkpoint": {"name": name, "digest": digest, "pipeline": GIVEN},
         "suite": benchmark,
-        "batch_size": 16,
+        "batch_size": BATCH,
         "date": datetime.date.today().isoformat(),
         "protocols": {benchmark: protocol.model_dump(mode="json")},
         "protocol_hashes": {benchmark: protocol.hash},

@@ -153,6 +153,9 @@ def drawn_as(manifest: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, about in manifest.get("drawn", {}).items():
         p = manifest["protocols"][name]
+        if p["noise"] == "given":
+            lines += [f"{name}: note: {note}" for note in about["notes"]]
+            continue
         scale = "" if p["guidance"] == "off" else f" {p['guidance_scale']}"
         calls = f"{p['network_calls']:g} network call(s) a step"
         size = f"{p['height']}x{p['width']}, {p['num_inference_steps']} steps"

@@ -124,7 +124,12 @@ class Run:
         return self.folder / benchmark / "images" / f"{sample.key}.png"
 
     def save_images(
-        self, benchmark: str, number: int, batch: Sequence[Sample], pixels: np.ndarray, origin: str
+        self,
+        benchmark: str,
+        number: int,
+        batch: Sequence[Sample],
+        pixels: Sequence[np.ndarray] | np.ndarray,
+        origin: str,
     ) -> None:
         """Write a batch of images, then what binds them to this run.
 
@@ -132,7 +137,7 @@ class Run:
             benchmark: whose images.
             number: of the batch.
             batch: N images.
-            pixels: uint8 RGB (N, H, W, 3).
+            pixels: uint8 RGB (N, H, W, 3), or N images of any size.
             origin: what made them: the checkpoint's digest and the protocol's hash.
         """
         digests = {

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nftbench.benchmark import own, places
@@ -82,6 +82,7 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path, name, text, said):
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
 
 
+@settings(max_examples=15)
 @given(st.lists(TEXTS, min_size=1, max_size=5))
 def test_a_benchmark_gives_back_its_prompts(texts):
     prompts = [Prompt(id=f"p{i}", text=t.strip()) for i, t in enumerate(texts)]

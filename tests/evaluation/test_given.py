@@ -1,0 +1,144 @@
+"""Finished images become a run that is scored and compared as any other, and says that its images were given."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from nftbench.benchmark import places
+from nftbench.benchmark.registry import load_benchmark
+from nftbench.commands import score_run
+from nftbench.evaluation.given import GIVEN, import_images
+from nftbench.runs.pictures import read_image
+from nftbench.runs.run_folder import Run
+from rewards.base import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def nothing_added(monkeypatch):
+    monkeypatch.setattr(places, "_added", [])
+
+
+def quietly(stage: str, done: int, total: int) -> None:
+    """A report nobody reads."""
+
+
+def picture(path, number: int, size: int = 64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def geneval(tmp_path):
+    """Images of geneval-pocket's prompts as GenEval's own script lays them out, in another order."""
+    prompts = load_benchmark("geneval-pocket").load()
+    for number, prompt in enumerate(reversed(prompts)):
+        folder = tmp_path / "theirs" / f"{number:05d}"
+        for index in range(2):
+            picture(folder / "samples" / f"{index:04d}.png", int(prompt.id) * 2 + index)
+        record = {"tag": prompt.tag, "prompt": prompt.text, **prompt.target}
+        (folder / "metadata.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    return tmp_path / "theirs"
+
+
+def test_genevals_folder_answers_a_benchmark(geneval, tmp_path):
+    run = import_images(geneval, "theirs", tmp_path / "run", benchmark="geneval-pocket")
+    (protocol,) = run.protocols().values()
+    assert (protocol.noise, protocol.dtype, protocol.num_inference_steps) == ("given", None, None)
+    assert (protocol.images_per_prompt, protocol.height) == (2, 64)
+    assert protocol.prompts_sha256 == load_benchmark("geneval-pocket").digest
+    assert run.manifest["checkpoint"]["pipeline"] == GIVEN
+    rows = score_run(run.folder, "jpeg", quietly)
+    assert all(row.limited and row.model == "theirs" for row in rows)
+    prompt = load_benchmark("geneval-pocket").load()[5]
+    kept = read_image(run.folder / "geneval-pocket" / "images" / f"{prompt.id}-01.png")
+    rng = np.random.default_rng(int(prompt.id) * 2 + 1)
+    assert (kept == rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).all()
+
+
+def test_a_missing_prompt_is_named_and_nothing_is_left(geneval, tmp_path):
+    (geneval / "00003" / "metadata.jsonl").write_text('{"prompt": "else", "tag": "x"}')
+    with pytest.raises(ConfigError, match="does not ask 'else'"):
+        import_images(geneval, "theirs", tmp_path / "run", benchmark="geneval-pocket")
+    assert not (tmp_path / "run").exists()
+
+
+def listed(tmp_path, lines):
+    path = tmp_path / "list.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_list_with_absolute_paths_and_uneven_numbers(tmp_path):
+    for number in range(3):
+        picture(tmp_path / "far" / f"{number}.png", number, size=16 + 8 * number)
+    lines = [
+        {"image": str(tmp_path / "far" / "0.png"), "prompt": "a"},
+        {"image": "far/1.png", "prompt": "a"},
+        {"image": "far/2.png", "prompt": "b"},
+    ]
+    run = import_images(listed(tmp_path, lines), "m", tmp_path / "run")
+    (row,) = score_run(run.folder, "jpeg", quietly)
+    assert (row.n, row.n_prompts, row.n_failed) == (3, 2, 0)
+    (protocol,) = run.protocols().values()
+    assert protocol.height is None  # they have three sizes
+    table = Run.open(run.folder).read_samples(protocol.benchmark)
+    assert table["cluster"].tolist() == ["00000", "00000", "00002"]
+
+
+def test_a_folder_of_images_with_captions_or_prompts(tmp_path):
+    folder = tmp_path / "plain"
+    for key in ("0-00", "0-01", "1-00", "1-01"):
+        picture(folder / f"{key}.png", 3)
+    (tmp_path / "p.jsonl").write_text('{"id": 0, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n')
+    run = import_images(folder, "m", tmp_path / "run", prompts=tmp_path / "p.jsonl")
+    (protocol,) = run.protocols().values()
+    assert protocol.images_per_prompt == 2
+    with pytest.raises(ConfigError, match="nothing says what"):
+        import_images(folder, "m", tmp_path / "other")
+    for image in folder.glob("*.png"):
+        image.with_suffix(".txt").write_text("a cat")
+    made = import_images(folder, "m", tmp_path / "other")
+    assert len(list(made.folder.rglob("images/*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([{"image": "no.png", "prompt": "a"}], "line 1: no image"),
+        ([{"image": "broken.png", "prompt": "a"}], "cannot be read as an image"),
+        ([{"image": "x\0.png", "prompt": "a"}], "line 1: expected 'image' to be a path"),
+        ([{"prompt": "a"}], "line 1: expected 'image'"),
+        ([{"image": "0.png"}], "line 1: expected 'prompt'"),
+    ],
+)
+def test_a_broken_list_is_one_line(tmp_path, lines, said):
+    picture(tmp_path / "0.png", 0)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:10])
+    with pytest.raises(ConfigError, match=said):
+        import_images(listed(tmp_path, lines), "m", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_imports_are_compared_and_reported(start, geneval, tmp_path):
+    """From the command line, as a user does."""
+    for name in ("a", "b"):
+        made = start(
+            *("import", str(geneval), "--name", name, "--benchmark", "geneval-pocket"),
+            *("--out", name, "--rewards", "jpeg"),
+        )
+        code, out, error = made.finish()
+        assert code == 0, error
+        assert "images given" in out
+    code, out, error = start("compare", "a", "b").finish()
+    assert code == 0 and "jpeg" in out, error
+    code, _, error = start("report", "a", "b", "--out", "report").finish()
+    assert code == 0, error
+    code, _, error = start("import", str(geneval), "--name", "c", "--out", "a").finish()
+    assert code == 2 and "holds something already" in error
+    assert pd.read_csv(tmp_path / "a" / "rows.csv")["limited"].all()
