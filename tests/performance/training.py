@@ -103,7 +103,7 @@ def _plain_iteration(pipeline, optimizer) -> dict[str, float]:
         with torch.no_grad():
             scaled = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
             pixels = pipeline.vae.decode(scaled).sample.mul(0.5).add(0.5)
-        to_uint8(pixels.permute(0, 2, 3, 1).numpy())
+        to_uint8(pixels.permute(0, 2, 3, 1).float().numpy())
         seconds["rollout"] += time.process_time() - mark
         for place in range(TIMES):
             _plain_pair(
