@@ -66,6 +66,8 @@ def _of_nftbench(words: list[str]) -> Iterator[list[str]]:
             continue
         while command and re.match(r"[A-Z_]+=", command[0]):
             command.pop(0)
+        if "-m" in command and command[command.index("-m") + 1 :][:1] == ["nftbench"]:
+            command = command[command.index("-m") + 1 :]
         if command and Path(command[0]).name == "nftbench":
             yield command[1:]
         command = []
