@@ -139,6 +139,8 @@ def _distinct(path: Path, prompts: list[Prompt], copies: int) -> list[Prompt]:
 def text_lines(path: Path, data: bytes) -> list[str]:
     """A file's lines, ended by a newline alone: a text may hold the other characters that `splitlines` breaks at.
 
+    A byte order mark in front, carriage returns and empty lines at the end are left out.
+
     Raises:
         ConfigError: not UTF-8, or no line at all.
     """
@@ -148,18 +150,31 @@ def text_lines(path: Path, data: bytes) -> list[str]:
         raise ConfigError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
+    text = text.removeprefix("\ufeff").rstrip("\r\n")
     if not text:
         raise ConfigError(f"{path}: expected one entry a line, got an empty file")
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _parse(
     path: Path, number: int, line: str, own_id: str, parse: Callable[[str, str], Prompt]
 ) -> Prompt:
     try:
-        return parse(own_id, line)
+        prompt = parse(own_id, line)
+        _whole_characters(prompt)
+        return prompt
     except ConfigError as error:
         raise ConfigError(f"{path}, line {number + 1}: {error}") from None
+
+
+def _whole_characters(prompt: Prompt) -> None:
+    for said in (prompt.text, prompt.tag, json.dumps(prompt.target, ensure_ascii=False)):
+        try:
+            said.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"half a surrogate pair, which is no character, in {said[:40]!a}"
+            ) from None
 
 
 def _text(own_id: str, line: str) -> Prompt:
@@ -179,9 +194,45 @@ def _geneval(own_id: str, line: str) -> Prompt:
         id=check_id(record.get("id", own_id)),
         text=text,
         tag=record.get("tag", ""),
-        target={k: record[k] for k in ("include", "exclude") if k in record},
+        target=scene(record),
         rewards=rewards,
     )
+
+
+def scene(record: dict[str, Any]) -> dict[str, Any]:
+    """GenEval's metadata of a line, `include` and `exclude`; empty where it has none.
+
+    Raises:
+        ConfigError: an entry that is not an object of `class`, `count` and, of `include`, `color` and `position`.
+    """
+    found = {k: record[k] for k in ("include", "exclude") if k in record}
+    for name, entries in found.items():
+        if not isinstance(entries, list):
+            raise ConfigError(f"expected {name!r} to be a list, got {entries!r}")
+        for place, entry in enumerate(entries):
+            wrong = _entry_fault(entry, place)
+            if wrong:
+                raise ConfigError(f"{name}[{place}]: expected {wrong}, got {str(entry)[:60]!r}")
+    return found
+
+
+def _entry_fault(entry: object, place: int) -> str:
+    """What an entry of the metadata should have been; empty where it is right."""
+    if not isinstance(entry, dict):
+        return "an object such as {'class': 'dog', 'count': 1}"
+    if not isinstance(entry.get("class"), str) or not entry["class"]:
+        return "'class' to be a name"
+    count = entry.get("count")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        return "'count' to be a whole number of at least 1"
+    if not isinstance(entry.get("color", ""), str):
+        return "'color' to be a name"
+    match entry.get("position"):
+        case None:
+            return ""
+        case [str(), int() as other] if not isinstance(other, bool) and 0 <= other < place:
+            return ""
+    return "'position' to be a relation and the place of an earlier entry, such as ['left of', 0]"
 
 
 def _rewards(record: dict[str, Any]) -> tuple[str, ...]:
@@ -219,14 +270,32 @@ LAYOUTS = tuple(_LAYOUTS)
 def json_object(line: str) -> dict[str, Any]:
     """Parse one JSON object, or say in words why it is none."""
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_single_keys)
+    except ConfigError:  # a key that stands twice
+        raise
     except json.JSONDecodeError as error:
         raise ConfigError(f"expected a JSON object, got {line[:40]!r} ({error.msg})") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise ConfigError(
+            f"expected a JSON object, got {line[:40]!r} ({str(error)[:80]})"
+        ) from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number of too many digits
         raise ConfigError(f"expected a JSON object, got {line[:40]!r} ({error})") from None
     if not isinstance(record, dict):
         raise ConfigError(f"expected a JSON object, got {type(record).__name__}")
     return record
+
+
+def _single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"key {twice!r} stands twice in one object")
+    return found
 
 
 def required(record: dict[str, Any], key: str, kind: type[T]) -> T:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nftbench.benchmark.prompts import check_id, json_object, required, text_lines
+from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
 from nftbench.evaluation.scoring import score_files, scorer_identity
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import write_atomic, write_table
@@ -53,7 +53,7 @@ def _entry(
     name = required(record, "image", str)
     if "\0" in name:
         raise ConfigError(f"expected 'image' to be a path, got {name!r}, which holds a null byte")
-    target = {k: record[k] for k in ("include", "exclude") if k in record}
+    target = scene(record)
     text, tag = required(record, "prompt", str), as_text(str(record.get("tag", "")))
     own = record["id"] if "id" in record else known.setdefault((text, tag), f"{number - 1:05d}")
     prompt = Prompt(id=check_id(own), text=text, tag=tag, target=target)

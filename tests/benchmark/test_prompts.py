@@ -186,6 +186,44 @@ def test_an_empty_text_line_is_named(tmp_path, line):
     assert "line 2: expected a prompt, got an empty line" in message
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"include": [1]}, "include[0]: expected an object"),
+        ({"include": {"class": "a"}}, "'include' to be a non-empty list"),
+        ({"include": [{"count": 1}]}, "'class' to be a name"),
+        ({"include": [{"class": "dog"}]}, "'count' to be a whole number"),
+        ({"include": [{"class": "dog", "count": True}]}, "'count' to be a whole number"),
+        ({"include": [{"class": "dog", "count": 0}]}, "'count' to be a whole number"),
+        ({"include": [{"class": "dog", "count": 1, "color": 3}]}, "'color' to be a name"),
+        (
+            {"include": [{"class": "dog", "count": 1, "position": ["left of", 0]}]},
+            "'position' to be a relation",
+        ),
+        ({"exclude": "dogs"}, "'exclude' to be a list"),
+        ({"exclude": [None]}, "exclude[0]: expected an object"),
+        ({"prompt": "a \ud800 dog"}, "half a surrogate pair"),
+        ({"tag": "\ud800"}, "half a surrogate pair"),
+    ],
+)
+def test_metadata_that_is_wrong_is_named_with_its_line(tmp_path, changes, said):
+    message = refusal(written(tmp_path, CIRCLE, CIRCLE | changes))
+    assert "line 2: " in message and said in message
+
+
+def test_a_double_key_and_endless_brackets_are_refused(tmp_path):
+    double = '{"prompt": "a", "prompt": "b", "tag": "t", "include": []}'
+    assert "line 1: key 'prompt' stands twice" in refusal(written(tmp_path, double))
+    assert "line 1: expected a JSON object" in refusal(written(tmp_path, "[" * 200_000))
+
+
+@pytest.mark.parametrize("after", ["", "\n", "\r\n", "\n\n\n", "\r\n\r\n"])
+def test_a_byte_order_mark_and_empty_lines_at_the_end_are_left_out(tmp_path, after):
+    path = tmp_path / "asked.txt"
+    path.write_bytes(b"\xef\xbb\xbfred\r\nblue" + after.encode())
+    assert [p.text for p in load_prompts(path, "text")] == ["red", "blue"]
+
+
 def test_a_number_may_collide_with_an_id(tmp_path):
     message = refusal(written(tmp_path, CIRCLE | {"id": "00001"}, CIRCLE))
     assert "line 2: id '00001' stands on line 1 already" in message

@@ -14,6 +14,11 @@ SIZE = {"height": 64, "width": 64}
 PROMPTS = [Prompt(id="a", text="red"), Prompt(id="b", text="two blue cats")]
 
 
+def slow(*values: object) -> object:
+    """A case that is left out of the quick suite."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def learned(family: str, **asked) -> tuple[object, Effective]:
     pipeline = families.build(family)
     return pipeline, learn_settings(pipeline, SamplingParameters(**SIZE | asked))
@@ -41,17 +46,17 @@ def rows_a_step(pipeline, settings: Effective, steps: int = 3) -> float:
     ("family", "asked", "kind", "scale", "calls"),
     [
         ("sd3", {}, "cfg", 7.0, 2),
-        ("sd3", {"guidance_scale": 1.0}, "off", 1.0, 1),
+        slow("sd3", {"guidance_scale": 1.0}, "off", 1.0, 1),
         ("sd3", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
-        ("z_image", {"guidance_scale": 1.0}, "off", 1.0, 1),
+        slow("z_image", {"guidance_scale": 1.0}, "off", 1.0, 1),
         ("z_image", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
         ("flux", {"guidance_scale": 4.5}, "embedded", 4.5, 1),
-        ("flux_schnell", {}, "off", 1.0, 1),
-        ("qwen_image", {}, "off", 1.0, 1),
-        ("qwen_image", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
-        ("cogview4", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
-        ("omnigen", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
-        ("lcm", {}, "embedded", 8.5, 1),
+        slow("flux_schnell", {}, "off", 1.0, 1),
+        slow("qwen_image", {}, "off", 1.0, 1),
+        slow("qwen_image", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
+        slow("cogview4", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
+        slow("omnigen", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
+        slow("lcm", {}, "embedded", 8.5, 1),
     ],
 )
 def test_guidance_is_what_the_network_saw(family, asked, kind, scale, calls):
@@ -85,6 +90,7 @@ def test_what_a_model_cannot_do_is_one_line(family, asked, said):
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_both_stages_of_a_prior_and_a_decoder_are_switched_off():
     _, settings = learned("kandinsky22", guidance="off")
     assert settings.arguments["prior_guidance_scale"] == settings.arguments["guidance_scale"] == 1.0
@@ -96,6 +102,7 @@ def test_a_language_model_that_rewrites_prompts_is_switched_off():
     assert settings.further == {"use_pe": False} and settings.arguments["use_pe"] is False
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_a_list_of_generators_draws_one_by_one():
     _, settings = learned("amused")
     assert settings.one_by_one
