@@ -227,7 +227,11 @@ def _entry_fault(entry: object, place: int) -> str:
         return "'count' to be a whole number of at least 1"
     if not isinstance(entry.get("color", ""), str):
         return "'color' to be a name"
-    match entry.get("position"):
+    return _position_fault(entry.get("position"), place)
+
+
+def _position_fault(position: object, place: int) -> str:
+    match position:
         case None:
             return ""
         case [str(), int() as other] if not isinstance(other, bool) and 0 <= other < place:
