@@ -79,7 +79,7 @@ def own_suite(checkpoint: str) -> str | None:
         ConfigError: neither packaged, nor on this disk, nor a hub id.
     """
     base = parse(checkpoint).base
-    if not _folder(base).exists() and (not base or "/" not in base):
+    if not base or ("/" not in base and not _folder(base).exists()):
         raise ConfigError(_unknown(base))
     return _own_file(base).get("suite")
 

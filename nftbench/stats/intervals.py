@@ -262,7 +262,7 @@ def effective_images(
     """
     seen = np.where(np.isnan(variance), mean * (1 - mean) / alike, variance)
     ratio = (alike**2 * seen + doubt) / (alike * mean * (1 - mean) + doubt)
-    return alike / np.minimum(ratio, 1), ratio >= 1
+    return alike / np.minimum(ratio, 1), ratio >= 1 - SPECK
 
 
 def jeffreys(mean: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -306,4 +306,4 @@ def test_official_files_load(file, layout, count, tags):
 
 
 def test_layouts():
-    assert LAYOUTS == ("geneval", "text")
+    assert LAYOUTS == ("geneval", "text", "own")

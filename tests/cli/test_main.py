@@ -199,16 +199,16 @@ def test_score_a_list(start, tmp_path):
     lines = pictures(tmp_path / "album", 10, 200, 90)
     (tmp_path / "album" / "1.png").write_bytes(b"cut")
     write_list(tmp_path / "album", [*lines, lines[0] | {"image": "gone.png"}])
-    code, out, err = start(
+    code, out, _ = start(
         "score", "album/images.jsonl", "--rewards", "jpeg,jpeg@compressibility", "--batch-size", "3"
     ).finish()
-    assert (code, err) == (0, "") and "scores: album/images.scores.parquet" in out
+    assert code == 4 and "scores: album/images.scores.parquet" in out  # half of them failed: loud
     table = pd.read_parquet(tmp_path / "album" / "images.scores.parquet")
     assert table["image"].tolist() == ["0.png", "1.png", "2.png", "gone.png"]
     assert table["jpeg"].notna().tolist() == [True, False, True, False]
     assert table["jpeg:reason"][1].startswith("unreadable image: 1.png is not an image")
     assert "No such file" in table["jpeg:reason"][3]
-    (row,) = [line for line in out.splitlines() if "@compressibility" in line]
+    (row,) = [line for line in out.splitlines() if "@compressibility" in line and "│" in line]
     assert [cell.strip() for cell in row.split("│")][-3:-1] == ["2", "2"]
 
 

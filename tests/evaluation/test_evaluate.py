@@ -282,6 +282,7 @@ def test_batch_size_moves_no_score(tmp_path, policy, benchmark, judges):
     for size in (7, 16):
         run = Run(tmp_path / str(size))
         (one,) = evaluate.fitted(plan([protocol], loaded, size), policy)
+        evaluate.begin(run, [one], policy, benchmark)
         drawn(run, one, policy.digest)
         evaluate.evaluate(run, [one], policy, benchmark, quietly)
         tables.append(pd.read_parquet(run.samples_path(benchmark)).select_dtypes("float32"))

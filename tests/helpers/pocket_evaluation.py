@@ -118,7 +118,7 @@ def captions(count: int, seed: int = SEED) -> Figures:
 
 
 def _clipscore(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
-    return rewards.clip.clipscore().score(images, prompts(scenes)).values
+    return rewards.clipscore().score(images, prompts(scenes)).values
 
 
 def prompts(scenes: list[Scene]) -> list[Prompt]:
@@ -149,7 +149,7 @@ def preferences(count: int, seed: int = SEED) -> Figures:
     """How often PickScore prefers the better picture, by kind of pair; its values of good ones."""
     shown = training_data.preference_pairs(seed + 5, 3 * count)
     prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(shown.captions)]
-    reward = rewards.clip.pickscore()
+    reward = rewards.pickscore()
     better, worse = (
         reward.score(training_data.to_pixels(p), prompts).values
         for p in (shown.better, shown.worse)

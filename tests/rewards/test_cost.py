@@ -88,7 +88,7 @@ print(before, peak_memory() - before)
 
 @pytest.mark.slow
 def test_peak_memory_counts_what_is_filled_and_not_the_parents():
-    held = np.ones(50_000_000)  # 400 MB in this process
+    held = np.ones(120_000_000)  # 960 MB in this process
     out = subprocess.run(
         [sys.executable, "-c", PEAK], capture_output=True, encoding="utf-8", check=True
     )

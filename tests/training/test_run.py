@@ -187,7 +187,7 @@ def test_a_folder_that_holds_a_run_is_not_begun_again(whole):
 
 
 def test_a_folder_without_checkpoints_cannot_be_resumed(tmp_path):
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
+    with pytest.raises(ConfigError, match="not a training run"):
         begin(small(), tmp_path, resume=True)
     with pytest.raises(ConfigError, match=r"holds no recipe\.json"):
         resumed_recipe(tmp_path, None, [])

@@ -52,10 +52,9 @@ def lines_of(run) -> list[str]:
     return (run / "metrics.jsonl").read_text("utf-8").splitlines()
 
 
-def test_a_cut_line_leaves_the_old_page_and_says_why(run):
+def test_a_broken_run_leaves_the_old_page_and_says_why(run):
     with serving([run], 0, 0.05) as address:
-        with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write('{"iteration": 9')
+        (run / "metrics.jsonl").write_text("{\n", "utf-8")
         eventually(lambda: json.loads(get(address, "state.json"))["problem"])
         assert "iterations done" in get(address)
 

@@ -194,7 +194,7 @@ def test_of_two_protocols_in_a_run_the_wanted_one_is_taken(tmp_path, table1):
     manifest["protocols"] = {"ocr+cfg": other.model_dump(mode="json")} | manifest["protocols"]
     run.save_manifest(manifest)
     (mine,) = [entry.row for _, entry in read_rows(run.folder / "rows.csv")]
-    run.save_rows([row(table1.columns[1], 0.1, protocol=other.hash), mine])
+    run.save_rows([row(table1.columns[1], 0.1, protocol=other.hash, model=mine.model), mine])
     cell = ours(table1, str(run.folder))["OCR"]
     assert cell.row.value == 0.905 and cell.verdict == "agrees"
 
