@@ -61,7 +61,7 @@ def test_equal_prompts_are_one_cluster_and_blank_lines_none(tmp_path):
     ("name", "text", "said"),
     [
         ("a.txt", "a circle".encode("utf-16"), "not UTF-8"),
-        ("a.txt", "\n\n", "expected a prompt a line"),
+        ("a.txt", "\n\n", "expected one entry a line"),
         ("a.doc", "x", "ends in .txt, .jsonl or .csv"),
         ("a.jsonl", '{"promt": "x"}\n', "did you mean 'prompt'"),
         ("a.jsonl", '{"prompt": "x", "id": "../x"}\n', "line 1: expected an id"),
