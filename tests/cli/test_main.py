@@ -239,7 +239,7 @@ def test_ctrl_c_stops_with_a_clear_line_and_the_run_goes_on(start, python, tmp_p
     code, out, err = start(*arguments).finish()
     assert (code, err) == (0, "") and len(list(images.iterdir())) == 96
     again = [p for p, before in kept.items() if p.stat().st_mtime_ns != before]
-    assert len(again) <= 1  # at most what the batch in flight had finished
+    assert len(again) <= 2  # at most the batch in flight
 
 
 @pytest.mark.parametrize(
