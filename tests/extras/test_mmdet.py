@@ -27,7 +27,7 @@ SCALE = (240, 160)
 
 def changes() -> dict:
     """The small network, as mmdet 3's config spells it."""
-    import golden_mmdet
+    from tests.extras import golden_mmdet
 
     return golden_mmdet.changes3()
 
