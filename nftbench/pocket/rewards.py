@@ -234,6 +234,12 @@ def geneval_nft(*, device: str = "cpu") -> GenEval:
     return GenEval(detector, head, info=geneval_nft.info, rule="nft")
 
 
+def geneval_strict(*, device: str = "cpu") -> GenEval:
+    """GenEval with DiffusionNFT's strict rule."""
+    detector, head = load_detector(device), load_color_head(device)
+    return GenEval(detector, head, info=geneval_strict.info, rule="strict")
+
+
 def clipscore(*, device: str = "cpu") -> ClipScore:
     """CLIPScore."""
     tower = load_clip(checked("clip"), device)
@@ -262,6 +268,18 @@ geneval_nft.info = RewardInfo(
     variant="pocket-nft",
     summary="DiffusionNFT's partial GenEval reward on the pocket world, at most 1",
     low=-14,
+    high=1,
+    ends=(0, 1),
+    needs="geneval metadata",
+    weights=_shipped("detector", "clip"),
+    licence="Apache-2.0",
+    source="NVlabs/DiffusionNFT@24af555 flow_grpo/gen_eval.py; detector and CLIP: pocket world",
+)
+geneval_strict.info = RewardInfo(
+    name="geneval",
+    variant="pocket-strict",
+    summary="DiffusionNFT's strict rule on the pocket world, 0 or 1: exactly as many objects as asked for",
+    low=0,
     high=1,
     ends=(0, 1),
     needs="geneval metadata",

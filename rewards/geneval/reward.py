@@ -52,7 +52,7 @@ class GenEval:
         color_head: ColorHead,
         *,
         info: RewardInfo,
-        rule: Literal["official", "nft"] = "official",
+        rule: Literal["official", "strict", "nft"] = "official",
         threshold: float = SCORE_THRESHOLD,
         counting_threshold: float = COUNTING_THRESHOLD,
         jpeg_quality: int | None = None,
@@ -63,7 +63,8 @@ class GenEval:
             detector: finds objects.
             color_head: names the colour of a crop.
             info: what the numbers of this variant mean.
-            rule: which number is the value, `official` correctness or the partial reward of `nft`.
+            rule: which number is the value: `official` correctness, `strict` correctness, or the partial reward
+                of `nft`.
             threshold: detections count above this score, 0-1.
             counting_threshold: the same for prompts tagged `counting`.
             jpeg_quality: images are scored as JPEG leaves them, 0-100; None scores them as they are.
@@ -72,7 +73,7 @@ class GenEval:
         self.detector = detector
         self.cut_out = cut_out
         self.color_head = color_head
-        self._value: Literal["correct", "partial"] = "correct" if rule == "official" else "partial"
+        self._value = {"official": "correct", "strict": "strict", "nft": "partial"}[rule]
         self._thresholds = (threshold, counting_threshold)
         self._jpeg_quality = jpeg_quality
 

@@ -15,7 +15,13 @@ from rewards import load_reward
 from rewards.base import ConfigError, MissingWeights, Prompt, Reward
 from tests.helpers import pocket_evaluation
 
-KEYS = ("geneval@pocket", "geneval@pocket-nft", "clipscore@pocket", "pickscore@pocket")
+KEYS = (
+    "geneval@pocket",
+    "geneval@pocket-nft",
+    "geneval@pocket-strict",
+    "clipscore@pocket",
+    "pickscore@pocket",
+)
 SEED = pocket_evaluation.SEED + 1000
 
 
@@ -146,6 +152,21 @@ def test_partial_reward_tells_near_from_far(drawn):
     np.testing.assert_array_equal(reward.score(images, prompts).values, 1.0)
     other = Prompt(id="x", text="", target={"include": [{"class": "circle", "count": 3}]})
     assert (reward.score(images, [other] * len(images)).values < 1).all()
+
+
+def test_strict_rule_refuses_what_is_too_much(drawn):
+    """The value is the strict rule's, so one object more than asked for is wrong; officially it is not."""
+    images, _ = drawn
+    circle, two = (
+        Prompt(id=str(n), text="", target={"include": [{"class": "circle", "count": n}]})
+        for n in (1, 2)
+    )
+    official = load_reward("geneval@pocket").score(images, [circle] * len(images))
+    strict = load_reward("geneval@pocket-strict").score(images, [circle] * len(images))
+    np.testing.assert_array_equal(strict.values, official.parts["strict"])
+    both = load_reward("geneval@pocket-strict").score(images, [two] * len(images)).values
+    assert (strict.values <= official.values).all() and (strict.values < official.values).any()
+    assert not (strict.values * both).any()
 
 
 def test_training_is_deterministic_per_step():
