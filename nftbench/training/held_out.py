@@ -23,7 +23,7 @@ from nftbench.stats.paired import Change, changes
 from nftbench.training import RewardFailed
 from nftbench.training.callbacks import Checkpoints, Iteration, WatchGuards
 from nftbench.training.config.record import reward_digest
-from nftbench.training.metrics_log import HELD_OUT, MetricsLog, write_averaging
+from nftbench.training.metrics_log import ENDS, HELD_OUT, MetricsLog, write_averaging
 from nftbench.training.setup import Setup
 from nftbench.training.stages import Failures
 from nftbench.training.trainer import Trainer
@@ -161,7 +161,10 @@ class Validate:
         self._log.grid(iteration.done, images)
         for (benchmark, metric), estimate in estimates(table, self._sets).items():
             iteration.held_out[f"{benchmark}/{metric}"] = estimate
-            iteration.metrics[f"held_out/{benchmark}/{metric}"] = estimate.value
+            name = f"{HELD_OUT}/{benchmark}/{metric}"
+            iteration.metrics[name] = estimate.value
+            ends = (estimate.low, estimate.high)
+            iteration.metrics |= {f"{name}{end}": v for end, v in zip(ENDS, ends, strict=True)}
         iteration.metrics |= {f"held_out_failed/{f.key}": f.count for f in failures}
         iteration.stop = iteration.stop or _dead(failures)
         if not iteration.stop:

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,8 @@ from nftbench.stats.paired import PAIR, Averaging, Change, changes
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out"
 """Folder of the scored held-out images: `before.parquet`, `after.parquet`, `first.parquet`."""
+ENDS = ("_low", "_high")
+"""`held_out/BENCHMARK/METRIC` with one of these is an end of that mean's 95% interval."""
 AVERAGING = "averaging.json"
 """In that folder: benchmark -> metric -> its range and whether its tasks weigh alike."""
 GRID_ROWS, GRID_COLUMNS = 8, 8
@@ -68,7 +70,8 @@ class MetricsLog:
             file.write(f"{line}\n")
             file.flush()
             os.fsync(file.fileno())
-        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        ends = set(values) - set(without_ends(values))  # TensorBoard draws no bands
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and k not in ends}
         self.accelerator.log(numbers, step=done)
 
     def begun(self) -> bool:
@@ -113,6 +116,19 @@ class MetricsLog:
 def read_metrics(folder: Path) -> pd.DataFrame:
     """A run's metrics, one row a line."""
     return pd.DataFrame(_lines(folder / METRICS)[0])
+
+
+def without_ends(names: Iterable[Any]) -> list[str]:
+    """Names of metrics, without those that are an end of another one's interval."""
+    known = [str(name) for name in names]
+    ends = {f"{name}{end}" for name in known for end in ENDS}
+    return [name for name in known if name not in ends]
+
+
+def held_out_columns(table: pd.DataFrame) -> list[str]:
+    """The held-out metrics that a table of `read_metrics` has values of, each with its `ENDS` beside it or not."""
+    found = without_ends(c for c in table if str(c).startswith(f"{HELD_OUT}/"))
+    return [c for c in found if table[c].notna().any()]
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -165,11 +181,11 @@ def _averaging(within: Mapping[str, Any], by_task: bool) -> Averaging:
 
 
 def curve(folder: Path) -> None:
-    """Draw `curve.png`: every held-out metric over iterations and over minutes of training."""
+    """Draw `curve.png`: every held-out metric with its interval, over iterations and over minutes of training."""
     from matplotlib.figure import Figure
 
     table = read_metrics(folder)
-    columns = [c for c in table if c.startswith("held_out/") and table[c].notna().any()]
+    columns = held_out_columns(table)
     if not columns:
         return
     figure = Figure(figsize=(10, 2.6 * len(columns)), layout="constrained")
@@ -180,6 +196,9 @@ def curve(folder: Path) -> None:
         ]  # one stage may be validated on what another was not
         for axis, name in zip(row, ("iteration", "minutes"), strict=True):
             axis.plot(validated[name], validated[column], marker="o", markersize=3)
+            low, high = (f"{column}{end}" for end in ENDS)
+            if {low, high} <= set(validated):
+                axis.fill_between(validated[name], validated[low], validated[high], alpha=0.2)
             axis.set_xlabel(name)
             axis.grid(alpha=0.3)
         row[0].set_title(column.removeprefix("held_out/"), loc="left", fontsize=10)

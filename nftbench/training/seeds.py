@@ -10,7 +10,12 @@ import pandas as pd
 from nftbench.runs.io import write_atomic
 from nftbench.stats.paired import Change
 from nftbench.stats.seeds import over_seeds
-from nftbench.training.metrics_log import HELD_OUT, read_averaging, read_metrics
+from nftbench.training.metrics_log import (
+    HELD_OUT,
+    held_out_columns,
+    read_averaging,
+    read_metrics,
+)
 from rewards.base import ConfigError
 
 SEEDS = "seeds.json"
@@ -81,7 +86,7 @@ def curves(parent: Path) -> None:
     from matplotlib.figure import Figure
 
     tables = [read_metrics(run).set_index("iteration") for run in runs_of(parent)]
-    columns = sorted({c for t in tables for c in t if c.startswith("held_out/")})
+    columns = sorted({c for t in tables for c in held_out_columns(t)})
     if not columns:
         return
     figure = Figure(figsize=(6, 2.6 * len(columns)), layout="constrained")

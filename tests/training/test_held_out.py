@@ -6,9 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nftbench.runs.rows import metric_range
+from nftbench.stats.estimates import clustered_mean
 from nftbench.training.config.recipe import Recipe
+from nftbench.training.metrics_log import held_out_columns, read_metrics
+from rewards import load_reward
 from rewards.base import ConfigError
-from tests.helpers.trainings import begin, small
+from tests.helpers.trainings import begin, metrics_of, small
 
 SETTINGS = (
     "stages.iterations=2",
@@ -51,6 +55,20 @@ def before(folder: Path) -> pd.DataFrame:
 def test_training_moved_what_is_measured(trained):
     after = pd.read_parquet(trained / "held_out" / "after.parquet")
     assert (after["jpeg"] - before(trained)["jpeg"]).abs().max() > 0.05
+
+
+def test_the_metrics_carry_the_interval_of_each_held_out_mean(trained):
+    """The first validation is of the same images as `first`, whose estimate is computed anew here."""
+    line = metrics_of(trained)[0]
+    first = pd.read_parquet(trained / "held_out" / "first.parquet")
+    within = metric_range(load_reward("jpeg").info)
+    found = clustered_mean(first["jpeg"].to_numpy(), first["prompt_id"].to_numpy(), within)
+    name = "held_out/geneval-pocket/jpeg"
+    assert [line[f"{name}{end}"] for end in ("", "_low", "_high")] == pytest.approx(
+        [found.value, found.low, found.high]
+    )
+    assert found.low < found.value < found.high
+    assert held_out_columns(read_metrics(trained)) == [name]
 
 
 @pytest.mark.parametrize("lost", ["before.parquet", "first.parquet", "measured.json"])

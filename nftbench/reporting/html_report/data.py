@@ -16,7 +16,13 @@ from nftbench.runs.rows import Row, metric_range
 from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import Averaging, Change, change, paired_samples
-from nftbench.training.metrics_log import HELD_OUT, METRICS, read_changes, read_metrics
+from nftbench.training.metrics_log import (
+    HELD_OUT,
+    METRICS,
+    read_changes,
+    read_metrics,
+    without_ends,
+)
 from rewards.base import PART, ConfigError, Metric, RewardInfo
 
 LETTERS = "ABCDEFGH"
@@ -296,7 +302,7 @@ def curves(runs: Sequence[Trained], prefix: str) -> list[str]:
         dict.fromkeys(
             column
             for one in runs
-            for column in one.metrics.columns
+            for column in without_ends(one.metrics.columns)
             if column.startswith(prefix) and pd.api.types.is_numeric_dtype(one.metrics[column])
         )
     )
