@@ -6,7 +6,8 @@ their means, and the part of both is counted in each, which makes the interval a
 
 The two are put together by their intervals, not by their variances: each part brings Student's t of its own degrees of
 freedom, as Zou & Donner do. Three seeds have two degrees, and their t is 4.3, not 2. Satterthwaite's degrees of
-freedom, the usual way, hold the truth in 88% of cases with two seeds and 93% with three (`tests/performance/seed_coverage.py`).
+freedom, the usual way, hold the truth in 88% of cases with two seeds and 93% with three
+(`tests/performance/seed_coverage.py`).
 
 Source: Zou & Donner, Construction of confidence limits about effect measures, Statist. Med. 27, 2008; the crossed
 design: Cameron, Gelbach & Miller, Robust inference with multiway clustering, J. Bus. Econ. Stat. 29, 2011.
