@@ -24,7 +24,7 @@ from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
-from nftbench.training.checkpoints import checkpoints
+from nftbench.training.callbacks.checkpoints import checkpoints
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.processes import Processes, started
 from nftbench.training.run import train as training

@@ -41,8 +41,8 @@ from nftbench.stress.plan import (
     own_benchmark,
     whole,
 )
+from nftbench.training.callbacks.guards import picture_statistics
 from nftbench.training.config.record import RECIPE, stored_recipe
-from nftbench.training.guards import picture_statistics
 from rewards import parse_rewards
 from rewards.base import MissingWeights, Progress
 

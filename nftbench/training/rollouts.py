@@ -22,10 +22,10 @@ from nftbench.training.algorithms.advantages import (
     combine_advantages,
 )
 from nftbench.training.algorithms.base import Algorithm, RolloutBatch
-from nftbench.training.checkpoints import TrainState, seed_of
+from nftbench.training.callbacks.checkpoints import TrainState, seed_of
+from nftbench.training.callbacks.guards import picture_statistics
+from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.guards import picture_statistics
-from nftbench.training.metrics_log import Clock
 from nftbench.training.policy import TrainedPolicy, mixed
 from nftbench.training.processes import Processes
 from nftbench.training.stages import Failures, StageData, failure_reasons, reward_values, score_all

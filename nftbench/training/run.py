@@ -15,7 +15,7 @@ from nftbench.runs.io import sweep
 from nftbench.runs.lock import hold
 from nftbench.stats.paired import Change
 from nftbench.training import Interrupted, RewardFailed, TrainingFailed
-from nftbench.training.callbacks import (
+from nftbench.training.callbacks.base import (
     Callback,
     Checkpoints,
     Iteration,
@@ -23,6 +23,9 @@ from nftbench.training.callbacks import (
     Report,
     WatchGuards,
 )
+from nftbench.training.callbacks.guards import Guards
+from nftbench.training.callbacks.held_out import Validate
+from nftbench.training.callbacks.metrics_log import METRICS, MetricsLog, curve
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
     Record,
@@ -32,9 +35,6 @@ from nftbench.training.config.record import (
     stored_recipe,
     stored_record,
 )
-from nftbench.training.guards import Guards
-from nftbench.training.held_out import Validate
-from nftbench.training.metrics_log import METRICS, MetricsLog, curve
 from nftbench.training.policy import NoEffect
 from nftbench.training.processes import Processes, started
 from nftbench.training.setup import (

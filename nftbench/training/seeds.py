@@ -10,7 +10,7 @@ import pandas as pd
 from nftbench.runs.io import write_atomic
 from nftbench.stats.paired import Change
 from nftbench.stats.seeds import over_seeds
-from nftbench.training.metrics_log import (
+from nftbench.training.callbacks.metrics_log import (
     HELD_OUT,
     held_out_columns,
     read_averaging,

@@ -10,7 +10,9 @@ from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_m
 from nftbench.generation.replay import Layout, distilled, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.runs.lock import LOCK
-from nftbench.training.checkpoints import checkpoints
+from nftbench.training.callbacks.checkpoints import checkpoints
+from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
+from nftbench.training.callbacks.validation import ValidationSet, validation_sets
 from nftbench.training.config.overrides import changed, difference
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
@@ -20,11 +22,9 @@ from nftbench.training.config.record import (
     reward_digest,
     stored_recipe,
 )
-from nftbench.training.metrics_log import HELD_OUT, METRICS
 from nftbench.training.policy import TrainedPolicy
 from nftbench.training.processes import Processes
 from nftbench.training.stages import RewardSet, StageData, WeightedReward, stage_data
-from nftbench.training.validation import ValidationSet, validation_sets
 from rewards.base import ConfigError, MissingExtra, Prompt
 
 BASE, PROMPTS, REWARD = "base", "prompts of stage", "reward"

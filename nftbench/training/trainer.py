@@ -14,9 +14,9 @@ from nftbench.generation.replay import Layout
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.algorithms import load_algorithm
 from nftbench.training.algorithms.nft import old_decay
-from nftbench.training.checkpoints import TrainState, seed_everything
+from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
+from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.metrics_log import Clock
 from nftbench.training.policy import TrainedPolicy
 from nftbench.training.processes import Processes
 from nftbench.training.rollouts import Rollout

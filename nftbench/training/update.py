@@ -25,9 +25,9 @@ from nftbench.training.algorithms.base import (
     WeightSet,
 )
 from nftbench.training.algorithms.nft import ema_decay
-from nftbench.training.checkpoints import TrainState, seed_everything
+from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
+from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe, Stage
-from nftbench.training.metrics_log import Clock
 from nftbench.training.policy import TrainedPolicy, Using, mixed
 from nftbench.training.processes import Processes
 

@@ -24,7 +24,7 @@ from accelerate import Accelerator
 
 from nftbench.evaluation.loading import quiet
 from nftbench.runs.io import write_atomic
-from nftbench.training.callbacks import Iteration
+from nftbench.training.callbacks.base import Iteration
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun

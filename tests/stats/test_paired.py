@@ -7,7 +7,7 @@ import pytest
 from nftbench.runs.io import write_table
 from nftbench.stats.intervals import SHARE, UNBOUNDED
 from nftbench.stats.paired import Averaging, changes
-from nftbench.training.metrics_log import HELD_OUT, read_changes, write_averaging
+from nftbench.training.callbacks.metrics_log import HELD_OUT, read_changes, write_averaging
 
 
 def table(values: list[float]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from nftbench.commands import train_checkpoint
 from nftbench.generation.checkpoint import load_model, local_folder
 from nftbench.generation.sampling import Sample, generate
 from nftbench.training import Interrupted, seeds
-from nftbench.training.checkpoints import checkpoints, load_state
+from nftbench.training.callbacks.checkpoints import checkpoints, load_state
 from nftbench.training.config.overrides import difference
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun

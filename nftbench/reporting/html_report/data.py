@@ -16,7 +16,7 @@ from nftbench.runs.rows import Row, metric_range
 from nftbench.runs.run_folder import MANIFEST, Run
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import Averaging, Change, change, paired_samples
-from nftbench.training.metrics_log import (
+from nftbench.training.callbacks.metrics_log import (
     HELD_OUT,
     METRICS,
     read_changes,

@@ -17,7 +17,7 @@ from typing import Any
 from nftbench.reporting.html_report.build import write_report
 from nftbench.reporting.html_report.data import LETTERS
 from nftbench.runs.run_folder import MANIFEST
-from nftbench.training.metrics_log import METRICS
+from nftbench.training.callbacks.metrics_log import METRICS
 from rewards.base import ConfigError
 
 HOST = "127.0.0.1"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nftbench.stats.estimates import Estimate
-from nftbench.training.checkpoints import (
+from nftbench.training.callbacks.checkpoints import (
     CheckpointState,
     checkpoints,
     disk_errors,
@@ -16,8 +16,8 @@ from nftbench.training.checkpoints import (
     save_state,
     warned,
 )
-from nftbench.training.guards import Finding, Guards
-from nftbench.training.metrics_log import MetricsLog
+from nftbench.training.callbacks.guards import Finding, Guards
+from nftbench.training.callbacks.metrics_log import MetricsLog
 from nftbench.training.setup import Setup
 from nftbench.training.trainer import Trainer
 from rewards.base import ConfigError, Metric

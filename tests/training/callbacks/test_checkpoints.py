@@ -11,7 +11,7 @@ import pytest
 from nftbench.generation.checkpoint import trained_folder
 from nftbench.runs.io import OLD, whole_folder
 from nftbench.training import TrainingFailed
-from nftbench.training.checkpoints import checkpoints, load_state
+from nftbench.training.callbacks.checkpoints import checkpoints, load_state
 from nftbench.training.config.record import RECIPE, save_recipe, stored_recipe, stored_record
 from nftbench.training.run import train
 from rewards.base import ConfigError

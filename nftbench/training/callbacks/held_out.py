@@ -21,13 +21,9 @@ import torch
 from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.stats.paired import Change, changes
 from nftbench.training import RewardFailed
-from nftbench.training.callbacks import Checkpoints, Iteration, WatchGuards
-from nftbench.training.config.record import reward_digest
-from nftbench.training.metrics_log import ENDS, HELD_OUT, MetricsLog, write_averaging
-from nftbench.training.setup import Setup
-from nftbench.training.stages import Failures
-from nftbench.training.trainer import Trainer
-from nftbench.training.validation import (
+from nftbench.training.callbacks.base import Checkpoints, Iteration, WatchGuards
+from nftbench.training.callbacks.metrics_log import ENDS, HELD_OUT, MetricsLog, write_averaging
+from nftbench.training.callbacks.validation import (
     COLUMNS,
     ValidationSet,
     averaging,
@@ -35,6 +31,10 @@ from nftbench.training.validation import (
     total,
     validate,
 )
+from nftbench.training.config.record import reward_digest
+from nftbench.training.setup import Setup
+from nftbench.training.stages import Failures
+from nftbench.training.trainer import Trainer
 from rewards.base import ConfigError, Progress
 
 MEASURED = "measured.json"

@@ -8,8 +8,8 @@ import pytest
 
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import clustered_mean
+from nftbench.training.callbacks.metrics_log import held_out_columns, read_metrics
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.metrics_log import held_out_columns, read_metrics
 from rewards import load_reward
 from rewards.base import ConfigError
 from tests.helpers.trainings import begin, metrics_of, small

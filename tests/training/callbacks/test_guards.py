@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench.stats.estimates import Estimate
+from nftbench.training.callbacks.guards import SPAN, Finding, Guards, picture_statistics
 from nftbench.training.config.recipe import GuardConfig, Threshold
-from nftbench.training.guards import SPAN, Finding, Guards, picture_statistics
 
 LIMITS = Threshold(warn=0.1, stop=0.25)
 CONFIG = GuardConfig(

@@ -1,0 +1,1 @@
+"""What is done around the iterations: validation, guards, checkpoints, the log of metrics."""
