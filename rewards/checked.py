@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores
-from rewards.pixels import as_pictures, groups_of_one_size
+from rewards.pixels import Picture, as_pictures, groups_of_one_size
 
 SLACK = 1e-5
 """Share of the stated range by which rounding may leave it: a cosine of 1.0000001 is one."""
@@ -39,7 +39,8 @@ class CheckedReward:
             prompts: N prompts, one an image; plain strings are prompts without a target.
 
         Returns:
-            Scores of the N images; what is infinite or outside `info.low` to `info.high` is NaN with the reason.
+            Scores of the N images; what is infinite or outside `info.low` to `info.high` is NaN with the reason, and
+            the evidence of a picture that had to be converted says so.
 
         Raises:
             ConfigError: pictures of another kind, not one prompt an image, or a reward that breaks its contract.
@@ -53,14 +54,15 @@ class CheckedReward:
             return Scores(values=np.zeros(0, np.float32), reasons=())
         groups = groups_of_one_size(pictures)
         found = [self._score([pictures[i] for i in g], [asked[i] for i in g]) for g in groups]
-        return found[0] if len(groups) == 1 else gathered(groups, found, [""] * len(pictures))
+        scores = found[0] if len(groups) == 1 else gathered(groups, found, [""] * len(pictures))
+        return with_conversions(scores, pictures)
 
     def check(self, prompts: Sequence[Prompt | str] | Prompt | str) -> None:
         """See `Reward.check`."""
         self.reward.check(as_prompts(prompts))
 
-    def _score(self, pictures: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Scores:
-        scores = self.reward.score(np.stack(pictures), prompts)
+    def _score(self, pictures: Sequence[Picture], prompts: Sequence[Prompt]) -> Scores:
+        scores = self.reward.score(np.stack([picture.pixels for picture in pictures]), prompts)
         if not isinstance(scores, Scores) or len(scores.values) != len(pictures):
             count = len(scores.values) if isinstance(scores, Scores) else type(scores).__name__
             raise ConfigError(
@@ -107,6 +109,17 @@ def in_range(scores: Scores, info: RewardInfo) -> Scores:
     ]
     values = np.where(wrong, np.float32(np.nan), scores.values)
     return replace(scores, values=values, reasons=tuple(reasons))
+
+
+def with_conversions(scores: Scores, pictures: Sequence[Picture]) -> Scores:
+    """Scores whose evidence says what was done to the pictures before, under `converted`."""
+    if not any(picture.converted for picture in pictures):
+        return scores
+    evidence = [dict(said) for said in scores.evidence or ({},) * len(pictures)]
+    for said, picture in zip(evidence, pictures, strict=True):
+        if picture.converted:
+            said["converted"] = picture.converted
+    return replace(scores, evidence=tuple(evidence))
 
 
 def gathered(

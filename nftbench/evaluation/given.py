@@ -15,22 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from nftbench.benchmark import own
 from nftbench.benchmark.prompts import json_object, required, text_lines
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
 from nftbench.evaluation.evaluate import image_origin, versions
 from nftbench.generation.sampling import Sample
-from nftbench.runs.pictures import read_image
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt
+from rewards.pixels import ImageError, Picture, read_picture
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 GIVEN = "images given"
 """What a manifest says in the place of a pipeline."""
+NOT_KNOWN = "images given: nothing is known of how they were drawn"
 NUMBERED = re.compile(r"(?P<id>.+?)[-_](?P<index>[0-9]{1,6})")
 MOST = 1 << 20
 """Images of one run."""
@@ -287,10 +285,11 @@ def _written(
     progress: Progress,
 ) -> Run:
     each = max(sample.index for sample, _ in samples) + 1
-    protocol = protocol_of(asked, each, _size([path for _, path in samples]))
+    size, converted = _looked_at([path for _, path in samples])
+    protocol = protocol_of(asked, each, size)
     digest = save(run, asked.name, samples, protocol, progress)
     run.keep_benchmarks([asked.name])
-    run.save_manifest(_manifest(name, digest, asked.name, protocol))
+    run.save_manifest(_manifest(name, digest, asked.name, protocol, converted))
     return run
 
 
@@ -310,33 +309,34 @@ def save(
     whole = hashlib.sha256(b"".join(files)).hexdigest()[:16]
     for start in range(0, len(samples), BATCH):
         batch = samples[start : start + BATCH]
-        pixels = [_pixels(path) for _, path in batch]
+        pixels = [_picture(path).pixels for _, path in batch]
         origin = image_origin(whole, protocol)
         run.save_images(benchmark, start // BATCH, [s for s, _ in batch], pixels, origin)
         progress(f"{benchmark}: images", start + len(batch), len(samples))
     return whole
 
 
-def _size(paths: Sequence[Path]) -> tuple[int, int] | None:
-    """Height and width of the images, where all have one."""
-    sizes = set()
+def _looked_at(paths: Sequence[Path]) -> tuple[tuple[int, int] | None, list[str]]:
+    """Height and width of the images, where all have one, and how many were converted in which way."""
+    sizes, converted = set(), Counter()
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                sizes.add((image.height, image.width))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ConfigError(f"{path} cannot be read as an image: {error}") from None
-    return sizes.pop() if len(sizes) == 1 else None
+        picture = _picture(path)
+        sizes.add(picture.pixels.shape[:2])
+        converted[picture.converted] += 1
+    notes = [f"{count} images: {how}" for how, count in converted.items() if how]
+    return (sizes.pop() if len(sizes) == 1 else None), notes
 
 
-def _pixels(path: Path) -> np.ndarray:
+def _picture(path: Path) -> Picture:
     try:
-        return read_image(path)
-    except OSError as error:
+        return read_picture(path)
+    except ImageError as error:
         raise ConfigError(f"{path} cannot be read as an image: {error}") from None
 
 
-def _manifest(name: str, digest: str, benchmark: str, protocol: Protocol) -> Mapping[str, Any]:
+def _manifest(
+    name: str, digest: str, benchmark: str, protocol: Protocol, converted: Sequence[str]
+) -> Mapping[str, Any]:
     return {
         "kind": "eval",
         "checkpoint": {"name": name, "digest": digest, "pipeline": GIVEN},
@@ -345,7 +345,7 @@ def _manifest(name: str, digest: str, benchmark: str, protocol: Protocol) -> Map
         "date": datetime.date.today().isoformat(),
         "protocols": {benchmark: protocol.model_dump(mode="json")},
         "protocol_hashes": {benchmark: protocol.hash},
-        "drawn": {benchmark: {"notes": ["images given: nothing is known of how they were drawn"]}},
+        "drawn": {benchmark: {"notes": [NOT_KNOWN, *converted]}},
         "rewards": {benchmark: {}},
         "versions": versions(),
     }

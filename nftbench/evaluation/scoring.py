@@ -3,12 +3,10 @@
 import hashlib
 import inspect
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +14,10 @@ import torch
 
 import rewards as registry
 from nftbench.generation.sampling import Sample
-from nftbench.runs.pictures import read_picture
 from nftbench.runs.run_folder import as_text, score_table
 from rewards.base import ConfigError, Prompt, Reward, Scores
+from rewards.checked import CheckedReward, checked, gathered
+from rewards.pixels import ImageError, Picture, read_picture
 
 
 def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
@@ -32,21 +31,26 @@ def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]
     Returns:
         Scores of the N files; NaN and the reason where a file is absent, truncated or no image.
     """
-    images: dict[int, np.ndarray] = {}
-    reasons, converted = [""] * len(paths), [""] * len(paths)
+    pictures: dict[int, Picture] = {}
+    reasons = [""] * len(paths)
     for i, (path, prompt) in enumerate(zip(paths, prompts, strict=True)):
-        try:
-            picture = read_picture(path)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            why = error.strerror if isinstance(error, OSError) else ""
-            reasons[i] = f"unreadable image: {why or as_text(str(error))}"
-            continue
         if as_text(prompt.text) != prompt.text:
             reasons[i] = "the prompt holds half a surrogate pair, which is no character"
             continue
-        images[i], converted[i] = picture.pixels, picture.converted
-    scored = [(group, _score(reward, group, images, prompts)) for group in _same_size(images)]
-    return _gather(scored, reasons, converted)
+        try:
+            pictures[i] = read_picture(path)
+        except ImageError as error:
+            reasons[i] = f"unreadable image: {as_text(str(error))}"
+    if not pictures:
+        return unseen(reasons)
+    asked = [prompts[i] for i in pictures]
+    scores = _score(checked(reward), list(pictures.values()), asked)
+    return gathered([list(pictures)], [scores], reasons)
+
+
+def unseen(reasons: Sequence[str]) -> Scores:
+    """Scores of images of which none could be read."""
+    return Scores(values=np.full(len(reasons), np.nan, np.float32), reasons=tuple(reasons))
 
 
 def score_again(
@@ -97,40 +101,11 @@ def _code_digest(kind: type) -> str:
     return digest.hexdigest()
 
 
-def _same_size(images: dict[int, np.ndarray]) -> list[list[int]]:
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i, image in images.items():
-        groups[image.shape].append(i)
-    return list(groups.values())
-
-
-def _score(
-    reward: Reward, group: list[int], images: dict[int, np.ndarray], prompts: Sequence[Prompt]
-) -> Scores:
+def _score(reward: CheckedReward, pictures: list[Picture], prompts: Sequence[Prompt]) -> Scores:
     try:
-        return reward.score(np.stack([images[i] for i in group]), [prompts[i] for i in group])
+        return reward.score(pictures, prompts)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"out of memory at {len(group)} images at once ({str(error).partition('.')[0]}); choose a smaller "
+            f"out of memory at {len(pictures)} images at once ({str(error).partition('.')[0]}); choose a smaller "
             "--batch-size, for a run another --out too"
         ) from None
-
-
-def _gather(
-    scored: list[tuple[list[int], Scores]], reasons: list[str], converted: Sequence[str]
-) -> Scores:
-    """Scores of groups of images, put back into the order of all images."""
-    count = len(reasons)
-    values = np.full(count, np.nan, dtype=np.float32)
-    evidence: list[Any] = [{}] * count
-    parts: dict[str, np.ndarray] = {}
-    for group, scores in scored:
-        values[group] = scores.values
-        for name, part in scores.parts.items():
-            parts.setdefault(name, np.full(count, np.nan, dtype=np.float32))[group] = part
-        for place, i in enumerate(group):
-            reasons[i] = scores.reasons[place]
-            evidence[i] = dict(scores.evidence[place]) if scores.evidence else {}
-            if converted[i]:
-                evidence[i]["converted"] = converted[i]
-    return Scores(values=values, reasons=tuple(reasons), parts=parts, evidence=tuple(evidence))

@@ -8,8 +8,8 @@ from PIL import Image
 
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import write_atomic
-from nftbench.runs.pictures import read_image
 from nftbench.runs.run_folder import Run
+from rewards.pixels import ImageError, read_picture
 
 COLUMNS = 8
 GAP = 2
@@ -53,6 +53,6 @@ def _evenly(samples: list[Sample]) -> list[Sample]:
 
 def _pixels(run: Run, benchmark: str, sample: Sample) -> np.ndarray:
     try:
-        return read_image(run.image_path(benchmark, sample))
-    except OSError:
+        return read_picture(run.image_path(benchmark, sample)).pixels
+    except ImageError:
         return np.full((1, 1, 3), 255, dtype=np.uint8)

@@ -21,7 +21,6 @@ from nftbench.evaluation.evaluate import evaluate
 from nftbench.evaluation.loading import quiet
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel, load_model, trained_folder
-from nftbench.runs.pictures import read_image
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import PAIR, Averaging
@@ -45,6 +44,7 @@ from nftbench.training.callbacks.guards import picture_statistics
 from nftbench.training.config.record import RECIPE, stored_recipe
 from rewards import parse_rewards
 from rewards.base import MissingWeights, Progress
+from rewards.pixels import read_picture
 
 
 def stress(
@@ -111,7 +111,9 @@ def _generate(
     for work in works:
         table = run.read_samples(work.name)
         table["path"] = [str(run.folder / work.name / name) for name in table["image"]]
-        seen = pd.DataFrame([picture_statistics(read_image(Path(p))[None]) for p in table["path"]])
+        seen = pd.DataFrame(
+            [picture_statistics(read_picture(Path(p)).pixels[None]) for p in table["path"]]
+        )
         tables[work.name] = table.assign(**seen)
     return tables
 
@@ -220,7 +222,7 @@ def _diversity(plan: Plan, asked: pd.DataFrame, before: pd.DataFrame | None) -> 
 
 
 def _pixels(table: pd.DataFrame) -> np.ndarray:
-    return np.stack([read_image(Path(p)) for p in table["path"]])
+    return np.stack([read_picture(Path(p)).pixels for p in table["path"]])
 
 
 def pairwise(table: pd.DataFrame, vectors: np.ndarray) -> pd.DataFrame:

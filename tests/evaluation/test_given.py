@@ -11,9 +11,9 @@ from nftbench.benchmark import places
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.commands import score_run
 from nftbench.evaluation.given import GIVEN, import_images
-from nftbench.runs.pictures import read_image
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
+from rewards.pixels import read_picture
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_genevals_folder_answers_a_benchmark(geneval, tmp_path):
     rows = score_run(run.folder, "jpeg", quietly)
     assert all(row.limited and row.model == "theirs" for row in rows)
     prompt = load_benchmark("geneval-pocket").load()[5]
-    kept = read_image(run.folder / "geneval-pocket" / "images" / f"{prompt.id}-01.png")
+    kept = read_picture(run.folder / "geneval-pocket" / "images" / f"{prompt.id}-01.png").pixels
     rng = np.random.default_rng(int(prompt.id) * 2 + 1)
     assert (kept == rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).all()
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_nan_with_the_reason_and_the_rest_is_scored(tmp_p
     reasons = dict(zip(names, scores.reasons, strict=True))
     assert reasons["whole"] == reasons["last"] == "" and reasons["black"] == "black"
     assert reasons["absent"] == "unreadable image: No such file or directory"
-    assert reasons["words"].startswith("unreadable image: words.png is not an image")
+    assert reasons["words"].startswith("unreadable image: it is not an image")
     assert all(reasons[n].startswith("unreadable image: ") for n in ("cut", "empty", "folder"))
     assert [e.get("id") for e in scores.evidence] == ["0"] + [None] * 5 + ["6", "7"]
 

@@ -1,23 +1,19 @@
 """The run folder: files whole or absent, images that come back, and what is not an image."""
 
 import errno
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 from nftbench.generation.sampling import Sample
 from nftbench.runs import run_folder as store
 from nftbench.runs.io import write_atomic, write_table
-from nftbench.runs.pictures import read_image
 from nftbench.runs.run_folder import Run, score_table
 from rewards.base import ConfigError, Prompt, Scores
+from rewards.pixels import read_picture
 
 SAMPLES = [Sample(Prompt(id=f"{i:04d}", text="x"), 0) for i in range(3)]
 
@@ -86,7 +82,7 @@ def test_images_come_back_to_the_last_level(tmp_path):
     made = run.made("b", 0, SAMPLES, "ab12 hash")
     assert made == [*(run.image_digest("b", s) for s in SAMPLES[:2]), ""] and all(made[:2])
     assert run.image_path("b", SAMPLES[0]) == tmp_path / "b" / "images" / "0000-00.png"
-    np.testing.assert_array_equal(read_image(run.image_path("b", SAMPLES[1])), pixels[1])
+    np.testing.assert_array_equal(read_picture(run.image_path("b", SAMPLES[1])).pixels, pixels[1])
 
 
 def test_images_of_another_origin_are_not_this_runs(tmp_path):
@@ -101,60 +97,6 @@ def test_broken_digests_say_nothing(tmp_path, damage):
     run.save_images("b", 0, SAMPLES[:1], pixels, "o")
     run.digests_path("b", 0).write_bytes(damage)
     assert run.made("b", 0, SAMPLES[:1], "o") == [""]
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
-def test_every_mode_is_read_as_rgb(tmp_path, mode):
-    path = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}"
-    Image.new(mode, (5, 4), 1 if mode != "CMYK" else (0, 0, 0, 0)).save(path)
-    pixels = read_image(path)
-    assert pixels.shape == (4, 5, 3) and pixels.dtype == np.uint8
-
-
-def encoded(suffix: str) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, format=suffix)
-    return buffer.getvalue()
-
-
-FILES = {suffix: encoded(suffix) for suffix in ("png", "jpeg", "webp", "gif", "bmp", "tiff")}
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # what PIL says of the same faults
-@given(st.sampled_from(sorted(FILES)), st.data())
-def test_a_broken_file_is_an_os_error_or_an_image(tmp_path_factory, suffix, data):
-    """Whatever is cut off or overwritten: nothing but OSError ever comes out."""
-    content = bytearray(FILES[suffix])
-    del content[data.draw(st.integers(0, len(content))) :]
-    for place, byte in data.draw(
-        st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4)
-    ):
-        if place < len(content):
-            content[place] = byte
-    path = tmp_path_factory.getbasetemp() / f"broken.{suffix}"
-    path.write_bytes(bytes(content))
-    try:
-        pixels = read_image(path)
-    except OSError as error:
-        assert str(error)
-    else:
-        assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpeg"])
-def test_a_file_cut_in_the_middle_is_never_half_an_image(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    path.write_bytes(FILES[suffix][: len(FILES[suffix]) // 2])
-    with pytest.raises(OSError, match=r"(?i)truncated|broken"):
-        read_image(path)
-
-
-def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    Image.new("RGB", (64, 64)).save(tmp_path / "bomb.png")
-    with pytest.raises(OSError, match=r"bomb\.png is broken"):
-        read_image(tmp_path / "bomb.png")
 
 
 # --- scores ---------------------------------------------------------------------------------------

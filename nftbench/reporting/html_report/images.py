@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nftbench.runs.pictures import read_image
+from rewards.pixels import ImageError, read_picture
 
 SMALL = 256
 """Pixels: an image whose sides are no longer is its own thumbnail."""
@@ -59,9 +59,9 @@ def place(folder: Path, source: str, out: Path, stem: str) -> ReportImage:
     """
     try:
         path = inside(folder, source)
-        pixels, data = read_image(path), path.read_bytes()
-    except OSError as error:
-        return ReportImage(fault=error.strerror or str(error))
+        pixels, data = read_picture(path).pixels, path.read_bytes()
+    except (OSError, ImageError) as error:
+        return ReportImage(fault=getattr(error, "strerror", None) or str(error))
     height, width = pixels.shape[:2]
     keep = data.startswith(b"\x89PNG") and len(data) <= WHOLE
     file = f"{stem}.png" if keep else f"{stem}.jpg"
