@@ -5,12 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import rewards as registry
 from nftbench.benchmark.registry import load_benchmark, load_suite, names, protocols_of, suite_names
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.alarms import Alarm, table_alarms
 from nftbench.evaluation.evaluate import evaluate, score
 from nftbench.evaluation.image_lists import score_list
-from nftbench.evaluation.loading import load_rewards, quiet
+from nftbench.evaluation.loading import load_rewards, quiet, refuse_unnamed_files
 from nftbench.evaluation.planning import fitted, own_works, plan
 from nftbench.generation.checkpoint import (
     NOTHING,
@@ -31,6 +32,8 @@ from nftbench.training.run import train as training
 from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError, Progress
 
+REWARDS = (".rewards", ".held_out_rewards")
+"""Ends of the names of settings that list rewards."""
 POCKET_RECIPES = {"flow-grpo": "pocket-flow-grpo"}
 """What `nftbench train` does when no recipe is named, where it is not `pocket` with another algorithm."""
 
@@ -81,7 +84,7 @@ def evaluate_checkpoint(
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out takes a folder")
     if rewards is not None:
-        works = plan(protocols, load_rewards(_filled("--rewards", rewards)), batch_size)
+        works = plan(protocols, load_rewards(_asked_rewards(rewards)), batch_size)
     else:
         works = own_works(protocols, list(wanted.values()), batch_size)
     model = loaded or load_model(name, dtype=protocols[0].dtype, allowed=allowed)
@@ -122,6 +125,7 @@ def train_checkpoint(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
+    settings = _with_files(settings)
     if resume:
         if out:
             raise ConfigError("--resume goes on in its own folder; leave out --out")
@@ -172,6 +176,7 @@ def train_seeds(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
+    settings = _with_files(settings)
     if top.get("seed") is not None:
         raise ConfigError("--seed and --seeds name seeds twice; leave out --seed")
     numbers = seeds.parse(text)
@@ -225,7 +230,7 @@ def score_run(
     run = Run.open(folder)
     protocols, manifest = run.protocols(), run.manifest
     if rewards is not None:
-        listed = load_rewards(_filled("--rewards", rewards))
+        listed = load_rewards(_asked_rewards(rewards))
         works = plan(list(protocols.values()), listed, manifest["batch_size"])
     else:
         own = [
@@ -236,6 +241,8 @@ def score_run(
             raise ConfigError(
                 f"{folder} was scored by nothing yet, and its prompts name no rewards; pass --rewards, such as ocr,jpeg"
             )
+        for known in manifest["rewards"].values():
+            refuse_unnamed_files(known)
         works = own_works(list(protocols.values()), own, manifest["batch_size"])
     return score(run, works, progress, retry_failed=retry_failed)
 
@@ -255,7 +262,7 @@ def score_listed(
         raise ConfigError(
             "a list of images names no rewards of its own; pass --rewards, such as ocr,jpeg"
         )
-    loaded = load_rewards(_filled("--rewards", rewards))
+    loaded = load_rewards(_asked_rewards(rewards))
     rows, table, written = score_list(path, loaded, batch_size, named(out), progress)
     return rows, table_alarms(path.name, table, list(loaded)), written
 
@@ -267,6 +274,22 @@ def named(out: Path | None) -> Path | None:
             f"--out names no place of its own: {str(out)!r}; write a path, such as runs/mine"
         )
     return out
+
+
+def _asked_rewards(rewards: str) -> str:
+    """Keys of the rewards that the user names, those of files among them, which are run for it."""
+    return registry.add_files(_filled("--rewards", rewards))
+
+
+def _with_files(settings: Sequence[str]) -> list[str]:
+    """The user's settings; where they name rewards of files, these are run, and the recipe holds their keys."""
+    found = []
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if path.strip().endswith(REWARDS) and ".py" in value:
+            value = registry.add_files(value.strip().strip("\"'"))
+        found.append(f"{path}{equals}{value}")
+    return found
 
 
 def _filled(flag: str, value: str) -> str:

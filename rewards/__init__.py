@@ -6,17 +6,18 @@ imports nothing heavy; a reward's module is imported when that reward is first a
 Other packages add rewards by entry points of the group `nftbench.rewards`: the entry point's name
 is the key, its value a factory `factory(*, device="cpu") -> Reward`. A factory may carry an `info`
 attribute (a `RewardInfo`), which lets `reward_info` answer without building the reward.
+A file adds one by `add_files("./my_reward.py:Brightness")`, which runs it.
 """
 
 import difflib
 import importlib
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
+from rewards import own
 from rewards.base import (
     ConfigError,
     MissingExtra,
@@ -37,6 +38,7 @@ __all__ = [
     "RewardInfo",
     "RewardSpec",
     "Scores",
+    "add_files",
     "available",
     "load_reward",
     "parse_rewards",
@@ -84,8 +86,6 @@ DEFAULTS = {
 }
 """What a bare name means where a reward has several variants."""
 
-_KEY = re.compile(r"[\w.-]+(@[\w.-]+)?")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardSpec:
@@ -105,12 +105,24 @@ class _Entry:
 
 
 def available() -> list[str]:
-    """Sorted keys of every known reward, built in or added by entry points; imports none of them.
+    """Sorted keys of every known reward, built in or added by entry points and files; imports none of them.
 
     Raises:
         ConfigError: two packages claim one key, or a key is malformed.
     """
     return sorted(_entries())
+
+
+def add_files(listed: str) -> str:
+    """Make the rewards known that a list names by their files, `ocr,./my_reward.py:Brightness`; this runs the files.
+
+    Returns:
+        The list with keys only: `ocr,brightness`.
+
+    Raises:
+        ConfigError: no such file or class, code that cannot be run, or a key that another reward has.
+    """
+    return own.add_files(listed, [key for key in _entries() if key not in own.ADDED])
 
 
 def resolve(name: str) -> str:
@@ -122,6 +134,7 @@ def resolve(name: str) -> str:
     Raises:
         ConfigError: nothing is known by that name, or several variants are and none is the default.
     """
+    own.refuse_file(name)
     keys = _entries()
     if name in keys:
         return name
@@ -187,6 +200,7 @@ def parse_rewards(text: str) -> tuple[RewardSpec, ...]:
 
 
 def _parse_item(item: str, text: str) -> RewardSpec:
+    own.refuse_file(item)
     name, colon, weight = (part.strip() for part in item.partition(":"))
     if not name:
         raise ConfigError(
@@ -213,12 +227,13 @@ def _entries() -> dict[str, _Entry]:
                 f"reward {point.name!r} is claimed twice: {old.target} of {old.package} and"
                 f" {new.target} of {new.package}; uninstall one, or rename its entry point."
             )
-        if not _KEY.fullmatch(point.name):
+        if not own.KEY.fullmatch(point.name):
             raise ConfigError(
                 f"package {new.package} names a reward {point.name!r};"
                 " expected name or name@variant."
             )
-    return found
+    files = {key: _Entry(f"{one.path}:{one.name}", str(one.path)) for key, one in own.ADDED.items()}
+    return found | files
 
 
 def target_of(key: str) -> str:
@@ -227,6 +242,8 @@ def target_of(key: str) -> str:
 
 
 def _factory(key: str) -> Any:
+    if key in own.ADDED:
+        return own.ADDED[key]
     entry = _entries()[key]
     module, _, attribute = entry.target.partition(":")
     try:
@@ -244,4 +261,6 @@ def _unknown(name: str, keys: Iterable[str]) -> str:
     }
     near = difflib.get_close_matches(name, spellings, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"unknown reward {name!r}{hint} Available: {', '.join(sorted(keys))}."
+    return (
+        f"unknown reward {name!r}{hint} `nftbench rewards` lists all; one of a file is FILE.py:NAME"
+    )

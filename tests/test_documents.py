@@ -1,6 +1,7 @@
 """What the documents say is true: commands parse, links and paths exist, short examples run.
 
-A fenced block after `<!-- run -->` is run whole, in an empty folder. Other commands are parsed against the command
+A fenced block after `<!-- run -->` is run whole, in a folder that holds the document's `<!-- file NAME -->` blocks and
+nothing else. Other commands are parsed against the command
 line: an unknown command, flag or a missing argument fails. `<!-- gpu -->` marks blocks that nobody can run without one.
 """
 
@@ -21,7 +22,8 @@ from nftbench.cli.main import app
 from tests.helpers.paths import ROOT
 
 FENCE = re.compile(
-    r"(?:<!-- (?P<mark>run|gpu|tests) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```", re.M | re.S
+    r"(?:<!-- (?P<mark>run|gpu|tests|file) ?(?P<name>[\w.]*) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```",
+    re.M | re.S,
 )
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 CHEAP = ("benchmarks", "recipes", "rewards", "table pocket-table1", "table table1")
@@ -135,7 +137,7 @@ def test_short_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def _marked() -> list[Any]:
     return [
-        pytest.param(block, kind, id=f"{document}-{number}")
+        pytest.param(document, block, kind, id=f"{document}-{number}")
         for document in DOCUMENTS
         for kind in ("sh", "python")
         for number, block in enumerate(blocks(document, kind, mark="run"))
@@ -143,9 +145,12 @@ def _marked() -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("block", "kind"), _marked())
-def test_marked_blocks_run(block: str, kind: str, tmp_path: Path):
-    """A block that says it runs does, in an empty folder and a process of its own."""
+@pytest.mark.parametrize(("document", "block", "kind"), _marked())
+def test_marked_blocks_run(document: str, block: str, kind: str, tmp_path: Path):
+    """A block that says it runs does, beside the document's files alone and in a process of its own."""
+    for file in FENCE.finditer(text_of(document)):
+        if file["mark"] == "file":
+            (tmp_path / file["name"]).write_text(file["body"], encoding="utf-8")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",

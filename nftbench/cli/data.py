@@ -59,6 +59,7 @@ def rank_(
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 16,
 ) -> None:
     """Say how often rewards order ready images of a prompt as people did."""
+    import rewards as registry
     from nftbench.evaluation.loading import load_rewards, quiet
     from nftbench.evaluation.ranking import load_ranking, rank
 
@@ -69,7 +70,7 @@ def rank_(
         raise ConfigError(
             f"not a folder: {images}; expected the images of {ranking.images}, unpacked"
         )
-    loaded = load_rewards(rewards)
+    loaded = load_rewards(registry.add_files(rewards))
     with console.progress() as progress:
         found = rank(items, images, loaded, batch_size, progress)
     console.show([_accuracies(ranking, found)])

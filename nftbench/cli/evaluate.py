@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Rewards = Annotated[
-    str | None, typer.Option(help="Rewards instead of the benchmark's own: ocr,pickscore@pocket.")
+    str | None,
+    typer.Option(
+        help="Rewards instead of the benchmark's own: ocr,pickscore@pocket; or FILE.py:NAME, which runs that file."
+    ),
 ]
 RetryFailed = Annotated[
     bool,
@@ -139,6 +142,7 @@ def _asked(
     suite: str | None, prompts: Path | None, folders: list[Path] | None, rewards: str | None
 ) -> str | None:
     """The suite's name, once everything of the user's own is known."""
+    import rewards as registry
     from nftbench.benchmark import own, places
 
     for folder in folders or ():
@@ -149,7 +153,7 @@ def _asked(
         raise ConfigError("--suite and --prompts both say what is asked; leave out one")
     if rewards is None:
         raise ConfigError("own prompts name no rewards; pass --rewards, such as ocr,jpeg")
-    keys = [key.strip() for key in rewards.split(",")]
+    keys = [key.strip() for key in registry.add_files(rewards).split(",")]
     return own.add_benchmark(prompts.stem, own.read_prompts(prompts), keys)
 
 

@@ -83,11 +83,18 @@ def verify(
     run: RunFolder,
     fraction: Annotated[float, typer.Option(help="Part of the images that is scored again.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Chooses them.")] = 0,
+    rewards: Annotated[
+        str | None,
+        typer.Option(help="Your own rewards that scored it, FILE.py:NAME; runs the files."),
+    ] = None,
 ) -> None:
     """Score a random part of a run's images again; exit code 1 when its numbers are not theirs."""
+    import rewards as registry
     from nftbench.evaluation.verify import verify as verify_run
     from nftbench.runs.run_folder import Run
 
+    if rewards is not None:
+        registry.add_files(rewards)
     opened = Run.open(run)
     with console.progress() as report:
         found = verify_run(opened, fraction, seed, report)

@@ -26,7 +26,10 @@ def train(
         str | None, typer.Option(help="A shipped recipe or a .toml file; pocket's when left out.")
     ] = None,
     rewards: Annotated[
-        str | None, typer.Option(help="Rewards of every stage, with weights: ocr,pickscore:0.5.")
+        str | None,
+        typer.Option(
+            help="Rewards of every stage, with weights: ocr,pickscore:0.5; or FILE.py:NAME:0.5, which runs that file."
+        ),
     ] = None,
     algorithm: Annotated[str | None, typer.Option(help="nft, or the baseline flow-grpo.")] = None,
     combine: Annotated[

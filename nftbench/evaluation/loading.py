@@ -1,7 +1,8 @@
 """Rewards by name, made ready for this machine; and the libraries' own chatter switched off."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import diffusers.utils.logging
 import torch
@@ -9,6 +10,7 @@ import transformers.utils.logging
 
 import rewards as registry
 from rewards.base import ConfigError, Reward
+from rewards.own import file_named
 
 
 def quiet() -> None:
@@ -57,3 +59,22 @@ def load_named(keys: Sequence[str]) -> dict[str, Reward]:
             hint = f" Or leave it out: --rewards {others}" if others else ""
             raise type(error)(f"{error}{hint}") from None
     return found
+
+
+def refuse_unnamed_files(known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse rewards that a run had from a file which nobody names now: a run's word starts no code.
+
+    Args:
+        known: what a run's manifest says of its rewards, by key.
+
+    Raises:
+        ConfigError: says which file to name.
+    """
+    here = registry.available()
+    for key, info in known.items():
+        file = file_named(str(info.get("source", "")))
+        if file and key not in here:
+            raise ConfigError(
+                f"reward {key!r} of this run is code of a file, which runs only where you name it: "
+                f"--rewards PATH/{file}"
+            )

@@ -11,7 +11,7 @@ import pandas as pd
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.evaluate import image_origin
-from nftbench.evaluation.loading import load_rewards, quiet
+from nftbench.evaluation.loading import load_rewards, quiet, refuse_unnamed_files
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
 from nftbench.runs.row_files import (
@@ -75,6 +75,8 @@ def verify(run: Run, fraction: float, seed: int, progress: Progress) -> Verifica
         raise ConfigError(f"expected a fraction above 0 and up to 1, got {fraction}")
     quiet()
     rows, keys, problems, checks, images, seen = run_rows(run), _keys(run), [], [], 0, 0
+    for known in run.manifest["rewards"].values():
+        refuse_unnamed_files(known)
     scorers = load_rewards(",".join(dict.fromkeys(k for known in keys.values() for k in known)))
     for name, protocol in run.protocols().items():
         asked, table = _asked(protocol), _table(run, name)

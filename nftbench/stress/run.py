@@ -42,8 +42,7 @@ from nftbench.stress.plan import (
 )
 from nftbench.training.callbacks.guards import picture_statistics
 from nftbench.training.config.record import RECIPE, stored_recipe
-from rewards import parse_rewards
-from rewards.base import MissingWeights, Progress
+from rewards.base import Metric, MissingWeights, Progress
 from rewards.pixels import read_picture
 
 
@@ -137,8 +136,9 @@ def trained_on(checkpoint: str) -> list[str]:
     if trained is None or not (trained.folder / RECIPE).is_file():
         return []
     stages = stored_recipe(trained.folder).stages
-    names = [s.key.partition("@")[0] for stage in stages for s in parse_rewards(stage.rewards)]
-    return list(dict.fromkeys(names))
+    items = [item for stage in stages for item in stage.rewards.split(",")]
+    # By name alone: the reward itself may be one of a file, or of a package, that is not here.
+    return list(dict.fromkeys(Metric.parse(item.strip()).name for item in items))
 
 
 # --- what it shows ---------------------------------------------------------------------------------

@@ -1,0 +1,219 @@
+"""Rewards in a file of the user's own: `./my_reward.py:Brightness` is the class `Brightness` of that file.
+
+Naming one runs the file, as `python my_reward.py` would. So `add_files` is given what a user writes, on the command
+line or in Python, and never what a run, a recipe or a suite says; these hold the reward's key alone. The file's digest
+is part of what the reward says of itself (`RewardInfo.source`), and so of every score: another file is another reward.
+"""
+
+import difflib
+import hashlib
+import re
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewards.base import ConfigError, Prompt, RewardInfo, Scores
+
+ITEM = re.compile(r"(?P<path>.+\.py)(:(?P<name>[^:]*)(?P<weight>:.*)?)?")
+"""`FILE.py:NAME`, and in training `FILE.py:NAME:WEIGHT`."""
+EXPECTED = "expected FILE.py:NAME, such as my_reward.py:Brightness"
+EXAMPLE = "rewards/README.md has a whole example"
+KEY = re.compile(r"[\w.-]+(@[\w.-]+)?")
+"""What a reward may be called."""
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What a user's code may raise that has a mistake in it: said with its file and line, not as a fault of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFactory:
+    """Builds a reward of a file that was run."""
+
+    path: Path
+    name: str
+    digest: str
+    """sha256 of the file, 64 hexadecimal digits."""
+    build: Any
+
+    @property
+    def info(self) -> RewardInfo | None:
+        """What the reward says of itself; None where it has to be built to say it."""
+        info = getattr(self.build, "info", None)
+        return self._described(info) if isinstance(info, RewardInfo) else None
+
+    def __call__(self, *, device: str = "cpu") -> "OwnReward":
+        """Build it.
+
+        Raises:
+            ConfigError: a fault of the user's code, or it is not a reward.
+        """
+        with blamed(self.path):
+            reward = self.build(device=device)
+        info = self._described(getattr(reward, "info", None))
+        for method in ("score", "check"):
+            if not callable(getattr(reward, method, None)):
+                raise ConfigError(f"{self.path}: {self.name} has no method `{method}`; {EXAMPLE}")
+        return OwnReward(reward, info, self.path)
+
+    def _described(self, info: Any) -> RewardInfo:
+        if not isinstance(info, RewardInfo):
+            raise ConfigError(f"{self.path}: {self.name} has no `info`, a RewardInfo; {EXAMPLE}")
+        if not KEY.fullmatch(info.key):
+            raise ConfigError(
+                f"{self.path}: {self.name} calls itself {info.key!r}; expected letters, digits, . _ and -"
+            )
+        made = f"{self.path.name}:{self.name}, sha256 {self.digest}"
+        return replace(info, source=f"{made}; {info.source}" if info.source else made)
+
+
+class OwnReward:
+    """A reward of a user's file: a fault in it is one line that names the file's line."""
+
+    def __init__(self, reward: Any, info: RewardInfo, path: Path) -> None:
+        self.reward, self.info, self._path = reward, info, path
+
+    def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+        """See `Reward.score`."""
+        with blamed(self._path):
+            return self.reward.score(images, prompts)
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """See `Reward.check`."""
+        with blamed(self._path):
+            self.reward.check(prompts)
+
+
+ADDED: dict[str, OwnFactory] = {}
+"""By key: the rewards of files that were named in this process."""
+
+
+def add_files(listed: str, others: Sequence[str] = ()) -> str:
+    """Run the files that a list of rewards names, and make their rewards known by their keys.
+
+    Args:
+        listed: such as `ocr,./my_reward.py:Brightness:0.5`.
+        others: keys of the rewards that are known already.
+
+    Returns:
+        The list with keys only: `ocr,brightness:0.5`.
+
+    Raises:
+        ConfigError: no such file or name in it, a file that cannot be run, or a key that is taken.
+    """
+    return ",".join(_added(item.strip(), others) for item in listed.split(","))
+
+
+def refuse_file(item: str) -> None:
+    """Refuse to look a file up as a reward: only `add_files` runs one.
+
+    Raises:
+        ConfigError: the item names a file.
+    """
+    if ITEM.fullmatch(item):
+        raise ConfigError(
+            f"reward {item!r} is code of a file, which runs only where you name it: by --rewards, or rewards.add_files"
+        )
+
+
+def file_named(source: str) -> str:
+    """`FILE.py:NAME` of what a reward of a file says of its source; empty for every other reward."""
+    found = re.match(r"(?P<named>.+\.py:\w+), sha256 [0-9a-f]{64}\b", source)
+    return found["named"] if found else ""
+
+
+def _added(item: str, others: Sequence[str]) -> str:
+    found = ITEM.fullmatch(item)
+    if found is None:
+        return item
+    name = (found["name"] or "").strip()
+    if not name.isidentifier():
+        raise ConfigError(f"reward {item!r}: {EXPECTED}")
+    factory = _factory(Path(found["path"]), name)
+    key = (factory.info or factory().info).key
+    there = ADDED.get(key)
+    if key in others or (there and there.path.resolve() != factory.path.resolve()):
+        raise ConfigError(
+            f"{factory.path}: {name} calls itself {key!r}, which another reward is called"
+            f"{f' ({there.path})' if there else ''}; choose another `name` or `variant` in its info"
+        )
+    ADDED[key] = factory
+    return f"{key}{found['weight'] or ''}"
+
+
+def _factory(path: Path, name: str) -> OwnFactory:
+    if not path.is_file():
+        raise ConfigError(f"no file {path}; {EXPECTED}")
+    code = path.read_bytes()
+    digest = hashlib.sha256(code).hexdigest()
+    build = getattr(_run(path, code, digest), name, None)
+    if callable(build):
+        return OwnFactory(path, name, digest, build)
+    module = sys.modules[_module_name(digest)]
+    own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
+    near = difflib.get_close_matches(name, own, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(own) or 'no class'}"
+    raise ConfigError(f"{path} has no class {name!r}{hint}")
+
+
+def _module_name(digest: str) -> str:
+    return f"nftbench_own_{digest[:16]}"
+
+
+def _run(path: Path, code: bytes, digest: str) -> types.ModuleType:
+    """The file as a module, run once for each content: the bytes of the digest and no others."""
+    name = _module_name(digest)
+    if name in sys.modules:
+        return sys.modules[name]
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    with blamed(path):
+        program = compile(code, str(path), "exec")
+        sys.modules[name] = module  # dataclasses look their module up
+        try:
+            exec(program, vars(module))
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return module
+
+
+@contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Turn an error of a user's code into one line that names the file and its line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except FAULTS as error:
+        place = f", line {line}" if (line := _line(error, str(path))) else ""
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ConfigError(f"{path}{place}: {type(error).__name__}: {said}") from error
+
+
+def _line(error: BaseException, file: str) -> int | None:
+    """The last line of a file that an error came through."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    lines, trace = [], error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == file:
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return lines[-1] if lines else None

@@ -1,0 +1,164 @@
+"""A reward in a file of the user's own: known by its key once it is named, bound to its bytes, mistakes in one line."""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rewards
+from rewards import own
+from rewards.base import ConfigError
+
+GOOD = '''"""Bright pictures score high."""
+
+from rewards import RewardInfo, Scores
+
+
+class Brightness:
+    info = RewardInfo(name="brightness", variant="", summary="mean of all pixels", low=0.0, high=1.0)
+
+    def __init__(self, *, device="cpu"):
+        del device
+
+    def check(self, prompts):
+        pass
+
+    def score(self, images, prompts):
+        return Scores.of([float(image.mean()) / 255 for image in images])
+'''
+WHITE = np.full((1, 8, 8, 3), 255, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """No test leaves a reward, or a module of a file, behind."""
+    monkeypatch.setattr(own, "ADDED", {})
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("nftbench_own_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "my_reward.py"
+    path.write_text(GOOD)
+    return path
+
+
+def test_a_file_is_known_by_its_key_once_it_is_named(file):
+    assert "brightness" not in rewards.available()
+    assert rewards.add_files(f"jpeg, {file}:Brightness:0.5") == "jpeg,brightness:0.5"
+    (_, spec) = rewards.parse_rewards("jpeg,brightness:0.5")
+    assert (spec.key, spec.weight) == ("brightness", 0.5)
+    reward = rewards.load_reward("brightness")
+    assert reward.score(WHITE, ["snow"]).values.tolist() == [1.0]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert reward.info.source == f"my_reward.py:Brightness, sha256 {digest}"
+    assert rewards.reward_info("brightness") == reward.info
+    assert own.file_named(reward.info.source) == "my_reward.py:Brightness"
+    assert own.file_named(rewards.reward_info("jpeg").source) == ""
+    assert not (file.parent / "__pycache__").exists()
+
+
+def test_another_file_is_another_reward(file):
+    rewards.add_files(f"{file}:Brightness")
+    before = rewards.reward_info("brightness")
+    file.write_text(GOOD.replace("/ 255", "/ 510"))
+    rewards.add_files(f"{file}:Brightness")  # as in a notebook, after an edit
+    assert rewards.reward_info("brightness").source != before.source
+    assert rewards.load_reward("brightness").score(WHITE, ["snow"]).values.tolist() == [0.5]
+
+
+def test_only_add_files_runs_a_file(file, tmp_path):
+    """What a recipe, a run or a suite says goes through these, and starts no code."""
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{GOOD}")
+    for ask in (rewards.parse_rewards, rewards.load_reward, rewards.reward_info, rewards.resolve):
+        with pytest.raises(ConfigError, match="is code of a file, which runs only where"):
+            ask(f"{file}:Brightness")
+    assert not (tmp_path / "ran").exists()
+    rewards.add_files(f"{file}:Brightness")
+    assert (tmp_path / "ran").exists()
+
+
+def test_two_files_of_one_key(file, tmp_path):
+    rewards.add_files(f"{file}:Brightness")
+    (tmp_path / "other.py").write_text(GOOD + "\n")
+    with pytest.raises(
+        ConfigError, match=r"other\.py: Brightness calls itself 'brightness', which"
+    ):
+        rewards.add_files(f"{tmp_path / 'other.py'}:Brightness")
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "said"),
+    [
+        (GOOD, "gone.py:Brightness", r"no file .*gone\.py; expected FILE\.py:NAME"),
+        (GOOD, "my_reward.py", r"my_reward\.py': expected FILE\.py:NAME"),
+        (GOOD, "my_reward.py:", r"my_reward\.py:': expected FILE\.py:NAME"),
+        (GOOD, "my_reward.py:0.5", r"expected FILE\.py:NAME"),
+        (GOOD, "my_reward.py:Brigthness", r"no class 'Brigthness'; did you mean 'Brightness'"),
+        (GOOD, "my_reward.py:Zebra", r"no class 'Zebra'; it has Brightness"),
+        ("x = 1\n", "my_reward.py:x", r"no class 'x'; it has no class"),
+        ("def broken(:\n", "my_reward.py:X", r"my_reward\.py, line 1: SyntaxError: invalid syntax"),
+        ("\n\nimport absent_module\n", "my_reward.py:X", r"line 3: ModuleNotFoundError: .*absent_module"),
+        ("a = 1\nb = a / 0\n", "my_reward.py:X", r"line 2: ZeroDivisionError"),
+        ("a = b'\xff'\n\0", "my_reward.py:X", r"my_reward\.py: (SyntaxError|ValueError): source code"),
+        ("class X:\n    def __init__(self, *, device): pass\n", "my_reward.py:X", "X has no `info`"),
+        ("class X:\n    pass\n", "my_reward.py:X", r"TypeError: .*takes no arguments"),
+        (GOOD.replace("def check", "def chek"), "my_reward.py:Brightness", "no method `check`"),
+        (GOOD.replace('name="brightness"', 'name="a b"'), "my_reward.py:Brightness", "calls itself 'a b'"),
+        (GOOD.replace('name="brightness"', 'name="jpeg"'), "my_reward.py:Brightness", "'jpeg', which another"),
+        (GOOD.replace("low=0.0, ", ""), "my_reward.py:Brightness", r"line 7: TypeError: .*'low'"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_the_file(tmp_path, content, named, said):
+    (tmp_path / "my_reward.py").write_text(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        rewards.load_reward(rewards.add_files(str(tmp_path / named)))
+    assert "\n" not in str(caught.value).strip()
+    (tmp_path / "my_reward.py").write_text(GOOD)  # mended
+    assert rewards.add_files(f"{tmp_path / 'my_reward.py'}:Brightness") == "brightness"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("return Scores.of([images.no_such])", r"my_reward\.py, line 16: AttributeError"),
+        ("return Scores.of([1.0, 1.0])", "gave 2 for 1 images"),
+        ("return [0.5 for _ in images]", "gave list for 1 images"),
+        ("return Scores(values=images, reasons=())", r"line 16: AssertionError: values must be"),
+    ],
+)
+def test_a_mistake_while_scoring(file, line, said):
+    right = "return Scores.of([float(image.mean()) / 255 for image in images])"
+    file.write_text(GOOD.replace(right, line))
+    reward = rewards.load_reward(rewards.add_files(f"{file}:Brightness"))
+    with pytest.raises(ConfigError, match=said):
+        reward.score(WHITE, ["snow"])
+
+
+def test_a_value_outside_the_stated_range_has_no_score(file):
+    file.write_text(GOOD.replace("/ 255", "* 1"))
+    reward = rewards.load_reward(rewards.add_files(f"{file}:Brightness"))
+    scores = reward.score(WHITE, ["snow"])
+    assert np.isnan(scores.values).all() and "outside its range 0 to 1" in scores.reasons[0]
+
+
+@pytest.mark.slow
+def test_score_takes_it_and_another_file_is_told_apart(start, file, tmp_path):
+    Image.fromarray(WHITE[0]).save(tmp_path / "0.png")
+    (tmp_path / "images.jsonl").write_text(json.dumps({"image": "0.png", "prompt": "snow"}))
+    command = ("score", "images.jsonl", "--out", "scores.csv", "--rewards")
+    code, out, err = start(*command, "./my_reward.py:Brightness,jpeg").finish()
+    assert (code, err) == (0, "") and "brightness" in out and "1.000" in out
+    file.write_text(GOOD.replace("/ 255", "/ 510"))
+    code, out, err = start(*command, "my_reward.py:Brightness").finish()
+    assert (code, err) == (0, "") and "0.500" in out
+    code, out, err = start(*command, "my_reward.py:Brigth").finish()
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "did you mean 'Brightness'" in err
