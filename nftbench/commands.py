@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nftbench.generation.checkpoint import (
     load_model,
     own_suite,
 )
+from nftbench.generation.hardware import Hardware
 from nftbench.runs.lock import new_folder
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
@@ -48,6 +50,7 @@ def evaluate_checkpoint(
     out: Path | None,
     progress: Progress,
     allowed: Allowed = NOTHING,
+    hardware: Hardware = Hardware(),  # noqa: B008 (frozen)
     say: Callable[[str], None] = lambda line: None,
     retry_failed: bool = True,
 ) -> tuple[Run, list[Row]]:
@@ -62,6 +65,7 @@ def evaluate_checkpoint(
         out: run folder; None makes one under `runs/` whose name holds the protocols' hash.
         progress: called as the work goes on.
         allowed: what is refused unless the user says otherwise.
+        hardware: on what it runs, and how; a dtype among the settings is meant where this names none.
         say: told in words what was loaded.
         retry_failed: whether images that a reward failed on before are scored again.
 
@@ -87,7 +91,10 @@ def evaluate_checkpoint(
         works = plan(protocols, load_rewards(_asked_rewards(rewards)), batch_size)
     else:
         works = own_works(protocols, list(wanted.values()), batch_size)
-    model = loaded or load_model(name, dtype=protocols[0].dtype, allowed=allowed)
+    hardware = replace(hardware, dtype=hardware.dtype or settings.get("dtype"))
+    model = loaded or load_model(name, hardware=hardware, allowed=allowed)
+    if hardware.dtype not in (None, model.dtype):
+        raise ConfigError(f"{name} is loaded in {model.dtype}, not {hardware.dtype}; cast it first")
     for line in model.said:
         say(line)
     works = fitted(works, model)

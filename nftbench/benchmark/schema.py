@@ -76,6 +76,8 @@ class Protocol(SamplingParameters):
     """Those that the checkpoint has, and those that were left out of it."""
     precision: str | None = None
     """Of the weights as they are loaded, part by part where parts differ."""
+    numerics: str | None = None
+    """What approximates beyond rounding: `tf32`, `vae tiling`, `attention BACKEND`; None where nothing does."""
     benchmark: str
     version: int
     prompts_sha256: str

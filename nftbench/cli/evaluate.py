@@ -89,6 +89,14 @@ def eval_(
     quantize: checkpoints.Quantize = None,
     lora_partial: checkpoints.LoraPartial = False,
     trust_remote_code: checkpoints.TrustRemoteCode = False,
+    dtype: checkpoints.Dtype = None,
+    device: checkpoints.Device = None,
+    offload: checkpoints.Offload = "none",
+    vae_tiling: checkpoints.VaeTiling = False,
+    vae_slicing: checkpoints.VaeSlicing = False,
+    attention: checkpoints.Attention = None,
+    compiled: checkpoints.Compile = False,
+    tf32: checkpoints.Tf32 = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Add the rows to leaderboards/.")
@@ -115,6 +123,16 @@ def eval_(
         "limit": limit,
         "seed": seed,
     }
+    hardware = checkpoints.hardware(
+        dtype,
+        device,
+        offload,
+        vae_tiling=vae_tiling,
+        vae_slicing=vae_slicing,
+        attention=attention,
+        compiled=compiled,
+        tf32=tf32,
+    )
     suite = _asked(suite, prompts, benchmark_path, rewards)
     with console.progress() as report:
         run, rows = commands.evaluate_checkpoint(
@@ -126,6 +144,7 @@ def eval_(
             out=out,
             progress=report,
             allowed=checkpoints.allowed(lora_partial, trust_remote_code),
+            hardware=hardware,
             say=console.line,
             retry_failed=retry_failed,
         )

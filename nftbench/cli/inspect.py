@@ -5,17 +5,23 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import checkpoints, console
 
 app = typer.Typer()
 
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(help="As `nftbench eval` takes it.")],
+    checkpoint: Annotated[str, typer.Argument(help=checkpoints.HELP)],
     size: Annotated[
         int | None, typer.Option(min=8, help="Pixels of a side; the model's own when left out.")
     ] = None,
+    config: checkpoints.Config = None,
+    quantize: checkpoints.Quantize = None,
+    lora_partial: checkpoints.LoraPartial = False,
+    trust_remote_code: checkpoints.TrustRemoteCode = False,
+    dtype: checkpoints.Dtype = None,
+    device: checkpoints.Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, trainable or why not."""
@@ -25,7 +31,11 @@ def inspect(
     from nftbench.generation.inspection import inspect_model
 
     quiet()
-    model = load_model(checkpoint)
+    model = load_model(
+        checkpoints.named(checkpoint, config, quantize) or checkpoint,
+        hardware=checkpoints.hardware(dtype, device),
+        allowed=checkpoints.allowed(lora_partial, trust_remote_code),
+    )
     asked = {**model.own, **({} if size is None else {"height": size, "width": size})}
     found = inspect_model(model, SamplingParameters(**asked)).as_dict()
     if as_json:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import checkpoints, console
 
 app = typer.Typer()
 
@@ -26,24 +26,38 @@ def stress(
     benchmark: Annotated[
         str | None, typer.Option(help="Whose prompts; the checkpoint's own when left out.")
     ] = None,
+    config: checkpoints.Config = None,
+    quantize: checkpoints.Quantize = None,
+    lora_partial: checkpoints.LoraPartial = False,
+    trust_remote_code: checkpoints.TrustRemoteCode = False,
+    dtype: checkpoints.Dtype = None,
+    device: checkpoints.Device = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of card and images; under runs/ when left out.")
     ] = None,
 ) -> None:
     """Look for reward hacking: other words, prompts, seeds, guidance; diversity, drift, held-out rewards."""
     from dataclasses import replace
+    from functools import partial
 
+    from nftbench.generation.checkpoint import load_model
     from nftbench.stress import card, plan, run
 
     effort = plan.FULL if full else plan.Effort()
+    load = partial(
+        load_model,
+        hardware=checkpoints.hardware(dtype, device),
+        allowed=checkpoints.allowed(lora_partial, trust_remote_code),
+    )
     with console.progress() as report:
         folder, found = run.stress(
-            checkpoint,
+            checkpoints.named(checkpoint, config, quantize) or checkpoint,
             replace(effort, images=images or effort.images),
             base=base,
             benchmark=benchmark,
             out=out,
             report=report,
+            load=load,
         )
     console.show(card.grids(found))
     console.line(f"card: {folder / 'card.md'}")

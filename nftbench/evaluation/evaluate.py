@@ -117,6 +117,7 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
         },
         "loaded": policy.said,
         "loras": [report.manifest for report in policy.loras],
+        "hardware": dict(policy.hardware),
         "suite": suite,
         "batch_size": works[0].batch_size,
         "date": datetime.date.today().isoformat(),
@@ -131,10 +132,12 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
         _refuse_change(run, old, manifest)
         refuse_other_rewards(run, {w.name: w.rewards for w in works})
         manifest["date"] = old.get("date") or manifest["date"]
-        if "versions_before" in old:
-            manifest["versions_before"] = old["versions_before"]
-        if old["versions"] != manifest["versions"]:
-            manifest["versions_before"] = [*old.get("versions_before", []), old["versions"]]
+        for about in ("versions", "hardware"):
+            before = old.get(f"{about}_before", [])
+            if old.get(about, manifest[about]) != manifest[about]:
+                before = [*before, old[about]]
+            if before:
+                manifest[f"{about}_before"] = before
         for name, known in old["rewards"].items():
             manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
         sweep(run.folder)

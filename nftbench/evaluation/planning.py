@@ -126,7 +126,8 @@ def fitted(works: Sequence[Work], model: LoadedModel) -> list[Work]:
     """
     found = []
     for work in works:
-        asked = work.protocol.filled(model.own)
+        own = {"dtype": model.dtype, "numerics": model.numerics}
+        asked = work.protocol.filled(model.own).model_copy(update=own)
         settings = learn_settings(model.pipeline, asked)
         settings = check_prompt_seen(model.pipeline, settings, work.prompts)
         protocol = as_drawn(asked, settings)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from nftbench.benchmark.schema import in_words
 from nftbench.benchmark.suites import Settings
+from nftbench.generation.hardware import Hardware, described, dtype_of, numerics, settle
 from nftbench.generation.sources.files import INDEX
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras
@@ -58,6 +59,15 @@ class LoadedModel:
     """What else was chosen while loading, in words."""
     own: Mapping[str, Any] = field(default_factory=dict)
     """Sampling parameters that the checkpoint asks for where a benchmark leaves them open."""
+    numerics: str | None = None
+    """What of the hardware's settings moves numbers beyond rounding; see `hardware.numerics`."""
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    """On what it runs, and how; see `hardware.described`."""
+
+    @property
+    def dtype(self) -> str:
+        """The precision that it computes in."""
+        return dtype_of(self.pipeline)
 
     @property
     def said(self) -> list[str]:
@@ -131,8 +141,7 @@ def _folder(base: str) -> Path:
 def load_model(
     checkpoint: str,
     *,
-    dtype: str = "float32",
-    device: str | None = None,
+    hardware: Hardware = Hardware(),  # noqa: B008 (frozen)
     allowed: Allowed = NOTHING,
 ) -> LoadedModel:
     """Load a checkpoint for sampling.
@@ -140,18 +149,25 @@ def load_model(
     Args:
         checkpoint: a packaged name, a folder in diffusers' layout, a training run's, one `.safetensors` file or a hub
             id; and parts of it that come from elsewhere, as `sources/reference.py` has it.
-        dtype: `float32`, `bfloat16` or `float16`.
-        device: a torch device; the GPU when there is one.
+        hardware: on what it runs, and how.
         allowed: what is refused unless the user says otherwise.
 
     Raises:
         ConfigError: no such checkpoint, a folder that holds none, a LoRA that does not fit, or a pipeline that makes no
             images from text.
     """
-    model = _load(parse(checkpoint), getattr(torch, dtype), allowed)
+    precision = hardware.precision()
+    dtype = getattr(torch, precision) if precision else None
+    model = _load(parse(checkpoint), dtype, allowed)
     model.pipeline.set_progress_bar_config(disable=True)
-    model.pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return replace(model, name=checkpoint, own=own_settings(checkpoint))
+    settle(model.pipeline, hardware)
+    return replace(
+        model,
+        name=checkpoint,
+        own=own_settings(checkpoint),
+        numerics=numerics(model.pipeline, hardware),
+        hardware=described(hardware),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +216,7 @@ def note_of(folder: Path, *, base: str, base_digest: str, method: str) -> bytes:
     return f"{json.dumps(note, indent=2)}\n".encode()
 
 
-def _load(reference: Reference, dtype: torch.dtype, allowed: Allowed) -> LoadedModel:
+def _load(reference: Reference, dtype: torch.dtype | None, allowed: Allowed) -> LoadedModel:
     """A checkpoint with all its parts; the name is still the base's."""
     trained = trained_folder(reference.base)
     if trained is None:
@@ -215,7 +231,7 @@ def _load(reference: Reference, dtype: torch.dtype, allowed: Allowed) -> LoadedM
     return _with_loras(model, reference.parts, allowed)
 
 
-def _load_base(reference: Reference, dtype: torch.dtype, allowed: Allowed) -> LoadedModel:
+def _load_base(reference: Reference, dtype: torch.dtype | None, allowed: Allowed) -> LoadedModel:
     place = _folder(reference.base)
     if not place.exists() and hub_place(reference.base) is None:
         raise ConfigError(_unknown(reference.base))
@@ -249,7 +265,9 @@ def _with_loras(
     return replace(model, digest=model.digest + own, loras=(*model.loras, *reports))
 
 
-def _load_trained(trained: TrainedFolder, dtype: torch.dtype, allowed: Allowed) -> LoadedModel:
+def _load_trained(
+    trained: TrainedFolder, dtype: torch.dtype | None, allowed: Allowed
+) -> LoadedModel:
     if trained.method == "full":
         return _load_base(Reference(str(trained.folder / "pipeline")), dtype, allowed)
     model = _load(parse(trained.base), dtype, allowed)

@@ -54,6 +54,7 @@ def stress(
     benchmark: str | None,
     out: Path | None,
     report: Progress,
+    load: Callable[[str], LoadedModel] = load_model,
 ) -> tuple[Path, Card]:
     """Generate, score, and write the card.
 
@@ -64,6 +65,7 @@ def stress(
         benchmark: whose prompts; None takes the checkpoint's own.
         out: folder; None makes one under `runs/`. One that was begun goes on.
         report: called as the work goes on.
+        load: loads both checkpoints.
 
     Returns:
         The folder, and the card in it.
@@ -74,7 +76,7 @@ def stress(
     quiet()
     base = base or origin(checkpoint)
     benchmark = benchmark or own_benchmark(checkpoint)  # before weights are looked for
-    policy = load_model(checkpoint)
+    policy = load(checkpoint)
     plan = make_plan(benchmark, effort, whole(policy.pipeline), policy.own)
     works = arms(plan)
     folder = out or RUNS / _name(checkpoint, base, [w.protocol for w in works])
@@ -82,7 +84,7 @@ def stress(
     del policy  # never two large networks at once
     gc.collect()
     if base:
-        theirs = _generate(Run(folder / "base"), base_arms(plan), load_model(base), report)
+        theirs = _generate(Run(folder / "base"), base_arms(plan), load(base), report)
     card = Card(
         checkpoint=checkpoint,
         base=base,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
+from nftbench.generation.hardware import Hardware
 from nftbench.generation.replay import Layout, distilled, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.runs.lock import LOCK
@@ -98,7 +99,8 @@ def set_up(
     _check_groups(recipe, processes.count)
     for number, data in enumerate(stages, start=1):
         say(_described(number, data))
-    base = load_model(recipe.checkpoint, dtype=recipe.policy.dtype, device=device, allowed=allowed)
+    hardware = Hardware(dtype=recipe.policy.dtype, device=device)
+    base = load_model(recipe.checkpoint, hardware=hardware, allowed=allowed)
     for line in base.said:
         say(line)
     warning = distilled(base.pipeline, min(s.num_inference_steps for s in recipe.stages))

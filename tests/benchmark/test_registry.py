@@ -56,6 +56,7 @@ OTHER = {
     "solver": "euler FlowMatchEulerDiscreteScheduler:0",
     "text_encoders": "text_encoder; without text_encoder_3",
     "precision": "float16",
+    "numerics": "tf32",
     "dtype": "bfloat16",
     "noise": "given",
     "seed": 1,

@@ -1,8 +1,15 @@
 """Which files of a saved pipeline are loaded: one set of weights a part, and what stands beside it."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 from rewards.base import ConfigError
 
@@ -11,6 +18,8 @@ _WEIGHTS = re.compile(
     r"(?P<stem>[^/.]+?)(?:\.(?P<variant>[A-Za-z]\w*))?(?:-\d+-of-\d+)?(?:\.(?P<late>[A-Za-z]\w*))?"
     r"\.(?P<ending>safetensors|bin)(?:\.index(?:\.(?P<listed>[A-Za-z]\w*))?\.json)?"
 )
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Names that safetensors gives the precisions a model may run in."""
 _OTHER = (".onnx", ".onnx_data", ".msgpack", ".h5", ".ckpt", ".gguf", ".pb", ".xml", ".pt", ".pth")
 """Endings of weights for other programs."""
 
@@ -87,6 +96,32 @@ def without_safetensors(names: Iterable[str], index: Mapping[str, Any]) -> bool:
         if folder in parts_of(index) and (weights := _read(file)):
             endings.setdefault(folder, set()).add(weights["ending"])
     return any("safetensors" not in some for some in endings.values())
+
+
+def stored_dtype(folder: Path, index: Mapping[str, Any], variant: str | None) -> torch.dtype:
+    """The precision in which most of a pipeline's own networks (those of diffusers) are stored: see `dtype_in`."""
+    found = []
+    for part in parts_of(index):
+        if index[part][0] == "diffusers":
+            names = [p.name for p in (folder / part).glob("*.safetensors")]
+            found += [folder / part / n for n in weights_and_words(names, variant)]
+    return dtype_in(found)
+
+
+def dtype_in(paths: Iterable[Path]) -> torch.dtype:
+    """The precision of most numbers in files of safetensors; bfloat16 where it is none that a model may run in.
+
+    Without such a file, float32. A file that cannot be read is left to the loader.
+    """
+    counted: Counter[str] = Counter()
+    for path in paths:
+        with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
+            parts = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+            for part in parts:
+                counted[part.get_dtype()] += math.prod(part.get_shape())
+    if not counted:
+        return torch.float32
+    return _DTYPES.get(counted.most_common(1)[0][0], torch.bfloat16)
 
 
 def _read(name: str) -> dict[str, str | None] | None:

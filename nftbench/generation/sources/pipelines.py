@@ -65,13 +65,15 @@ class Built:
     """What the user should hear: a variant that was chosen, weights that were quantised."""
 
 
-def build(reference: Reference, place: Path, dtype: torch.dtype, *, remote_code: bool) -> Built:
+def build(
+    reference: Reference, place: Path, dtype: torch.dtype | None, *, remote_code: bool
+) -> Built:
     """Load the pipeline of a checkpoint, without its LoRAs.
 
     Args:
         reference: its words.
         place: the folder or file that its base names on this disk; any other path means the hub.
-        dtype: of all weights.
+        dtype: of all weights; None is that in which most of the denoiser is stored.
         remote_code: whether Python that the checkpoint brings along may run.
 
     Raises:
@@ -117,7 +119,7 @@ def _build_folder(
     reference: Reference,
     folder: Path,
     on_hub: HubPlace | None,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     remote_code: bool,
 ) -> Built:
     if on_hub:
@@ -131,6 +133,7 @@ def _build_folder(
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     variant = files.variant_of(names, index, reference.one(VARIANT))
     notes = [f"weights of variant {variant}"] if variant else []
+    dtype = dtype or files.stored_dtype(folder, index, variant)
     given = left_out(index)
     censors = [name for name in CENSORS if name in files.parts_of(index)]
     notes += [f"{name} left out: images are scored as they were drawn" for name in censors]
@@ -288,7 +291,7 @@ def read_component_class(folder: Path) -> str | None:
 
 
 def _build_file(
-    reference: Reference, path: Path, on_hub: HubPlace | None, dtype: torch.dtype
+    reference: Reference, path: Path, on_hub: HubPlace | None, dtype: torch.dtype | None
 ) -> Built:
     """One file with the weights of a whole pipeline."""
     if on_hub:
@@ -305,6 +308,7 @@ def _build_file(
         raise ConfigError(
             "one file takes +config= and +lora= only; save it as a folder for other parts"
         )
+    dtype = dtype or files.dtype_in([path])
     folder, own = _config_of(reference, path)
     index = read_index(folder / INDEX)
     kind = getattr(diffusers, str(index.get("_class_name")), None)

@@ -1,0 +1,120 @@
+"""On what a model runs: refusals in one line, the precision files are stored in, what moves the protocol's hash."""
+
+import json
+
+import pytest
+import torch
+from diffusers.models import attention_dispatch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from nftbench.cli.main import app
+from nftbench.generation import hardware
+from nftbench.generation.checkpoint import load_model
+from nftbench.generation.hardware import Hardware
+from nftbench.generation.sources.files import stored_dtype
+from rewards.base import ConfigError
+from tests.helpers import families
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--dtype", "int4"], "expected float32, bfloat16, float16"),
+        (["--device", "foo"], "no such device here"),
+        (["--device", "meta"], "nothing is computed there"),
+        (["--offload", "disk"], "expected none, model, sequential"),
+        (["--attention", "flashy"], "cannot be exchanged"),
+    ],
+)
+@pytest.mark.parametrize("command", [["eval", "pocket", "--limit", "1"], ["inspect", "pocket"]])
+def test_what_cannot_be_had_is_refused_in_one_line(command, flags, said, tmp_path):
+    if command[0] == "inspect" and flags[0] not in ("--dtype", "--device"):
+        return
+    out = ["--out", str(tmp_path / "run")] if command[0] == "eval" else []
+    result = CliRunner().invoke(app, [*command, *flags, *out])
+    assert isinstance(result.exception, ConfigError) and said in str(result.exception)
+    assert "\n" not in str(result.exception) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("how", ["model", "sequential"])
+def test_offloading_needs_a_gpu(policy, how):
+    with pytest.raises(ConfigError, match="there is no GPU here"):
+        hardware.settle(policy.pipeline, Hardware(offload=how))
+
+
+def test_a_backend_that_exists_reaches_every_layer():
+    """Of a pipeline whose attention goes through diffusers' dispatch; one that is unknown lists those there are."""
+    pipeline = families.build("flux")
+    before = attention_dispatch._AttentionBackendRegistry.get_active_backend()[0]
+    hardware.settle(pipeline, Hardware(attention="native"))
+    layers = [m.processor for m in pipeline.transformer.modules() if hasattr(m, "processor")]
+    assert layers and all(p._attention_backend.value == "native" for p in layers)
+    assert attention_dispatch._AttentionBackendRegistry.get_active_backend()[0] == before
+    with pytest.raises(ConfigError, match="_native_math"):
+        hardware.settle(pipeline, Hardware(attention="flashy"))
+
+
+def test_only_what_moves_numbers_is_in_the_hash(tmp_path):
+    """Slices decode the same pixels; tiles and precision do not. All is in the manifest."""
+    call = [
+        "eval",
+        "pocket",
+        "--limit",
+        "1",
+        "--steps",
+        "1",
+        "--rewards",
+        "jpeg",
+        "--device",
+        "cpu",
+    ]
+    found = {}
+    for name, flags in {
+        "plain": [],
+        "sliced": ["--vae-slicing"],
+        "tiled": ["--vae-tiling", "--dtype", "bfloat16"],
+    }.items():
+        out = tmp_path / name
+        assert CliRunner().invoke(app, [*call, *flags, "--out", str(out)]).exit_code == 0
+        found[name] = json.loads((out / "manifest.json").read_text())
+    hashes = {name: m["protocol_hashes"]["geneval-pocket"] for name, m in found.items()}
+    assert hashes["plain"] == hashes["sliced"] != hashes["tiled"]
+    tiled = found["tiled"]["protocols"]["geneval-pocket"]
+    assert (tiled["dtype"], tiled["precision"]) == ("bfloat16", "bfloat16")
+    assert tiled["numerics"] == "vae tiling"
+    assert (
+        found["sliced"]["hardware"]["vae_slicing"] and found["plain"]["hardware"]["device"] == "cpu"
+    )
+    assert found["plain"]["protocols"]["geneval-pocket"]["numerics"] is None
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ({"transformer": torch.bfloat16, "vae": torch.float32}, torch.bfloat16),
+        ({"transformer": torch.float16, "vae": torch.float16}, torch.float16),
+        ({"transformer": torch.float8_e4m3fn}, torch.bfloat16),
+        ({}, torch.float32),
+    ],
+)
+def test_native_is_how_most_of_the_denoiser_is_stored(tmp_path, kinds, expected):
+    """Text encoders of transformers, however large, do not decide."""
+    index = {"text_encoder": ["transformers", "T5EncoderModel"]}
+    for part, dtype in {"text_encoder": torch.float64, **kinds}.items():
+        index.setdefault(part, ["diffusers", "Any"])
+        (tmp_path / part).mkdir()
+        size = {"transformer": 9, "vae": 3}.get(part, 99)
+        save_file({"w": torch.zeros(size).to(dtype)}, tmp_path / part / "model.safetensors")
+    assert stored_dtype(tmp_path, index, None) == expected
+
+
+def test_a_checkpoint_stored_in_half_loads_in_half_where_nobody_says_otherwise(
+    tmp_path, monkeypatch
+):
+    """As on a GPU; on a CPU the default is float32."""
+    load_model("pocket", hardware=Hardware(dtype="float16")).pipeline.save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).dtype == "float32"
+    monkeypatch.setattr(Hardware, "precision", lambda self: None)  # its answer on a GPU
+    assert load_model(str(tmp_path)).dtype == "float16"
