@@ -25,6 +25,7 @@ from nftbench.generation.hardware import Hardware
 from nftbench.runs.lock import new_folder
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
+from nftbench.runs.seeds import write_parent
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
 from nftbench.training.callbacks.checkpoints import checkpoints
@@ -190,7 +191,7 @@ def train_seeds(
     name = recipe or POCKET_RECIPES.get(top["algorithm"], "pocket")
     recipes = [load_recipe(name, settings, **{**top, "seed": seed}) for seed in numbers]
     parent = out or _fresh(f"train-{recipes[0].name}-seeds")
-    folders = seeds.write_parent(parent, numbers)
+    folders = write_parent(parent, numbers)
     done = seeds.runs_of(parent)
     for whole, folder in zip(recipes, folders, strict=True):
         if folder not in done:

@@ -67,7 +67,10 @@ def compare(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders of `nftbench eval` and `nftbench train`.")
+        list[str],
+        typer.Argument(
+            help="Run folders of `nftbench eval` and `nftbench train`, parents of --seeds; RUN=LABEL names one."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The report's folder; `report` in the first run's.")

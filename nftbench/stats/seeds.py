@@ -78,6 +78,36 @@ def with_seeds(
     )
 
 
+def mean_curve(
+    values: np.ndarray, low: np.ndarray, high: np.ndarray, within: MetricRange = UNBOUNDED
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and interval of several seeds at every point of a curve.
+
+    The prompts' part is that of one seed, on average: a little more than that of the seeds' mean image, which is not
+    known at every point.
+
+    Args:
+        values: (T, S) of S seeds.
+        low: (T, S) end of each seed's interval, which is that of prompts.
+        high: (T, S) the other end.
+        within: what the metric can be.
+
+    Returns:
+        Mean, low and high, (T,) each.
+    """
+    mean, below, above = (
+        values.mean(1),
+        ((values - low) ** 2).mean(1),
+        ((high - values) ** 2).mean(1),
+    )
+    seeds = values.shape[1]
+    if seeds > 1:
+        added = values.var(1, ddof=1) / seeds * student.ppf(LEVEL, seeds - 1) ** 2
+        below, above = below + added, above + added
+    reach = mean - np.sqrt(below), mean + np.sqrt(above)
+    return mean, np.maximum(reach[0], within.low), np.minimum(reach[1], within.high)
+
+
 # --- images of several seeds ----------------------------------------------------------------------
 
 

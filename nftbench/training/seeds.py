@@ -1,25 +1,23 @@
 """One recipe with several seeds, one run folder a seed under one parent, read as one result."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nftbench.runs.io import write_atomic
+from nftbench.runs.seeds import folder_of, seeds_of
+from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import Change
-from nftbench.stats.seeds import over_seeds
+from nftbench.stats.seeds import mean_curve, over_seeds
 from nftbench.training.callbacks.metrics_log import (
+    ENDS,
     HELD_OUT,
     held_out_columns,
     read_averaging,
     read_metrics,
 )
 from rewards.base import ConfigError
-
-SEEDS = "seeds.json"
-"""In a parent: the seeds that were asked for."""
 
 
 def parse(text: str) -> list[int]:
@@ -40,32 +38,9 @@ def parse(text: str) -> list[int]:
     return seeds
 
 
-def write_parent(parent: Path, seeds: Sequence[int]) -> list[Path]:
-    """Note the seeds of a parent; their run folders.
-
-    Raises:
-        ConfigError: the folder belongs to something else.
-    """
-    if parent.exists() and not (parent / SEEDS).is_file() and any(parent.iterdir()):
-        raise ConfigError(f"{parent} holds other files; choose another --out for the seeds")
-    write_atomic(parent / SEEDS, f"{json.dumps(list(seeds))}\n".encode())
-    return [folder_of(parent, seed) for seed in seeds]
-
-
-def folder_of(parent: Path, seed: int) -> Path:
-    """A seed's run."""
-    return parent / f"seed-{seed}"
-
-
-def is_parent(folder: Path) -> bool:
-    """Whether it holds the runs of several seeds."""
-    return (folder / SEEDS).is_file()
-
-
 def runs_of(parent: Path) -> list[Path]:
     """The runs of a parent that are finished, in the order of the seeds."""
-    seeds = json.loads((parent / SEEDS).read_text(encoding="utf-8"))
-    folders = [folder_of(parent, seed) for seed in seeds]
+    folders = [folder_of(parent, seed) for seed in seeds_of(parent)]
     return [f for f in folders if (f / HELD_OUT / "after.parquet").is_file()]
 
 
@@ -81,25 +56,61 @@ def read_seeds(parent: Path) -> list[Change]:
     return over_seeds(before, after, read_averaging(runs[0], before[0]))
 
 
+def curve_of(
+    tables: Sequence[pd.DataFrame], column: str, along: str, within: MetricRange = UNBOUNDED
+) -> pd.DataFrame:
+    """A metric of one training, or the mean of several seeds', with its band.
+
+    Args:
+        tables: a seed's metrics each, as `read_metrics` reads them.
+        column: of those tables.
+        along: `iteration` or `minutes`, of several seeds their mean.
+        within: what the metric can be.
+
+    Returns:
+        `along`, `value`, `low` and `high`, a row an iteration that all seeds have logged. The band is the 95% interval
+        of prompts and seeds where the metric has one, else from the lowest seed to the highest; NaN of one seed.
+    """
+    ends = [f"{column}{end}" for end in ENDS]
+    if not all({column, along} <= set(table) for table in tables):
+        return pd.DataFrame(columns=[along, "value", "low", "high"], dtype=float)
+    rows = [t[t[column].notna()].drop_duplicates("iteration", keep="last") for t in tables]
+    rows = [table.set_index("iteration", drop=False) for table in rows]
+    shared = rows[0].index
+    for table in rows[1:]:
+        shared = shared[shared.isin(table.index)]
+
+    def of(name: str) -> np.ndarray:
+        return np.stack([t.loc[shared, name].to_numpy(np.float64) for t in rows], axis=1)
+
+    values = of(column)
+    if all(set(ends) <= set(table) for table in tables):
+        mean, low, high = mean_curve(values, of(ends[0]), of(ends[1]), within)
+    else:
+        several = np.nan if len(tables) == 1 else 1.0
+        mean, low, high = values.mean(1), values.min(1) * several, values.max(1) * several
+    return pd.DataFrame({along: of(along).mean(1), "value": mean, "low": low, "high": high})
+
+
 def curves(parent: Path) -> None:
-    """Draw `curve.png`: every held-out metric of all seeds, their mean and the range between the lowest and highest."""
+    """Draw `curve.png`: every held-out metric of all seeds, their mean and its 95% interval."""
     from matplotlib.figure import Figure
 
-    tables = [read_metrics(run).set_index("iteration") for run in runs_of(parent)]
+    tables = [read_metrics(run) for run in runs_of(parent)]
     columns = sorted({c for t in tables for c in held_out_columns(t)})
     if not columns:
         return
     figure = Figure(figsize=(6, 2.6 * len(columns)), layout="constrained")
     axes = figure.subplots(len(columns), 1, squeeze=False)[:, 0]
     for axis, column in zip(axes, columns, strict=True):
-        found = pd.concat([t[column].dropna() for t in tables if column in t], axis=1)
-        for _, seed in found.items():
-            axis.plot(seed.index, seed, linewidth=0.8, alpha=0.6)
-        low, high = np.nanmin(found, axis=1), np.nanmax(found, axis=1)
-        axis.fill_between(found.index, low, high, alpha=0.2)
-        axis.plot(found.index, found.mean(axis=1), marker="o", markersize=3, color="black")
+        for table in (t for t in tables if column in t):
+            known = table[table[column].notna()]
+            axis.plot(known["iteration"], known[column], linewidth=0.8, alpha=0.6)
+        mean = curve_of(tables, column, "iteration")
+        axis.fill_between(mean["iteration"], mean["low"], mean["high"], alpha=0.2)
+        axis.plot(mean["iteration"], mean["value"], marker="o", markersize=3, color="black")
         axis.set_title(column.removeprefix("held_out/"), loc="left", fontsize=10)
-        axis.set_xlabel(f"iteration; {found.shape[1]} seeds, their mean and range")
+        axis.set_xlabel(f"iteration; {len(tables)} seeds, their mean and its 95% interval")
         axis.grid(alpha=0.3)
     temporary = parent / ".curve.png"
     figure.savefig(temporary, dpi=120, format="png")

@@ -244,12 +244,3 @@ def test_a_typo_in_a_setting_is_one_line(start, tmp_path):
 def test_seeds_that_are_none(text, wrong):
     with pytest.raises(ConfigError, match=re.escape(wrong)):
         seeds.parse(text)
-
-
-def test_a_parent_is_no_other_folder(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(ConfigError, match="holds other files; choose another --out"):
-        seeds.write_parent(tmp_path, [0, 1])
-    folders = seeds.write_parent(tmp_path / "mine", [0, 7])
-    assert [f.name for f in folders] == ["seed-0", "seed-7"] and seeds.is_parent(tmp_path / "mine")
-    assert seeds.read_seeds(tmp_path / "mine") == []  # none is finished

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,29 +22,23 @@ import pandas as pd
 
 import nftbench
 from nftbench.reporting.html_report import charts as report_charts
+from nftbench.reporting.html_report import curves as report_curves
 from nftbench.reporting.html_report import data as report_data
-from nftbench.reporting.html_report.data import SAME, Evaluated, Trained, column_of
+from nftbench.reporting.html_report import trainings as report_trainings
+from nftbench.reporting.html_report.data import SAME, Evaluated, Part, column_of
 from nftbench.reporting.html_report.images import ReportImage, place_all
+from nftbench.reporting.html_report.trainings import Trained, grid_folder
 from nftbench.reporting.naming import aggregate_name
+from nftbench.reporting.results import pair_seeds, split_label
 from nftbench.runs.io import write_atomic
 from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import folder_name
 from nftbench.stats.estimates import Estimate
 from rewards.base import ConfigError, Progress
 
 PAGE = "index.html"
 MARK = '<meta name="generator" content="nftbench report">'
 """By this a folder is known to be a report, which may be replaced."""
-HEALTH = (
-    "x_0_norm",
-    "velocity_ratio",
-    "kl",
-    "brightness",
-    "saturation",
-    "zero_spread",
-    "grad_norm",
-    "loss",
-)
-"""What a training logs about itself, as far as a reader needs it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,12 +70,12 @@ class Bench:
 
 
 def write_report(
-    folders: Sequence[Path], out: Path | None, report: Progress, *, live: bool = False
+    runs: Sequence[str | Path], out: Path | None, report: Progress, *, live: bool = False
 ) -> WrittenReport:
     """Write the report of one run or of several beside one another.
 
     Args:
-        folders: of evaluations and trainings.
+        runs: evaluations and trainings, and parents of several seeds': `RUN` or `RUN=LABEL`.
         out: where to; None is `report` in the first folder.
         report: told of progress.
         live: the page is served, and looks for a newer one.
@@ -89,8 +83,8 @@ def write_report(
     Raises:
         ConfigError: a folder that is no finished run, or an `out` that holds something else.
     """
-    evaluated, trained = report_data.read_runs(folders)
-    out = (out or folders[0] / "report").absolute()
+    evaluated, trained = report_data.read_runs(runs)
+    out = (out or split_label(runs[0])[0] / "report").absolute()
     _refuse(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     new = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -139,9 +133,18 @@ def _write(
             evaluated=evaluated,
             trained=trained,
             benches=benches,
-            training=_training(trained),
-            changes={one.letter: report_data.changes(one) for one in trained},
-            grids=[(one, found) for one, found in zip(trained, grids, strict=True) if found],
+            training=report_curves.groups(trained),
+            changes={one.letter: report_trainings.changes(one) for one in trained},
+            asked={one.letter: report_trainings.asked(one) for one in trained},
+            notes=[
+                *_pairings(evaluated),
+                *(n for one in (*evaluated, *trained) for n in one.result.notes),
+            ],
+            grids=[
+                (one, seed, found)
+                for one, listed in zip(trained, grids, strict=True)
+                for seed, found in listed
+            ],
         )
     )
     write_atomic(out / PAGE, page.encode())
@@ -178,6 +181,12 @@ def _environment() -> jinja2.Environment:
 
 def _title(evaluated: Sequence[Evaluated], trained: Sequence[Trained]) -> str:
     return ", ".join(dict.fromkeys(one.name for one in (*evaluated, *trained)))
+
+
+def _pairings(runs: Sequence[Evaluated]) -> list[str]:
+    """How the seeds of runs are compared with those of the first."""
+    said = [(one, pair_seeds(runs[0].result, one.result).said) for one in runs[1:]]
+    return [f"{runs[0].name} and {one.name}: {words}" for one, words in said if words]
 
 
 # --- evaluations ----------------------------------------------------------------------------------
@@ -239,8 +248,10 @@ def _gallery(
     numbered = samples.merge(prompts, on=["prompt_id", "prompt", "tag"], how="left")
     images_of, sides = {}, []
     for one in report_data.holding(runs, name):
-        images_of[one.letter] = _place(one, name, out, report)
-        sides.append(_side(one, name, samples, images_of[one.letter]))
+        for part in one.parts:
+            placed = _place(one, part, name, out, report)
+            images_of[f"{one.letter}{part.seed}"] = placed
+            sides.append(_side(one, part, name, samples, placed))
     return {
         "name": name,
         "passing": report_data.passing(runs, name),
@@ -254,38 +265,42 @@ def _gallery(
     }, images_of
 
 
-def _place(one: Evaluated, name: str, out: Path, report: Progress) -> list[ReportImage]:
-    sources = [str(source) for source in one.tables[name]["image"]]
-    under = f"images/{one.letter}-{list(one.tables).index(name)}"
+def _place(one: Evaluated, part: Part, name: str, out: Path, report: Progress) -> list[ReportImage]:
+    sources = [str(source) for source in part.tables[name]["image"]]
+    under = f"images/{one.letter}{folder_name(part.seed)}-{list(one.tables).index(name)}"
     placed = []
-    for image in place_all(sources, one.run.folder / name, out, under):
+    for image in place_all(sources, part.run.folder / name, out, under):
         placed.append(image)
-        report(f"{one.letter} {name}: images", len(placed), len(sources))
+        report(f"{one.letter} {part.seed} {name}: images", len(placed), len(sources))
     return placed
 
 
 def _side(
-    one: Evaluated, name: str, samples: pd.DataFrame, images_of: Sequence[ReportImage]
+    one: Evaluated,
+    part: Part,
+    name: str,
+    samples: pd.DataFrame,
+    images_of: Sequence[ReportImage],
 ) -> dict[str, Any]:
-    """One run's part of the samples; None where it has no such image."""
-    table = one.tables[name]
+    """One seed's part of the samples; None where it has no such image."""
+    table = part.tables[name]
     places = samples.merge(table[SAME].assign(place=range(len(table))), on=SAME, how="left")[
         "place"
     ]
     rows = [None if math.isnan(place) else int(place) for place in places]
     details = {
         key: [words(row) if row is not None else {} for row in rows]
-        for key, words in report_data.rewards_of(one, name)
+        for key, words in report_data.rewards_of(one, part, name)
     }
     shown = [images_of[row] if row is not None else None for row in rows]
     return {
         "letter": one.letter,
-        "name": one.name,
+        "name": f"{one.name}, {part.seed}" if part.seed else one.name,
         "file": [p and p.file for p in shown],
         "thumbnail": [p and p.thumbnail for p in shown],
         "size": [p and [p.width, p.height] for p in shown],
         "fault": [p and p.fault for p in shown],
-        "values": {c: _values(table[c], rows) for c in one.metrics(name)},
+        "values": {c: _values(table[c], rows) for c in one.metrics(name) if c in table},
         "details": details,
     }
 
@@ -313,38 +328,14 @@ def script(data: Mapping[str, Any]) -> bytes:
 # --- trainings ------------------------------------------------------------------------------------
 
 
-def _training(runs: Sequence[Trained]) -> list[tuple[str, str, list[report_charts.Plot]]]:
-    """(heading, what it shows, plots); headings without a plot are left out."""
-    held_out = report_data.curves(runs, "held_out/")
-    rewards = [c for c in report_data.curves(runs, "reward/") if c != "reward/spread"]
-    groups = [
-        (
-            "Held-out reward against wall-clock",
-            "prompts that were not trained on",
-            held_out,
-            "minutes",
-        ),
-        ("Held-out reward by iteration", "the same validations", held_out, "iteration"),
-        ("Training reward", "mean over the images of an iteration", rewards, "iteration"),
-        ("Health", "what the guards watch", HEALTH, "iteration"),
-    ]
-    drawn = [(h, about, list(_plots(runs, columns, along))) for h, about, columns, along in groups]
-    return [group for group in drawn if group[2]]
-
-
-def _plots(
-    runs: Sequence[Trained], columns: Sequence[str], along: str
-) -> Iterator[report_charts.Plot]:
-    for column in columns:
-        title = column.removeprefix("held_out/").removeprefix("reward/")
-        plot = report_charts.curve(runs, column, along, title)
-        if plot:
-            yield plot
-
-
-def _grids(one: Trained, out: Path) -> list[tuple[int, ReportImage]]:
-    """The images_of of the same prompts over time."""
-    numbers = [number for number, _ in one.grids]
-    sources = [path.name for _, path in one.grids]
-    placed = place_all(sources, one.folder / "grids", out, f"images/{one.letter}-grids")
-    return [(n, p) for n, p in zip(numbers, placed, strict=True) if not p.fault]
+def _grids(one: Trained, out: Path) -> list[tuple[str, list[tuple[int, ReportImage]]]]:
+    """The same prompts over time: of each seed its name, iterations and pictures."""
+    found = []
+    for part, listed in one.grids:
+        sources = [path.name for _, path in listed]
+        under = f"images/{one.letter}-grids{grid_folder(part)}"
+        placed = place_all(sources, part.folder / "grids", out, under)
+        shown = [(n, p) for (n, _), p in zip(listed, placed, strict=True) if not p.fault]
+        if shown:
+            found.append((part.seed, shown))
+    return found

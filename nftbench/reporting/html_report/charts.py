@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nftbench.reporting.html_report.data import Evaluated, Trained, column_of, holding, numbers
+from nftbench.reporting.html_report.data import Evaluated, column_of, holding, numbers
 from nftbench.reporting.naming import aggregate_name
 from nftbench.runs.rows import Row
 
@@ -32,9 +32,13 @@ class Curve:
     dots: str
     """Its points, as a path of strokes without length; empty where they stand too close."""
     points: str
-    """JSON [[x, y], ...] in the units of the axes."""
+    """JSON [[x, y], ...] or [[x, y, low, high], ...] in the units of the axes."""
     last: str
     """The last value."""
+    band: str = ""
+    """Outline of its interval, as a path."""
+    thin: Sequence[str] = ()
+    """Paths of what the curve is the mean of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +89,20 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _span(values: Iterable[float]) -> tuple[float, float]:
-    """Lowest and highest finite value, moved apart where they are one."""
+def span(values: Iterable[float], least: float = 0.0) -> tuple[float, float]:
+    """Lowest and highest finite value, moved apart where they are one.
+
+    Args:
+        values: NaN is passed over.
+        least: share of the largest value that lies between the two at least.
+    """
     finite = [v for v in values if math.isfinite(v)] or [0.0]
     low, high = min(finite), max(finite)
     if low == high:
         room = abs(low) * 0.05 or 0.5
         return low - room, high + room
-    return low, high
+    room = max(least * max(abs(low), abs(high)) - (high - low), 0.0) / 2
+    return low - room, high + room
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -103,12 +113,14 @@ def _ticks(low: float, high: float) -> list[float]:
     return [float(v) for v in inside if low - slack <= v <= high + slack]
 
 
-def _percent(value: float, low: float, high: float) -> float:
+def percent(value: float, low: float, high: float) -> float:
+    """Where a value lies between two others."""
     return round(100 * (value - low) / (high - low), 3)
 
 
-def _marks(low: float, high: float) -> list[Tick]:
-    return [(_percent(v, low, high), short(v)) for v in _ticks(low, high)]
+def marks(low: float, high: float) -> list[Tick]:
+    """Ticks of an axis."""
+    return [(percent(v, low, high), short(v)) for v in _ticks(low, high)]
 
 
 # --- bars -----------------------------------------------------------------------------------------
@@ -129,7 +141,7 @@ def _bars(rows: Sequence[tuple[Evaluated, Row]], title: str) -> Bars:
     for one, row in rows:
         label = aggregate_name(row.aggregate)
         groups.setdefault(label, []).append(_bar(one, row, low, top))
-    return Bars(title=title, groups=list(groups.items()), ticks=_marks(low, top))
+    return Bars(title=title, groups=list(groups.items()), ticks=marks(low, top))
 
 
 def _bar(one: Evaluated, row: Row, low: float, top: float) -> Bar:
@@ -137,7 +149,7 @@ def _bar(one: Evaluated, row: Row, low: float, top: float) -> Bar:
     inside = [
         min(max(v, low), top) if math.isfinite(v) else low for v in (row.value, row.low, row.high)
     ]
-    value, under, over = (_percent(v, low, top) for v in inside)
+    value, under, over = (percent(v, low, top) for v in inside)
     interval = f" ({number(row.low)} to {number(row.high)})" if known else ""
     text = f"{one.letter}: {number(row.value)}{interval}, {row.n} images"
     return Bar(
@@ -165,7 +177,7 @@ def distributions(runs: Sequence[Evaluated], benchmark: str, columns: Sequence[s
 
 
 def _histogram(runs: Sequence[Evaluated], values: Sequence[np.ndarray], column: str) -> Plot:
-    low, high = _span(np.concatenate(values))
+    low, high = span(np.concatenate(values))
     edges = np.linspace(low, high, BINS + 1)
     shares = [np.histogram(v, edges)[0] / max(len(v), 1) for v in values]
     top = max(float(s.max()) for s in shares) * 1.05
@@ -182,13 +194,13 @@ def _histogram(runs: Sequence[Evaluated], values: Sequence[np.ndarray], column: 
         for one, v, share in zip(runs, values, shares, strict=True)
         if len(v)
     ]
-    percent = [(place, f"{float(text) * 100:g}%") for place, text in _marks(0.0, top)]
+    shares_of = [(place, f"{float(text) * 100:g}%") for place, text in marks(0.0, top)]
     return Plot(
         title=column,
         unit="score",
         lines=lines,
-        x_ticks=_marks(low, high),
-        y_ticks=percent,
+        x_ticks=marks(low, high),
+        y_ticks=shares_of,
         box=json.dumps(box),
         filled=True,
     )
@@ -201,56 +213,6 @@ def _steps(heights: np.ndarray) -> str:
     for i, height in enumerate(heights):
         path.append(f"V{100 - 100 * height:.2f}H{(i + 1) * width:.2f}")
     return "".join([*path, "V100"])
-
-
-# --- curves ---------------------------------------------------------------------------------------
-
-
-def curve(runs: Sequence[Trained], column: str, along: str, title: str) -> Plot | None:
-    """A logged metric of every training that has it.
-
-    Args:
-        runs: trainings.
-        column: of their metrics.
-        along: what runs along x, `iteration` or `minutes`.
-        title: what the plot is called.
-
-    Returns:
-        None where fewer than two points are known.
-    """
-    series = []
-    for one in runs:
-        if column in one.metrics and along in one.metrics:
-            known = one.metrics[[along, column]].dropna().to_numpy(np.float64)
-            known = known[np.isfinite(known).all(1)]
-            if len(known):
-                series.append((one, known))
-    if sum(len(known) for _, known in series) < 2:
-        return None
-    every = np.concatenate([known for _, known in series])
-    box = (*_span(every[:, 0]), *_span(every[:, 1]))
-    return Plot(
-        title=title,
-        unit=along,
-        lines=[_line(one, known, box) for one, known in series],
-        x_ticks=_marks(*box[:2]),
-        y_ticks=_marks(*box[2:]),
-        box=json.dumps(box),
-    )
-
-
-def _line(one: Trained, known: np.ndarray, box: tuple[float, ...]) -> Curve:
-    places = [
-        (_percent(x, box[0], box[1]), 100 - _percent(y, box[2], box[3])) for x, y in known.tolist()
-    ]
-    return Curve(
-        letter=one.letter,
-        name=one.name,
-        path="M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places),
-        dots="".join(f"M{x:.2f} {y:.2f}h0" for x, y in places) if len(places) <= BINS else "",
-        points=json.dumps(_pairs(known[:, 0], known[:, 1])),
-        last=short(float(known[-1, 1])),
-    )
 
 
 def _pairs(x: np.ndarray, y: np.ndarray) -> list[list[float]]:

@@ -8,47 +8,65 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow
 
 from nftbench.benchmark.schema import Protocol
-from nftbench.runs.row_files import run_rows
+from nftbench.reporting.html_report.trainings import Trained, read_trained
+from nftbench.reporting.results import EVALUATION, Result, pair_seeds, read_results
+from nftbench.reporting.seed_rows import WORDS, rows_of
 from nftbench.runs.rows import Row, metric_range
-from nftbench.runs.run_folder import MANIFEST, Run
+from nftbench.runs.run_folder import Run
 from nftbench.stats.estimates import Estimate
-from nftbench.stats.paired import Averaging, Change, change, paired_samples
-from nftbench.training.callbacks.metrics_log import (
-    HELD_OUT,
-    METRICS,
-    read_changes,
-    read_metrics,
-    without_ends,
-)
+from nftbench.stats.paired import Averaging
+from nftbench.stats.seeds import change_over_seeds
 from rewards.base import PART, ConfigError, Metric, RewardInfo
 
 LETTERS = "ABCDEFGH"
 """Runs are told apart by letter and colour; there are eight colours."""
 SAME = ["prompt_id", "prompt", "image_index", "seed"]
 """Two images that agree in these come from the same prompt and the same noise."""
-WORDS = frozenset({"reason", "evidence"})
-"""Columns of a reward that hold no number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One run folder of `nftbench eval`."""
+
+    seed: str
+    """`seed 0` of a parent's run: the seed of the training; empty of a run that stands for itself."""
+    run: Run
+    tables: Mapping[str, pd.DataFrame]
+    """Benchmark -> one row an image, as `evaluate.sample_table` makes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
-    """A run of `nftbench eval`."""
+    """One evaluation, or those of several seeds' trainings."""
 
     letter: str
-    run: Run
+    result: Result
     manifest: Mapping[str, Any]
+    """Of the first seed."""
     protocols: Mapping[str, Protocol]
+    """Of every seed."""
     rows: Sequence[Row]
-    tables: Mapping[str, pd.DataFrame]
-    """Benchmark -> one row an image, as `evaluate.sample_table` makes it."""
+    """The means over seeds."""
+    parts: Sequence[Part]
+    """At least one."""
 
     @property
     def name(self) -> str:
-        """The run folder's name."""
-        return self.run.folder.resolve().name
+        """As the user calls it, or the folder's name."""
+        return self.result.name
+
+    @property
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """Of the first seed."""
+        return self.parts[0].tables
+
+    @property
+    def checkpoints(self) -> list[tuple[str, str]]:
+        """(name, digest) of each seed."""
+        made = [part.run.manifest["checkpoint"] for part in self.parts]
+        return [(one["name"], one["digest"]) for one in made]
 
     def metrics(self, benchmark: str) -> list[str]:
         """Columns of numbers, reward by reward, its parts behind it."""
@@ -72,105 +90,54 @@ class Evaluated:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trained:
-    """A run of `nftbench train`."""
-
-    letter: str
-    folder: Path
-    recipe: Mapping[str, Any]
-    metrics: pd.DataFrame
-    """One row an iteration."""
-
-    @property
-    def name(self) -> str:
-        """The run folder's name."""
-        return self.folder.resolve().name
-
-    @property
-    def guards(self) -> list[tuple[int, str]]:
-        """(iteration, a guard's warning)."""
-        if "guards" not in self.metrics:
-            return []
-        warned = self.metrics[["iteration", "guards"]].dropna()
-        return [(int(i), text) for i, words in warned.to_numpy() for text in _listed(words)]
-
-    @property
-    def grids(self) -> list[tuple[int, Path]]:
-        """(iterations done, picture of the same prompts)."""
-        found = sorted((self.folder / "grids").glob("*.png"))
-        return [(int(path.stem), path) for path in found if path.stem.isdecimal()]
-
-
-def _listed(words: Any) -> list[str]:
-    return [str(word) for word in words] if isinstance(words, list) else [str(words)]
-
-
 def column_of(row: Row) -> str:
     """The column that a row was made of: `geneval:strict` of variant `pocket` is `geneval@pocket:strict`."""
     return str(row.spelled)
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[list[Evaluated], list[Trained]]:
+def read_runs(
+    runs: Sequence[str | Path], *, whole: bool = False
+) -> tuple[list[Evaluated], list[Trained]]:
     """Evaluations and trainings, each kind in the order given; letters count through both.
+
+    Args:
+        runs: `RUN` or `RUN=LABEL`, run folders and parents of several seeds'.
+        whole: as `results.read_result` takes it.
 
     Raises:
         ConfigError: none or too many folders, one twice, one that is not a run, or a run that is not finished.
     """
-    if not 1 <= len(folders) <= len(LETTERS):
-        raise ConfigError(f"expected 1 to {len(LETTERS)} run folders, got {len(folders)}")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ConfigError("expected different run folders, got one of them twice; leave it out")
+    if not 1 <= len(runs) <= len(LETTERS):
+        raise ConfigError(f"expected 1 to {len(LETTERS)} run folders, got {len(runs)}")
     evaluated, trained = [], []
-    for letter, folder in zip(LETTERS, folders, strict=False):
-        if (folder / MANIFEST).is_file():
-            evaluated.append(_evaluated(letter, Run(folder)))
-        elif (folder / METRICS).is_file():
-            trained.append(_trained(letter, folder))
+    for letter, result in zip(LETTERS, read_results(runs, whole=whole), strict=False):
+        if result.kind == EVALUATION:
+            evaluated.append(_evaluated(letter, result))
         else:
-            raise ConfigError(
-                f"{folder} is not a run: it holds neither {MANIFEST} nor {METRICS}; "
-                "expected a folder made by `nftbench eval` or `nftbench train`"
-            )
+            trained.append(read_trained(letter, result))
     return evaluated, trained
 
 
-def _evaluated(letter: str, run: Run) -> Evaluated:
-    protocols = run.protocols()
-    rows = [_under_its_folder(row, protocols) for row in run_rows(run)]
+def _evaluated(letter: str, result: Result) -> Evaluated:
+    names = [f"seed {seed}" for seed in result.seeds] or [""]
+    runs = [Run(folder) for folder in result.runs]
+    rows, protocols = rows_of(result), runs[0].protocols()
     empty = set(protocols) - {row.benchmark for row in rows}
     if empty:
         raise ConfigError(
-            f"{run.folder} is not finished: {min(empty)} has no rows; run: nftbench score {run.folder}"
+            f"{result.folder} is not finished: {min(empty)} has no rows; run: nftbench score {result.runs[0]}"
         )
     return Evaluated(
         letter=letter,
-        run=run,
-        manifest=run.manifest,
+        result=result,
+        manifest=runs[0].manifest,
         protocols=protocols,
         rows=rows,
-        tables={name: run.read_samples(name) for name in protocols},
+        parts=[
+            Part(seed=name, run=run, tables={b: run.read_samples(b) for b in protocols})
+            for name, run in zip(names, runs, strict=True)
+        ],
     )
-
-
-def _under_its_folder(row: Row, protocols: Mapping[str, Protocol]) -> Row:
-    """A run may hold one benchmark under several protocols, each in a folder of its own."""
-    names = (name for name, protocol in protocols.items() if protocol.hash == row.protocol)
-    return row.model_copy(update={"benchmark": next(names, row.benchmark)})
-
-
-def _trained(letter: str, folder: Path) -> Trained:
-    recipe = folder / "recipe.json"
-    try:
-        metrics = read_metrics(folder)
-        settings = json.loads(recipe.read_bytes()) if recipe.is_file() else {}
-    except ValueError as error:
-        raise ConfigError(
-            f"{folder} holds a file that is not JSON: {error}; remove the broken line"
-        ) from None
-    if "iteration" not in metrics:
-        raise ConfigError(f"{folder / METRICS} holds no iteration; train a little longer")
-    return Trained(letter=letter, folder=folder, recipe=settings, metrics=metrics)
 
 
 # --- of a benchmark -------------------------------------------------------------------------------
@@ -194,12 +161,13 @@ def shared_metrics(runs: Sequence[Evaluated], benchmark: str) -> list[str]:
 
 
 def numbers(runs: Sequence[Evaluated], benchmark: str, column: str) -> list[np.ndarray]:
-    """A column's scored values, float64, run by run; an empty array where a run has none."""
+    """A column's scored values of all seeds, float64, run by run; an empty array where a run has none."""
     found = []
     for one in holding(runs, benchmark):
-        table = one.tables[benchmark]
-        values = table[column].to_numpy(np.float64) if column in table else np.empty(0)
-        found.append(values[np.isfinite(values)])
+        tables = [part.tables[benchmark] for part in one.parts]
+        values = [t[column].to_numpy(np.float64) for t in tables if column in t]
+        together = np.concatenate([*values, np.empty(0)])
+        found.append(together[np.isfinite(together)])
     return found
 
 
@@ -226,28 +194,40 @@ def difference(a: Evaluated, b: Evaluated, row: Row) -> Estimate | None:
     column, name = column_of(row), row.benchmark
     if any(name not in one.tables or column not in one.tables[name] for one in (a, b)):
         return None
-    pairs = paired_samples(a.tables[name], b.tables[name][[*SAME, column]], tuple(SAME))
-    if row.aggregate.startswith("task:"):
-        pairs = pairs[pairs["tag"] == row.aggregate.removeprefix("task:")]
-    if pairs.empty:
+    paired = pair_seeds(a.result, b.result)
+    sides = [
+        [_of_row(one.parts[i].tables[name], row) for i in places]
+        for one, places in ((a, paired.places[0]), (b, paired.places[1]))
+    ]
+    shared = sides[0][0][SAME].merge(sides[1][0][SAME], on=SAME)
+    if shared.empty:
         return None
     reward, _, part = column.partition(PART)
     info = RewardInfo(**b.manifest["rewards"][name][reward])
     how = Averaging(within=metric_range(info, part), by_task=row.aggregate == "task_mean")
-    return change(pairs, name, column, how).difference
+    kept = [[t.merge(shared, on=SAME) for t in tables] for tables in sides]
+    return change_over_seeds(*kept, name, column, how, paired=paired.same).difference
+
+
+def _of_row(table: pd.DataFrame, row: Row) -> pd.DataFrame:
+    """The images that a row is over."""
+    task = row.aggregate.removeprefix("task:")
+    return table if task == row.aggregate else table[table["tag"] == task]
 
 
 def sample_keys(runs: Sequence[Evaluated], benchmark: str) -> pd.DataFrame:
     """Every image of the runs, once: `SAME`, `key` and `tag`, in the first run's order."""
-    tables = [one.tables[benchmark] for one in holding(runs, benchmark)]
+    tables = [part.tables[benchmark] for one in holding(runs, benchmark) for part in one.parts]
     return pd.concat([t[[*SAME, "key", "tag"]] for t in tables]).drop_duplicates(
         SAME, ignore_index=True
     )
 
 
-def rewards_of(one: Evaluated, benchmark: str) -> Iterator[tuple[str, Callable[[int], Any]]]:
-    """(reward, row number -> its `reason` and `evidence` there, those that are not empty)."""
-    table = one.tables[benchmark]
+def rewards_of(
+    one: Evaluated, part: Part, benchmark: str
+) -> Iterator[tuple[str, Callable[[int], Any]]]:
+    """(reward, row number -> its `reason` and `evidence` there, those that are not empty) of one seed."""
+    table = part.tables[benchmark]
     for key in one.manifest["rewards"][benchmark]:
         if key in table:
             yield key, _details(table, key)
@@ -276,33 +256,3 @@ def _parsed(text: Any, key: str) -> Any:
         raise ConfigError(
             f"the evidence of {key} is not JSON: {error}; run: nftbench score RUN"
         ) from None
-
-
-# --- of a training --------------------------------------------------------------------------------
-
-
-def changes(one: Trained) -> list[Change]:
-    """Held-out metrics before and after a finished training; empty before its end.
-
-    Raises:
-        ConfigError: its tables are broken.
-    """
-    try:
-        return read_changes(one.folder)
-    except (pyarrow.ArrowInvalid, OSError, ValueError, KeyError) as error:
-        where = one.folder / HELD_OUT
-        raise ConfigError(
-            f"{where} is broken: {error}; leave this run out, or train again"
-        ) from None
-
-
-def curves(runs: Sequence[Trained], prefix: str) -> list[str]:
-    """Metrics of numbers under a prefix that any training logged, in order."""
-    return list(
-        dict.fromkeys(
-            column
-            for one in runs
-            for column in without_ends(one.metrics.columns)
-            if column.startswith(prefix) and pd.api.types.is_numeric_dtype(one.metrics[column])
-        )
-    )

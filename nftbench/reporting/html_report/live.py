@@ -14,16 +14,19 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.reporting.html_report.build import write_report
 from nftbench.reporting.html_report.data import LETTERS
-from nftbench.runs.run_folder import MANIFEST
-from nftbench.training.callbacks.metrics_log import METRICS
+from nftbench.reporting.results import ROWS, read_result
+from nftbench.runs.manifest import MANIFEST
+from nftbench.runs.run_folder import Run
+from nftbench.runs.seeds import SEEDS, folder_of, is_parent, seeds_of
+from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
 from rewards.base import ConfigError
 
 HOST = "127.0.0.1"
 STATE = "/state.json"
 """Where the page asks whether it is still the newest."""
-ROWS = "rows.csv"
 
 
 def runs_below(folder: Path) -> list[Path]:
@@ -42,22 +45,58 @@ def runs_below(folder: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() or (folder / METRICS).is_file()
+    return is_parent(folder) or (folder / MANIFEST).is_file() or (folder / METRICS).is_file()
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """A run, or those of a parent that have begun."""
+    if not is_parent(folder):
+        return [folder]
+    return [run for s in seeds_of(folder) if (run := folder_of(folder, s)).is_dir()]
 
 
 def _moved(folder: Path) -> tuple[int, ...]:
     """Times of what a run appends to or replaces, in nanoseconds, the latest one last."""
-    files = [folder / name for name in (MANIFEST, METRICS, ROWS)]
-    return tuple(sorted(path.stat().st_mtime_ns for path in files if path.is_file()))
+    files = [run / name for run in _runs_in(folder) for name in (MANIFEST, METRICS, ROWS)]
+    files += sorted(folder.glob(f"{HELD_OUT}/*.parquet"))
+    times = [path.stat().st_mtime_ns for path in [*files, folder / SEEDS] if path.is_file()]
+    return tuple(sorted(times))
 
 
-def progress_of(run: Path) -> str:
-    """What an evaluation that is not finished has done so far; empty of every other run."""
+def progress_of(folder: Path) -> list[str]:
+    """What evaluations that are not finished have done so far, and seeds that wait; nothing of every other run."""
+    return [words for run in _runs_in(folder) if (words := _progress(run, folder))]
+
+
+def _progress(run: Path, folder: Path) -> str:
     if not (run / MANIFEST).is_file() or (run / ROWS).is_file():
         return ""
+    name = run.name if run == folder else f"{folder.name}, {run.name}"
     images = sum(1 for _ in run.glob("*/images/*.png"))
     scored = len({path.parent.name for path in run.glob("*/scores/*/*.parquet")})
-    return f"{run.name}: evaluation under way, {images} images made, {scored} rewards begun"
+    return (
+        f"{name}: evaluation under way, {images}{_wanted(run)} images made, {scored} rewards begun"
+    )
+
+
+def _wanted(run: Path) -> str:
+    """` of N`, where the prompts of its benchmarks are here to be counted."""
+    try:
+        protocols = Run.open(run).protocols().values()
+        prompts = [choose(load_benchmark(p.benchmark).load(), p.limit) for p in protocols]
+    except ConfigError:
+        return ""
+    images = [len(some) * p.images_per_prompt for some, p in zip(prompts, protocols, strict=True)]
+    return f" of {sum(images)}"
+
+
+def _readable(folder: Path) -> bool:
+    """Whether there is anything to show of it."""
+    try:
+        result = read_result(folder, whole=False)
+    except ConfigError:
+        return False
+    return bool(result.seeds) or not progress_of(folder)
 
 
 class LivePage:
@@ -77,7 +116,7 @@ class LivePage:
     @property
     def state(self) -> dict[str, Any]:
         """What the page is told: the newest version, runs under way, and why a new one could not be made."""
-        under_way = [words for run in self._find() if (words := progress_of(run))]
+        under_way = [words for run in self._find() for words in progress_of(run)]
         return {"version": self.version, "under_way": under_way, "problem": self.problem}
 
     def refresh(self) -> bool:
@@ -86,7 +125,7 @@ class LivePage:
         Returns:
             Whether there is a new page.
         """
-        runs = [run for run in self._find() if not progress_of(run)]
+        runs = [run for run in self._find() if _readable(run)]
         seen = [(run, _moved(run)) for run in runs]
         if seen == self._seen or not runs:
             return False

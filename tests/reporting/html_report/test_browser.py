@@ -235,9 +235,9 @@ def test_charts_tell_the_value_under_the_pointer_and_grids_slide(visit):
     plot.scroll_into_view_if_needed()
     box = plot.locator(".canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.52, box["y"] + 20)
-    assert plot.locator(".key").inner_text().split() == ["minutes", "1", "C", "22"]
+    assert plot.locator(".key").inner_text().split() == ["iteration", "2", "C", "22"]
     page.mouse.move(0, 0)
-    assert plot.locator(".key").inner_text().split() == ["minutes", "C", "24"]
+    assert plot.locator(".key").inner_text().split() == ["iteration", "C", "24"]
     page.locator(".grids input").fill("0")
     assert page.locator(".grids output").text_content() == "0"
     assert page.locator(".grids img:visible").get_attribute("data-iteration") == "0"

@@ -52,6 +52,9 @@ function svg(tag, attributes, text) {
 const show = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 const words = (text) => text.replaceAll("_", " ");
 
+const brief = (number) => String(Number(number.toPrecision(4)));
+const interval = ([, y, low, high]) => (low === undefined || low === null ? brief(y) : `${brief(y)} (${brief(low)} to ${brief(high)})`);
+
 // --- charts: the nearest value under the pointer --------------------------------------------------
 
 function readout(figure) {
@@ -65,17 +68,19 @@ function readout(figure) {
     last: node.querySelector("output").textContent,
     points: JSON.parse(node.dataset.points),
   }));
+  const shown = lines.filter((line) => line.points.length);
+  if (!shown.length) return;
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
     const x = low + ((event.clientX - box.left) / box.width) * (high - low);
     const distance = (point) => Math.abs(point[0] - x);
     const near = (points) => points.reduce((a, b) => (distance(b) < distance(a) ? b : a));
-    const all = lines.map((line) => near(line.points));
+    const all = shown.map((line) => near(line.points));
     const at = near(all)[0];
     cursor.hidden = false;
     cursor.style.left = `${(100 * (at - low)) / (high - low)}%`;
     unit.textContent = `${name} ${Number(at.toPrecision(3))}`;
-    lines.forEach((line, i) => { line.output.textContent = Number(all[i][1].toPrecision(4)); });
+    shown.forEach((line, i) => { line.output.textContent = interval(all[i]); });
   });
   canvas.addEventListener("pointerleave", () => {
     cursor.hidden = true;
