@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores
-from rewards.pixels import Picture, as_pictures, groups_of_one_size
+from rewards.images.pixels import Picture, as_pictures, groups_of_one_size
 
 SLACK = 1e-5
 """Share of the stated range by which rounding may leave it: a cosine of 1.0000001 is one."""
@@ -35,7 +35,7 @@ class CheckedReward:
         """Score images of any kind.
 
         Args:
-            images: N pictures: see `rewards.pixels.as_pictures`. Sizes may differ in a list.
+            images: N pictures: see `rewards.images.pixels.as_pictures`. Sizes may differ in a list.
             prompts: N prompts, one an image; plain strings are prompts without a target.
 
         Returns:

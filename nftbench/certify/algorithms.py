@@ -25,9 +25,9 @@ from nftbench.training.algorithms.nft import (
 from nftbench.training.algorithms.sde_sampler import SdeScheduler, log_prob, sde_transition
 from rewards.base import ConfigError
 from rewards.certify import Check, Checks, compare
+from rewards.certify.code import modules_digest
 from rewards.certify.preprocessing import golden_file, read_golden
 from rewards.certify.run import Certificate, certificate_of, run_check
-from rewards.certify.verdicts import modules_digest
 
 TRAINER = "NVlabs/DiffusionNFT@24af555 scripts/train_nft_sd3.py"
 STATISTICS = "NVlabs/DiffusionNFT@24af555 flow_grpo/stat_tracking.py"

@@ -11,7 +11,7 @@ from nftbench.cli.pull import AcceptDigest, Mirror, Offline, pull_files
 from rewards.base import ConfigError, Progress, Weight
 
 if TYPE_CHECKING:
-    from rewards.cost import Cost
+    from rewards.measuring.cost import Cost
 
 app = typer.Typer(help="The rewards: scale, range, licence, weights; their cost and variants.")
 
@@ -141,7 +141,7 @@ def _files(names: Sequence[str]) -> dict[str, Weight]:
 def _cost(
     keys: tuple[str, ...], images: int, size: int, batch_size: int, *, seeded: bool, device: str
 ) -> "Cost":
-    from rewards import cost
+    from rewards.measuring import cost
 
     return cost.measure_apart(
         cost.Measurement(
@@ -159,7 +159,7 @@ def _costs(
     keys: Sequence[str], cost: "Callable[..., Cost]", report: Progress, *, together: bool
 ) -> "list[tuple[str, Cost]]":
     """What each reward costs, and (`together`) what those that can be measured cost in one process."""
-    from rewards.cost import together as add
+    from rewards.measuring.cost import together as add
 
     rows = []
     for done, key in enumerate(keys, start=1):

@@ -23,7 +23,7 @@ from nftbench.evaluation.evaluate import image_origin, versions
 from nftbench.generation.sampling import Sample
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt
-from rewards.pixels import ImageError, Picture, read_picture
+from rewards.images.pixels import ImageError, Picture, read_picture
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 GIVEN = "images given"

@@ -1,11 +1,9 @@
 """Images that lie on disk, scored by one reward: what cannot be read is NaN with the reason, the rest is scored."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,10 @@ import rewards as registry
 from nftbench.generation.sampling import Sample
 from nftbench.runs.run_folder import as_text, score_table
 from rewards.base import ConfigError, Prompt, Reward, Scores
+from rewards.certify.code import modules_digest
 from rewards.checked import CheckedReward, checked, gathered
-from rewards.pixels import ImageError, Picture, read_picture
+from rewards.images.pixels import ImageError, Picture, read_picture
+from rewards.own import ADDED
 
 
 def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
@@ -84,21 +84,16 @@ def score_again(
 def scorer_identity(reward: Reward) -> str:
     """What tells a scorer from every other: all it says of itself, its weights' digests among that, and its code."""
     said = json.dumps(asdict(reward.info), sort_keys=True)
-    return hashlib.sha256(f"{said} {_code_digest(type(reward))}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{said} {_code_digest(reward)}".encode()).hexdigest()[:16]
 
 
-@cache
-def _code_digest(kind: type) -> str:
-    """sha256 of the source of a reward's class: of `rewards`, its whole folder and the modules beside it."""
-    file = Path(inspect.getsourcefile(kind) or "")
-    home = Path(registry.__file__).parent
-    files = {file}
-    if file.is_relative_to(home):
-        files |= {*file.parent.glob("*.py"), *home.glob("*.py")}
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
-    return digest.hexdigest()
+def _code_digest(reward: Reward) -> str:
+    """Digest of the code that a reward's values follow from: its class, its factory and the door before it."""
+    inner = reward.reward if isinstance(reward, CheckedReward) else reward
+    modules = {CheckedReward.__module__, type(inner).__module__}
+    if reward.info.key in registry.available() and reward.info.key not in ADDED:
+        modules.add(registry.target_of(reward.info.key).partition(":")[0])
+    return " ".join(modules_digest(module) for module in sorted(modules))
 
 
 def _score(reward: CheckedReward, pictures: list[Picture], prompts: Sequence[Prompt]) -> Scores:

@@ -18,7 +18,7 @@ from nftbench.generation.sampling import samples
 from nftbench.runs.io import write_atomic
 from nftbench.runs.run_folder import MANIFEST, Run
 from rewards.base import ConfigError, Progress, Prompt, Reward
-from rewards.variants import Disagreement, disagreements
+from rewards.measuring.variants import Disagreement, disagreements
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -19,7 +19,6 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from nftbench.pocket.networks import TEXT_LENGTH
 from nftbench.pocket.world.scenes import SHAPES, SIZE
-from rewards import preprocess
 from rewards.base import MissingWeights, RewardInfo
 from rewards.clip.clipscore import ClipScore
 from rewards.clip.pickscore import TRAIN_SCALE, PickScore
@@ -27,6 +26,7 @@ from rewards.clip.towers import load_clip
 from rewards.geneval.colours import ClipColorHead
 from rewards.geneval.detector import Detections
 from rewards.geneval.reward import GenEval
+from rewards.images import preprocess
 from rewards.weights.pull import verified
 
 WEIGHTS = Path(__file__).parent / "weights" / "rewards"

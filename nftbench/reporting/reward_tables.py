@@ -14,8 +14,8 @@ from rewards.extras import extra_of
 from rewards.weights.pull import Pulled, state
 
 if TYPE_CHECKING:
-    from rewards.cost import Cost
-    from rewards.variants import Disagreement
+    from rewards.measuring.cost import Cost
+    from rewards.measuring.variants import Disagreement
 
 
 def listing(keys: Sequence[str]) -> Grid:

@@ -9,7 +9,7 @@ from PIL import Image
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import write_atomic
 from nftbench.runs.run_folder import Run
-from rewards.pixels import ImageError, read_picture
+from rewards.images.pixels import ImageError, read_picture
 
 COLUMNS = 8
 GAP = 2

@@ -43,7 +43,7 @@ from nftbench.stress.plan import (
 from nftbench.training.callbacks.guards import picture_statistics
 from nftbench.training.config.record import RECIPE, stored_recipe
 from rewards.base import Metric, MissingWeights, Progress
-from rewards.pixels import read_picture
+from rewards.images.pixels import read_picture
 
 
 def stress(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rewards import available, load_reward, preprocess
+from rewards import available, load_reward
 from rewards.base import Prompt, Scores
 from rewards.certify import Check, Checks, compare
 from rewards.certify.clip import GENEVAL, PIL, activation, names
@@ -41,6 +41,7 @@ from rewards.geneval.mask2former import (
     swin_s_config,
 )
 from rewards.geneval.variants import MMDET
+from rewards.images import preprocess
 from rewards.weights.stand_ins import standing_in
 
 REFERENCES = {

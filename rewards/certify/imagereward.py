@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rewards import preprocess
 from rewards.base import Prompt
 from rewards.certify import Check, Checks, compare
 from rewards.certify.loaded import ANY, load_blank, load_seeded, replaced
 from rewards.certify.preprocessing import golden_file, read_golden
 from rewards.certify.seeded import seeded_state
-from rewards.preprocess import CLIP_MEAN, CLIP_STD
+from rewards.images import preprocess
+from rewards.images.preprocess import CLIP_MEAN, CLIP_STD
 from rewards.vlm.blip import BlipReward, blip_reward, published
 from rewards.vlm.imagereward import INFO, padded
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rewards.certify import Check, Checks, compare
 from rewards.geneval.colours import cut_out
-from rewards.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+from rewards.images.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 
 _asked_for: set[Path] = set()
 

@@ -1,19 +1,14 @@
 """Where certificates lie, what they say, and whether what they speak of has changed since. Imports nothing heavy."""
 
-import ast
 import hashlib
 import json
-from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import rewards
 from rewards.base import ConfigError
-
-LIGHT = {"rewards.base", "rewards.weights.pull", "rewards.weights.sources", "rewards.vlm.chat"}
-"""Modules that carry numbers and change none: a change of theirs makes no certificate stale."""
+from rewards.certify.code import modules_digest
 
 
 def folder() -> Path:
@@ -96,62 +91,3 @@ def code_digest(key: str) -> str:
         key: full key.
     """
     return modules_digest(rewards.target_of(key).partition(":")[0])
-
-
-@cache
-def modules_digest(module: str) -> str:
-    """Digest of the sources of a module and of all modules of `rewards`, and of its own package, that it imports."""
-    sources = {name: _source(name) for name in sorted(reached(module))}
-    lines = [
-        f"{name} {file_digest(path) if path else 'made by hand'}" for name, path in sources.items()
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
-
-
-def reached(module: str) -> set[str]:
-    """A module, and all modules of `rewards` and of its own package that it imports, and they."""
-    found: set[str] = set()
-    ahead = [module]
-    while ahead:
-        name = ahead.pop()
-        if name not in found and name not in LIGHT:
-            found.add(name)
-            ahead += _imports(name)
-    return found
-
-
-@cache
-def _imports(module: str) -> tuple[str, ...]:
-    """Modules of `rewards` and of the module's own package that a module imports, anywhere in it."""
-    own = {"rewards", module.partition(".")[0]}
-    named: set[str] = set()
-    source = _source(module)
-    for node in ast.walk(ast.parse(source.read_bytes() if source else b"")):
-        if isinstance(node, ast.Import):
-            named |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom) and node.module:
-            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return tuple(n for n in sorted(named) if n.partition(".")[0] in own and _is_module(n))
-
-
-@cache
-def _is_module(name: str) -> bool:
-    if "." not in name:
-        return False  # the registry: another key changes no number of this one
-    try:
-        spec = find_spec(name)
-    except (
-        ModuleNotFoundError,
-        ValueError,
-    ):  # a name within a module, or a module that was made by hand
-        return False
-    return bool(spec and spec.origin)
-
-
-def _source(module: str) -> Path | None:
-    """Where a module's text lies; None of a module that was made by hand, as in a notebook."""
-    try:
-        spec = find_spec(module)
-    except ValueError:
-        return None
-    return Path(spec.origin) if spec and spec.origin else None

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rewards import preprocess
 from rewards.base import Prompt, Reward, RewardInfo, Scores, Weight, unseen
 from rewards.clip import models as clip_models
 from rewards.clip.towers import Tower
-from rewards.preprocess import Preprocess
+from rewards.images import preprocess
+from rewards.images.preprocess import Preprocess
 from rewards.weights.pull import weight_file
 
 HEAD = Weight(

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rewards import preprocess
 from rewards.base import Prompt, Reward, RewardInfo, Scores
 from rewards.clip import models as clip_models
 from rewards.clip.towers import Tower, cosine_scores
-from rewards.preprocess import Preprocess
+from rewards.images import preprocess
+from rewards.images.preprocess import Preprocess
 
 
 class ClipScore:

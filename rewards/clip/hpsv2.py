@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from rewards import preprocess
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, Weight
 from rewards.clip.models import fill, read_tensors
 from rewards.clip.towers import OpenClipTower, Tower, cosine_scores, precision_of
-from rewards.preprocess import Preprocess
+from rewards.images import preprocess
+from rewards.images.preprocess import Preprocess
 from rewards.weights.pull import weight_file
 
 HPS_V2_1 = Weight(

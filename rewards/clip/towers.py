@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rewards.base import ConfigError, MissingWeights, Prompt, Scores, unseen
-from rewards.preprocess import Preprocess
+from rewards.images.preprocess import Preprocess
 
 BATCH_SIZE = 32
 """Images or texts in one call of a network."""

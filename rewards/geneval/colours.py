@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from rewards import preprocess
 from rewards.clip import models as clip_models
 from rewards.clip.towers import Activation, Tower
 from rewards.geneval.judge import COLORS
-from rewards.preprocess import Preprocess
+from rewards.images import preprocess
+from rewards.images.preprocess import Preprocess
 
 TEMPLATES = (
     "a photo of a {color} {name}",

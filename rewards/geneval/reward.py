@@ -24,7 +24,7 @@ from rewards.geneval.judge import (
     judge,
     keep,
 )
-from rewards.jpeg import MAX_SIDE
+from rewards.images.jpeg import MAX_SIDE
 
 
 @dataclass(frozen=True, slots=True)

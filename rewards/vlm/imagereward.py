@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewards import preprocess
 from rewards.base import Prompt, RewardInfo, Scores, Weight, unseen
 from rewards.clip.models import read_tensors
 from rewards.clip.towers import precision_of
+from rewards.images import preprocess
 from rewards.weights.pull import weight_file
 
 if TYPE_CHECKING:

@@ -238,8 +238,8 @@ build.info = RewardInfo(name="slow", variant="", summary="", low=0, high=1, file
 
 
 def test_benchmark_measures_what_is_here_and_says_why_not(run, tmp_path, monkeypatch):
-    """All in this process: that a process of its own gives the same is tested with `rewards.cost`."""
-    from rewards import cost
+    """All in this process: that a process of its own gives the same is tested with `rewards.measuring.cost`."""
+    from rewards.measuring import cost
 
     monkeypatch.setattr(cost, "measure_apart", cost.measure)
     monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path))
@@ -254,7 +254,7 @@ def test_benchmark_measures_what_is_here_and_says_why_not(run, tmp_path, monkeyp
 
 
 def test_benchmark_of_everything_is_a_flag_too(run, monkeypatch):
-    from rewards import cost
+    from rewards.measuring import cost
 
     asked = []
     answer = cost.Cost(keys=("x",), reason="not here")

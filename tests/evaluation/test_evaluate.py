@@ -28,7 +28,7 @@ from nftbench.runs.io import temporary_path
 from nftbench.runs.lock import hold
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Scores
-from rewards.jpeg import Incompressibility
+from rewards.images.jpeg import Incompressibility
 
 STEPS = 2
 

@@ -13,7 +13,7 @@ from nftbench.commands import score_run
 from nftbench.evaluation.given import GIVEN, import_images
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
-from rewards.pixels import read_picture
+from rewards.images.pixels import read_picture
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nftbench.evaluation.image_lists import read_image_list, score_list, scores_file
 from rewards.base import ConfigError
-from rewards.jpeg import Incompressibility
+from rewards.images.jpeg import Incompressibility
 from tests.evaluation.test_scoring import Brightness, listed, picture
 
 

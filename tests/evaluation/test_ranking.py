@@ -12,7 +12,7 @@ from PIL import Image
 
 from nftbench.evaluation.ranking import Item, accuracy, load_ranking, pairs, rank, read_items
 from rewards.base import ConfigError, Prompt
-from rewards.jpeg import Compressibility, Incompressibility
+from rewards.images.jpeg import Compressibility, Incompressibility
 
 
 def item(ranks, number=0) -> Item:

@@ -10,7 +10,7 @@ from PIL import Image
 from nftbench.evaluation.image_lists import read_image_list
 from nftbench.evaluation.scoring import score_files
 from rewards.base import ConfigError, Prompt, RewardInfo, Scores
-from rewards.jpeg import Incompressibility, jpeg_kilobytes
+from rewards.images.jpeg import Incompressibility, jpeg_kilobytes
 
 
 class Brightness:

@@ -30,11 +30,11 @@ class Mutant:
         return f"{self.kind}: {self.file.removeprefix('rewards/')}: {self.old.strip()} -> {self.new.strip()}"
 
 
-CLIP, PRE, JUDGE = "rewards/clip", "rewards/preprocess.py", "rewards/geneval/judge.py"
+CLIP, PRE, JUDGE = "rewards/clip", "rewards/images/preprocess.py", "rewards/geneval/judge.py"
 VARIANTS, COLOURS = "rewards/geneval/variants.py", "rewards/geneval/colours.py"
 NFT_CROP = "_crop(resized, (height - size) // 2, (width - size) // 2, size)"
 MUTANTS = [
-    Mutant("registry", "rewards/__init__.py", "rewards.jpeg:Compressibility", "rewards.jpeg:Incompressibility", "jpeg@compressibility"),
+    Mutant("registry", "rewards/__init__.py", "rewards.images.jpeg:Compressibility", "rewards.images.jpeg:Incompressibility", "jpeg@compressibility"),
     Mutant("registry", f"{CLIP}/clipscore.py", '    "nft",\n    preprocess.clipscore_nft,', '    "nft",\n    preprocess.clipscore_openai,', "clipscore@nft"),
     Mutant("registry", f"{CLIP}/clipscore.py", '    "openai",\n    preprocess.clipscore_openai,', '    "openai",\n    preprocess.clipscore_nft,', "clipscore@openai"),
     Mutant("registry", f"{CLIP}/hpsv2.py", '_variant("nft", preprocess.hpsv2_nft', '_variant("nft", preprocess.hpsv2_2024', "hpsv2@nft"),
@@ -62,7 +62,7 @@ MUTANTS = [
     Mutant("colours", COLOURS, "BACKGROUND = 0x99", "BACKGROUND = 0x98", "geneval@official"),
     Mutant("colours", COLOURS, "in np.rint(box[:4])", "in np.floor(box[:4])", "geneval@official"),
     Mutant("colours", COLOURS, "= preprocess.geneval_crop", "= preprocess.pickscore", "geneval@official"),
-    Mutant("JPEG", "rewards/jpeg.py", "QUALITY = 95", "QUALITY = 94", "jpeg"),
+    Mutant("JPEG", "rewards/images/jpeg.py", "QUALITY = 95", "QUALITY = 94", "jpeg"),
     Mutant("JPEG", VARIANTS, 'activation="gelu",\n        rule="nft",\n        jpeg_quality=75', 'activation="gelu",\n        rule="nft",\n        jpeg_quality=95', "geneval@flowgrpo"),
     Mutant("JPEG", VARIANTS, '        rule="nft",\n        jpeg_quality=75,\n    ),\n    "hf"', '        rule="nft",\n    ),\n    "hf"', "geneval@promptrl"),
     Mutant("channel order", VARIANTS, 'channel_order="bgr",\n        activation="gelu",\n        rule="nft",\n    ),', 'activation="gelu",\n        rule="nft",\n    ),', "geneval@nft"),
@@ -75,7 +75,7 @@ MUTANTS = [
     Mutant("scale", f"{CLIP}/pickscore.py", "scale = self.tower.logit_scale", "scale = 1.0", "pickscore"),
     Mutant("scale", f"{CLIP}/towers.py", "Scores.of(scale * tower", "Scores.of(100 * scale * tower", "clipscore@nft"),
     Mutant("scale", "rewards/vlm/unifiedreward.py", "TRAIN_SCALE = 5.0", "TRAIN_SCALE = 1.0", "unifiedreward@nft"),
-    Mutant("scale", "rewards/jpeg.py", "COMPRESSIBILITY_DIVISOR = 500", "COMPRESSIBILITY_DIVISOR = 400", "jpeg@compressibility"),
+    Mutant("scale", "rewards/images/jpeg.py", "COMPRESSIBILITY_DIVISOR = 500", "COMPRESSIBILITY_DIVISOR = 400", "jpeg@compressibility"),
     Mutant("reading", "rewards/ocr/reward.py", "min(Levenshtein.distance(read, target), len(target))", "Levenshtein.distance(read, target)", "ocr@rapidocr"),
     Mutant("reading", "rewards/ocr/reward.py", '.replace(" ", "").lower()', '.replace(" ", "")', "ocr@rapidocr"),
     Mutant("reading", "rewards/ocr/reward.py", "rapidocr_x4 = _variant(ocr_engines.RapidOcr, scale=4)", "rapidocr_x4 = _variant(ocr_engines.RapidOcr, scale=2)", "ocr@rapidocr-x4"),

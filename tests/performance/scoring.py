@@ -88,7 +88,7 @@ ROWS: dict[str, Callable[[], Judge]] = {
 
 def measure(name: str) -> dict[str, float]:
     """Seconds to build, seconds and CPU seconds for the pictures after a first one, peak memory in GB."""
-    from rewards.cost import peak_memory
+    from rewards.measuring.cost import peak_memory
 
     images = np.random.default_rng(0).integers(0, 256, (PICTURES, SIDE, SIDE, 3), dtype=np.uint8)
     begun = time.perf_counter()

@@ -10,7 +10,7 @@ from PIL import Image
 import rewards
 from rewards import ConfigError, Prompt, RewardInfo, Scores, load_reward
 from rewards.checked import checked
-from rewards.pixels import as_pictures
+from rewards.images.pixels import as_pictures
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 24, 40, 3), dtype=np.uint8)
 

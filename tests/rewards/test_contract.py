@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from nftbench.pocket.world import drawing, scenes
-from rewards import available, load_reward, preprocess, reward_info
+from rewards import available, load_reward, reward_info
 from rewards.base import MissingExtra, MissingWeights, Prompt, Reward
+from rewards.images import preprocess
 from tests.helpers import tiny_clip
 from tests.helpers.fake_judge import judging
 from tests.helpers.paths import GOLDEN

@@ -13,7 +13,7 @@ from nftbench.runs import run_folder as store
 from nftbench.runs.io import write_atomic, write_table
 from nftbench.runs.run_folder import Run, score_table
 from rewards.base import ConfigError, Prompt, Scores
-from rewards.pixels import read_picture
+from rewards.images.pixels import read_picture
 
 SAMPLES = [Sample(Prompt(id=f"{i:04d}", text="x"), 0) for i in range(3)]
 

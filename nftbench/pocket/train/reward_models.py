@@ -20,7 +20,7 @@ from nftbench.pocket.train.loop import Job, averaged, muon_and_adamw
 from nftbench.pocket.world import training_data
 from nftbench.pocket.world.scenes import COLORS, SHAPES
 from nftbench.pocket.world.training_data import ClipBatch, PreferencePairs
-from rewards.preprocess import CLIP_MEAN, CLIP_STD
+from rewards.images.preprocess import CLIP_MEAN, CLIP_STD
 
 DETECTOR_STEPS, DETECTOR_BATCH = 4500, 64
 CLIP_STEPS, CLIP_SCENES, CLIP_CROPS, CLIP_DAMAGED = 2200, 48, 16, 24

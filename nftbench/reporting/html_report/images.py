@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rewards.pixels import ImageError, read_picture
+from rewards.images.pixels import ImageError, read_picture
 
 SMALL = 256
 """Pixels: an image whose sides are no longer is its own thumbnail."""

@@ -7,7 +7,6 @@ from functools import cache
 
 import torch
 
-from rewards import preprocess
 from rewards.base import Reward
 from rewards.certify.seeded import seeded_state
 from rewards.certify.seeded.clip_networks import NETWORKS, PATH, empty_state
@@ -16,6 +15,7 @@ from rewards.clip.aesthetic import Aesthetic, AestheticHead, aesthetic, build_he
 from rewards.clip.pickscore import PickScore, pickscore
 from rewards.clip.towers import Activation, Tower
 from rewards.geneval.colours import ClipColorHead
+from rewards.images import preprocess
 
 HERE = "rewards.certify.seeded.clip"
 SEEDED = {

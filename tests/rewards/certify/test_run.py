@@ -15,6 +15,7 @@ from nftbench.certify.algorithms import ALGORITHMS
 from rewards import available, load_reward, reward_info
 from rewards.base import ConfigError, Prompt
 from rewards.certify import Check, run, verdicts
+from rewards.certify.code import reached
 from tests.helpers.paths import GOLDEN
 
 COMMITTED = sorted((Path(str(files("rewards.certify"))) / "certificates").glob("*.json"))
@@ -205,11 +206,9 @@ def test_a_certificate_is_stale_when_code_or_golden_files_change(tmp_path, monke
 def test_the_code_of_a_reward_is_all_that_it_imports():
     one, other = (verdicts.code_digest(key) for key in ("clipscore@nft", "clipscore@openai"))
     assert one == other != verdicts.code_digest("hpsv2@nft")
-    assert {"rewards.clip.towers", "rewards.preprocess"} <= verdicts.reached(
-        "rewards.clip.clipscore"
-    )
-    assert "nftbench.pocket.world.scenes" in verdicts.reached("nftbench.pocket.rewards")
-    assert not any(name.startswith("rewards.certify") for name in verdicts.reached("rewards.jpeg"))
+    assert {"rewards.clip.towers", "rewards.images.preprocess"} <= reached("rewards.clip.clipscore")
+    assert "nftbench.pocket.world.scenes" in reached("nftbench.pocket.rewards")
+    assert not any(name.startswith("rewards.certify") for name in reached("rewards.images.jpeg"))
 
 
 def test_a_cheap_certificate_takes_no_fuller_one_s_place():

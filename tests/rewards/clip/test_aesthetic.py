@@ -9,12 +9,12 @@ import torch
 from torch.nn.functional import normalize
 
 import rewards
-from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights, Prompt
 from rewards.certify.seeded import seeded_state
 from rewards.clip.aesthetic import HEAD, WIDTHS, Aesthetic, AestheticHead, build_head
 from rewards.clip.models import VIT_L_14, read_tensors
 from rewards.clip.towers import ClipTower
+from rewards.images import preprocess
 from tests.helpers import tiny_clip
 from tests.helpers.paths import DATA
 

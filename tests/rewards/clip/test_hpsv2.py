@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import normalize
 
 import rewards
-from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights, Prompt
 from rewards.clip.hpsv2 import HpsV2, load_open_clip
 from rewards.clip.towers import OpenClipTower
+from rewards.images import preprocess
 from tests.helpers import tiny_clip
 
 TEXTS = ["a photo of a dog", "an astronaut\u2019s glove", "a photo of a dog", "word " * 100]

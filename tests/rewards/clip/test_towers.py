@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from transformers.activations import GELUActivation, QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPMLP
 
-from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights
 from rewards.certify.seeded.clip_networks import renamed
 from rewards.clip import models as clip_models
 from rewards.clip.models import clip_tokenizer, load_tower, openai_tower
 from rewards.clip.towers import ClipTower, OpenClipTower, load_clip
 from rewards.geneval.colours import ClipColorHead
+from rewards.images import preprocess
 from tests.helpers import tiny_clip
 
 TEXTS = tiny_clip.TEXTS

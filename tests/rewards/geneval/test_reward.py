@@ -11,7 +11,7 @@ from rewards.base import ConfigError, Prompt, RewardInfo
 from rewards.geneval.colours import BACKGROUND, TEMPLATES, ClipColorHead, Crop, cut_out
 from rewards.geneval.detector import Detections
 from rewards.geneval.reward import GenEval, target_fault
-from rewards.preprocess import CLIP_MEAN, CLIP_STD
+from rewards.images.preprocess import CLIP_MEAN, CLIP_STD
 
 INFO = RewardInfo(
     name="geneval", variant="test", summary="", low=-14, high=1, needs="geneval metadata"

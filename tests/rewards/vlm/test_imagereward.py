@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BlipTextConfig, BlipVisionConfig
 
-from rewards import preprocess
 from rewards.base import ConfigError, MissingWeights, Prompt
 from rewards.certify import imagereward as certify
 from rewards.certify.seeded import seeded, seeded_state
 from rewards.clip.models import read_tensors
+from rewards.images import preprocess
 from rewards.vlm.blip import MEAN, STD, UNUSED, BlipReward, blip_reward, published
 from rewards.vlm.imagereward import (
     INFO,

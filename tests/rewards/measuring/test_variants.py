@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from rewards.variants import disagreements
+from rewards.measuring.variants import disagreements
 
 NAN = float("nan")
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rewards.base import Prompt
-from rewards.jpeg import Compressibility, Incompressibility, jpeg_kilobytes
+from rewards.images.jpeg import Compressibility, Incompressibility, jpeg_kilobytes
 from tests.helpers.paths import GOLDEN
 
 FOLDER = GOLDEN

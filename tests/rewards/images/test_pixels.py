@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from rewards.pixels import FORMATS, MODES, ImageError, Picture, as_pictures, from_pil, read_picture
+from rewards.images.pixels import (
+    FORMATS,
+    MODES,
+    ImageError,
+    Picture,
+    as_pictures,
+    from_pil,
+    read_picture,
+)
 
 ALL_MODES = [
     "1",

@@ -1,7 +1,7 @@
 """What a reward costs: images a second and peak memory, each measured in a process of its own.
 
 Run as a module it measures once and writes what it found as JSON:
-`python -m rewards.cost '{"keys": ["jpeg"]}'`.
+`python -m rewards.measuring.cost '{"keys": ["jpeg"]}'`.
 """
 
 import json
@@ -106,7 +106,7 @@ def measure(what: Measurement) -> Cost:
 def measure_apart(what: Measurement) -> Cost:
     """Measure in a process of its own; one that dies is a reason."""
     done = subprocess.run(
-        [sys.executable, "-m", "rewards.cost", json.dumps(asdict(what))],
+        [sys.executable, "-m", "rewards.measuring.cost", json.dumps(asdict(what))],
         capture_output=True,
         text=True,
     )

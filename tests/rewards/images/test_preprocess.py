@@ -10,11 +10,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from rewards import preprocess
 from rewards.base import unfit
 from rewards.certify.clip import CHEAP, pixels
 from rewards.certify.preprocessing import mask_of
-from rewards.preprocess import CLIP_MEAN, CLIP_STD
+from rewards.images import preprocess
+from rewards.images.preprocess import CLIP_MEAN, CLIP_STD
 from tests.helpers.paths import GOLDEN
 
 ALL = {

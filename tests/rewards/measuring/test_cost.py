@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rewards
-from rewards.cost import (
+from rewards.measuring.cost import (
     PROBES,
     Cost,
     Measurement,
@@ -79,7 +79,7 @@ def test_what_is_seeded_is_registered_and_every_large_network_is():
 
 PEAK = """
 import numpy as np
-from rewards.cost import peak_memory
+from rewards.measuring.cost import peak_memory
 before = peak_memory()
 filled = np.ones(30_000_000)
 print(before, peak_memory() - before)
