@@ -203,7 +203,8 @@ FACTS = {
 
 def facts_of(key: str) -> Facts:
     """Of a variant; those of other packages say by their names whose rule they follow."""
-    return FACTS.get(key) or Facts(rule="nft" if key.endswith("nft") else "official")
+    rule = next((rule for rule in ("nft", "strict") if key.endswith(rule)), "official")
+    return FACTS.get(key) or (Facts() if rule == "official" else Facts(rule=rule, reference=NFT))
 
 
 def handed_over(key: str, folder: Path) -> Iterator[Check]:
@@ -316,9 +317,11 @@ def rules(key: str, folder: Path) -> Iterator[Check]:
     cases = [case for case in golden["cases"] if case["metadata"].get("include")]
     scores = [_scored(reward, case) for case in cases]
     official, nft = ([case[rule] for case in cases] for rule in ("official", "nft"))
-    main = (
-        [o["correct"] for o in official] if facts.rule == "official" else [n["score"] for n in nft]
-    )
+    main = {
+        "official": [o["correct"] for o in official],
+        "strict": [n["strict_correct"] for n in nft],
+        "nft": [n["score"] for n in nft],
+    }[facts.rule]
     yield compare(
         "value", [s.values[0] for s in scores], main, tolerance=1e-6, reference=facts.reference
     )
