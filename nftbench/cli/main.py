@@ -11,24 +11,11 @@ from typing import Annotated
 import typer
 
 import nftbench
-from nftbench.cli import (
-    certify,
-    console,
-    data,
-    doctor,
-    evaluate,
-    import_,
-    inspect,
-    leaderboard,
-    pull,
-    recipes,
-    report,
-    rewards,
-    stress,
-    train,
-    view,
-)
+from nftbench.cli import console
 from nftbench.cli.console import INTERRUPTED, REFUSED, STOPPED, fail
+from nftbench.cli.results import leaderboard, report, view
+from nftbench.cli.running import evaluate, import_, inspect, stress, train
+from nftbench.cli.supplies import certify, data, doctor, pull, recipes, rewards
 from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 

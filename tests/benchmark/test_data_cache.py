@@ -14,7 +14,7 @@ from nftbench import resources
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import load_benchmark, names
-from nftbench.cli import data as cli_data
+from nftbench.cli.supplies import data as cli_data
 from rewards.base import ConfigError, MissingWeights, Weight
 from rewards.weights import pull as weights
 from tests.helpers.file_server import serving

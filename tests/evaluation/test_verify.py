@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import rewards
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.cli.leaderboard import app
+from nftbench.cli.results.leaderboard import app
 from nftbench.commands import score_run
 from nftbench.evaluation.evaluate import image_origin, versions
 from nftbench.evaluation.planning import plan

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nftbench.cli import report as cli_report
+from nftbench.cli.results import report as cli_report
 from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report.build import PAGE, script, write_report

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from nftbench.cli import console
-from nftbench.cli.evaluate import Rewards
+from nftbench.cli.running.evaluate import Rewards
 
 app = typer.Typer()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nftbench.cli import console
-from nftbench.cli.pull import AcceptDigest, Mirror, Offline, pull_files
+from nftbench.cli.supplies.pull import AcceptDigest, Mirror, Offline, pull_files
 from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import pytest
 
 import rewards
-from nftbench.cli import doctor
+from nftbench.cli.supplies import doctor
 
 
 @pytest.mark.slow

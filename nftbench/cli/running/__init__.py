@@ -1,0 +1,1 @@
+"""Commands that make a run: images drawn, scored, trained on, looked into."""
