@@ -10,9 +10,9 @@ from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.loading import load_named
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.preflight import check_prompt_seen, count_cut
 from nftbench.generation.sampling import Sample, samples
-from nftbench.generation.settings import Effective, as_drawn, learn_settings
+from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
+from nftbench.generation.settings.preflight import check_prompt_seen, count_cut
 from rewards.base import ConfigError, Prompt, Reward
 
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from nftbench.generation.probe import networks_of
+from nftbench.generation.settings.probe import networks_of
 from rewards.base import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -9,11 +9,11 @@ from torch import nn
 
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.preflight import SAME_NOISE, draw_briefly, readings
-from nftbench.generation.probe import schedulers_of
 from nftbench.generation.replay import learn
 from nftbench.generation.sampling import Sample, generate
-from nftbench.generation.settings import PROBE, Effective, learn_settings
+from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
+from nftbench.generation.settings.preflight import SAME_NOISE, draw_briefly, readings
+from nftbench.generation.settings.probe import schedulers_of
 from nftbench.generation.trace import denoiser_of, prediction_of
 from rewards.base import ConfigError, Prompt
 

@@ -22,7 +22,7 @@ from nftbench.benchmark.schema import SamplingParameters
 from rewards.base import ConfigError, Prompt
 
 if TYPE_CHECKING:
-    from nftbench.generation.settings import Effective
+    from nftbench.generation.settings.effective import Effective
 
 
 @dataclass(frozen=True, slots=True)

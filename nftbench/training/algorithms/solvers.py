@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from nftbench.generation.sampling import drawing_with
-from nftbench.generation.solvers import build_solver
+from nftbench.generation.settings.solvers import build_solver
 from rewards.base import ConfigError
 
 NAMES = {"dpm++": "dpm++2", "dpm2": "dpm2"}

@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from nftbench.generation.call_arguments import flat, same
-from nftbench.generation.probe import Observation, SolverStep
+from nftbench.generation.settings.probe import Observation, SolverStep
 from rewards.base import ConfigError
 
 Kind = Literal["cfg", "embedded", "ignored"]

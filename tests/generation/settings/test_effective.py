@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.preflight import check_prompt_seen
 from nftbench.generation.sampling import Sample, call_arguments
-from nftbench.generation.settings import Effective, learn_settings
+from nftbench.generation.settings.effective import Effective, learn_settings
+from nftbench.generation.settings.preflight import check_prompt_seen
 from rewards.base import ConfigError, Prompt
 from tests.helpers import families
 

@@ -22,8 +22,8 @@ from diffusers import (
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from nftbench.generation.probe import schedulers_of
 from nftbench.generation.sampling import drawing_with
+from nftbench.generation.settings.probe import schedulers_of
 from rewards.base import ConfigError
 
 

@@ -15,10 +15,10 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from nftbench.benchmark.schema import Protocol, SamplingParameters
-from nftbench.generation.guidance import TOLERANCE, Knob, find_knobs, fitted_scale, follows
-from nftbench.generation.probe import STEPS, Observation, image_of, observe
 from nftbench.generation.sampling import drawing_with
-from nftbench.generation.solvers import chosen_solver, described_solver
+from nftbench.generation.settings.guidance import TOLERANCE, Knob, find_knobs, fitted_scale, follows
+from nftbench.generation.settings.probe import STEPS, Observation, image_of, observe
+from nftbench.generation.settings.solvers import chosen_solver, described_solver
 from rewards.base import ConfigError
 
 PROBE = "a photo of a cat"
