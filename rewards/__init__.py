@@ -14,8 +14,7 @@ import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewards import own
 from rewards.base import (
@@ -27,7 +26,9 @@ from rewards.base import (
     RewardInfo,
     Scores,
 )
-from rewards.checked import CheckedReward, checked
+
+if TYPE_CHECKING:
+    from rewards.checked import CheckedReward
 
 __all__ = [
     "ConfigError",
@@ -150,7 +151,7 @@ def resolve(name: str) -> str:
     raise ConfigError(_unknown(name, keys))
 
 
-def load_reward(key: str, *, device: str = "cpu") -> CheckedReward:
+def load_reward(key: str, *, device: str = "cpu") -> "CheckedReward":
     """Build a reward, behind the door that checks what goes in and what comes out.
 
     Args:
@@ -162,6 +163,8 @@ def load_reward(key: str, *, device: str = "cpu") -> CheckedReward:
         MissingExtra: an optional package is not installed.
         MissingWeights: weights are not on this machine.
     """
+    from rewards.checked import checked
+
     key = resolve(key)
     reward = _factory(key)(device=device)
     if reward.info.key != key:
@@ -215,6 +218,13 @@ def _parse_item(item: str, text: str) -> RewardSpec:
             f"weight of reward {name!r} must be a finite number >= 0, got {weight!r}."
         )
     return RewardSpec(key=resolve(name), weight=value)
+
+
+def entry_points(*, group: str) -> Any:
+    """Entry points of installed packages; what reads them is imported here, for it is slow to import."""
+    from importlib.metadata import entry_points as installed
+
+    return installed(group=group)
 
 
 def _entries() -> dict[str, _Entry]:

@@ -9,9 +9,10 @@ Everything that scores an image keeps this contract, in evaluation and in traini
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # imported where it is used: the command line reads this file for its errors
 
 MAX_PIXELS = 89_478_485
 """Pictures with more pixels are not scored: Pillow's own limit against decompression bombs."""
@@ -141,16 +142,18 @@ class Scores:
         AssertionError: lengths differ, or a NaN comes without a reason.
     """
 
-    values: np.ndarray
+    values: "np.ndarray"
     """float32 (N,), native units; NaN where the image could not be scored."""
     reasons: tuple[str, ...]
     """(N,) why a value is NaN; empty for a scored image."""
-    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    parts: "Mapping[str, np.ndarray]" = field(default_factory=dict)
     """Named sub-scores, float32 (N,) each, such as GenEval's `strict`."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """(N,) or empty: what the value rests on (boxes, read text, a judge's reply), JSON-ready."""
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         count = len(self.values)
         assert self.values.dtype == np.float32 and self.values.shape == (count,), (
             "values must be float32 (N,)"
@@ -162,13 +165,15 @@ class Scores:
         assert not unexplained, f"NaN and reason must come together; not so at {unexplained}"
 
     @classmethod
-    def of(cls, values: Sequence[float] | np.ndarray, **more: Any) -> "Scores":
+    def of(cls, values: "Sequence[float] | np.ndarray", **more: Any) -> "Scores":
         """Scores of images that all could be scored."""
+        import numpy as np
+
         array = np.asarray(values, dtype=np.float32)
         return cls(values=array, reasons=("",) * len(array), **more)
 
 
-def unfit(images: np.ndarray) -> str:
+def unfit(images: "np.ndarray") -> str:
     """Why pictures (N, H, W, 3) cannot be scored; empty where they can."""
     height, width = images.shape[1:3]
     if not height or not width:
@@ -180,12 +185,14 @@ def unfit(images: np.ndarray) -> str:
     return ""
 
 
-def unseen(images: np.ndarray) -> Scores | None:
+def unseen(images: "np.ndarray") -> Scores | None:
     """Scores of pictures that cannot be scored, or of none at all; None where they can be.
 
     Args:
         images: uint8 RGB (N, H, W, 3).
     """
+    import numpy as np
+
     count = len(images)
     reason = unfit(images)
     if not count or reason:
@@ -202,7 +209,7 @@ class Reward(Protocol):
 
     info: RewardInfo
 
-    def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+    def score(self, images: "np.ndarray", prompts: Sequence[Prompt]) -> Scores:
         """Score images.
 
         Args:

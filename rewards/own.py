@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from rewards.base import ConfigError, Prompt, RewardInfo, Scores
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ITEM = re.compile(r"(?P<path>.+\.py)(:(?P<name>[^:]*)(?P<weight>:.*)?)?")
 """`FILE.py:NAME`, and in training `FILE.py:NAME:WEIGHT`."""
@@ -89,7 +90,7 @@ class OwnReward:
     def __init__(self, reward: Any, info: RewardInfo, path: Path) -> None:
         self.reward, self.info, self._path = reward, info, path
 
-    def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+    def score(self, images: "np.ndarray", prompts: Sequence[Prompt]) -> Scores:
         """See `Reward.score`."""
         with blamed(self._path):
             return self.reward.score(images, prompts)

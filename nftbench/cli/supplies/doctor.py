@@ -5,7 +5,6 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Literal
 
 import typer
@@ -43,6 +42,8 @@ def doctor() -> None:
 
 def examine() -> Iterator[Finding]:
     """Look at versions, devices, extras, and let every reward score one picture."""
+    from importlib.metadata import version
+
     import torch
 
     from nftbench.evaluation.evaluate import PACKAGES
