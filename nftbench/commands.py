@@ -29,16 +29,12 @@ from nftbench.runs.seeds import write_parent
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
 from nftbench.training.callbacks.checkpoints import checkpoints
+from nftbench.training.config.names import recipe_name, with_files
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.processes import Processes, started
 from nftbench.training.run import train as training
 from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError, Progress
-
-REWARDS = (".rewards", ".held_out_rewards")
-"""Ends of the names of settings that list rewards."""
-POCKET_RECIPES = {"flow-grpo": "pocket-flow-grpo"}
-"""What `nftbench train` does when no recipe is named, where it is not `pocket` with another algorithm."""
 
 
 def evaluate_checkpoint(
@@ -133,7 +129,7 @@ def train_checkpoint(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
-    settings = _with_files(settings)
+    settings = with_files(settings)
     if resume:
         if out:
             raise ConfigError("--resume goes on in its own folder; leave out --out")
@@ -143,7 +139,7 @@ def train_checkpoint(
         return resume, training(
             whole, resume, resume=True, progress=progress, say=say, allowed=allowed
         )
-    whole = load_recipe(recipe or POCKET_RECIPES.get(top["algorithm"], "pocket"), settings, **top)
+    whole = load_recipe(recipe_name(recipe, top["algorithm"]), settings, **top)
     folder = out or _fresh(f"train-{whole.name}")
     try:
         return folder, training(
@@ -184,11 +180,11 @@ def train_seeds(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
-    settings = _with_files(settings)
+    settings = with_files(settings)
     if top.get("seed") is not None:
         raise ConfigError("--seed and --seeds name seeds twice; leave out --seed")
     numbers = seeds.parse(text)
-    name = recipe or POCKET_RECIPES.get(top["algorithm"], "pocket")
+    name = recipe_name(recipe, top["algorithm"])
     recipes = [load_recipe(name, settings, **{**top, "seed": seed}) for seed in numbers]
     parent = out or _fresh(f"train-{recipes[0].name}-seeds")
     folders = write_parent(parent, numbers)
@@ -287,17 +283,6 @@ def named(out: Path | None) -> Path | None:
 def _asked_rewards(rewards: str) -> str:
     """Keys of the rewards that the user names, those of files among them, which are run for it."""
     return registry.add_files(_filled("--rewards", rewards))
-
-
-def _with_files(settings: Sequence[str]) -> list[str]:
-    """The user's settings; where they name rewards of files, these are run, and the recipe holds their keys."""
-    found = []
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if path.strip().endswith(REWARDS) and ".py" in value:
-            value = registry.add_files(value.strip().strip("\"'"))
-        found.append(f"{path}{equals}{value}")
-    return found
 
 
 def _filled(flag: str, value: str) -> str:

@@ -3,12 +3,10 @@
 `sources/reference.py` says what a name may be made of.
 """
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,18 @@ from pydantic import ValidationError
 from nftbench.benchmark.schema import in_words
 from nftbench.benchmark.suites import Settings
 from nftbench.generation.hardware import Hardware, described, dtype_of, numerics, settle
-from nftbench.generation.sources.files import INDEX
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras
+from nftbench.generation.sources.packaged import (
+    POLICY_FILE,
+    packaged,
+    place_of,
+    refuse_unknown,
+    unknown,
+)
 from nftbench.generation.sources.pipelines import build, read_index
-from nftbench.generation.sources.reference import LORA, Part, Reference, hub_place, parse
+from nftbench.generation.sources.reference import INDEX, LORA, Part, Reference, hub_place, parse
 from rewards.base import ConfigError
-
-POLICY_FILE = "policy.json"
-"""Note of a trained policy: which checkpoint it was trained from, and what of it was trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,23 +76,14 @@ class LoadedModel:
         return [*self.notes, *map(str, self.loras)]
 
 
-def packaged() -> dict[str, Path]:
-    """Checkpoints that ship with the project: the diffusers folders and trained policies under `pocket/weights`."""
-    root = Path(str(files("nftbench.pocket"))) / "weights"
-    found = [p for name in (INDEX, POLICY_FILE) for p in root.glob(f"*/{name}")]
-    return {p.parent.name: p.parent for p in sorted(found)}
-
-
 def own_suite(checkpoint: str) -> str | None:
     """The suite that a checkpoint recommends for itself, in `nftbench.toml` beside its weights.
 
     Raises:
         ConfigError: neither packaged, nor on this disk, nor a hub id.
     """
-    base = parse(checkpoint).base
-    if not base or ("/" not in base and not _folder(base).exists()):
-        raise ConfigError(_unknown(base))
-    return _own_file(base).get("suite")
+    refuse_unknown(checkpoint)
+    return _own_file(parse(checkpoint).base).get("suite")
 
 
 def own_settings(checkpoint: str) -> dict[str, Any]:
@@ -105,7 +97,7 @@ def own_settings(checkpoint: str) -> dict[str, Any]:
 
 def _own_file(base: str) -> dict[str, Any]:
     """`nftbench.toml` beside a checkpoint's weights; a trained policy has that of its base."""
-    path = _folder(base) / "nftbench.toml"
+    path = place_of(base) / "nftbench.toml"
     if path.is_file():
         try:
             return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -115,27 +107,14 @@ def _own_file(base: str) -> dict[str, Any]:
     return _own_file(parse(trained.base).base) if trained else {}
 
 
-def _unknown(base: str) -> str:
-    near = difflib.get_close_matches(base, packaged(), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return (
-        f"unknown checkpoint {base!r}{hint} Expected a packaged one ({', '.join(packaged())}), an existing folder or "
-        ".safetensors file, or a hub id such as owner/name@revision:subfolder"
-    )
-
-
 def local_folder(base: str) -> Path:
     """The folder of a packaged checkpoint or of one on this disk.
 
     Raises:
         ConfigError: it does not hold a checkpoint.
     """
-    read_index(_folder(base) / INDEX)
-    return _folder(base)
-
-
-def _folder(base: str) -> Path:
-    return packaged().get(base, Path(base))
+    read_index(place_of(base) / INDEX)
+    return place_of(base)
 
 
 def load_model(
@@ -194,7 +173,7 @@ def trained_folder(checkpoint: str) -> TrainedFolder | None:
     Raises:
         ConfigError: its `POLICY_FILE` cannot be read.
     """
-    path = _folder(checkpoint) / POLICY_FILE
+    path = place_of(checkpoint) / POLICY_FILE
     if not path.is_file():
         return None
     try:
@@ -232,12 +211,12 @@ def _load(reference: Reference, dtype: torch.dtype | None, allowed: Allowed) -> 
 
 
 def _load_base(reference: Reference, dtype: torch.dtype | None, allowed: Allowed) -> LoadedModel:
-    place = _folder(reference.base)
+    place = place_of(reference.base)
     if not place.exists() and hub_place(reference.base) is None:
-        raise ConfigError(_unknown(reference.base))
+        raise ConfigError(unknown(reference.base))
     try:
         # A part may come from a packaged checkpoint too.
-        parts = [replace(p, source=str(_folder(p.source))) for p in reference.parts]
+        parts = [replace(p, source=str(place_of(p.source))) for p in reference.parts]
         built = build(
             replace(reference, parts=tuple(parts)), place, dtype, remote_code=allowed.remote_code
         )

@@ -1,16 +1,18 @@
 """What a stage trains on: its prompts, and the rewards that score them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import rewards as registry
+from nftbench.benchmark.own import bounded, read_prompts
 from nftbench.benchmark.prompts import load_prompts
-from nftbench.benchmark.registry import load_benchmark, names
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.training.algorithms.advantages import RewardValues
+from nftbench.training.config.names import listed_rewards, prompt_file
 from nftbench.training.config.recipe import Recipe, Stage
 from rewards import RewardSpec
 from rewards.base import ConfigError, Prompt, Reward, Scores
@@ -59,20 +61,13 @@ class RewardSet:
     """Rewards by their names in a recipe, each loaded once."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
-        self._variants, self._device = recipe.variants, device
+        self._recipe, self._device = recipe, device
         self._loaded: dict[str, Any] = {}
 
     def listed(self, text: str) -> list[WeightedReward]:
         """The rewards of `ocr,pickscore:0.5`."""
-        if not text:
-            return []
-        specs = registry.parse_rewards(",".join(map(self._full, text.split(","))))
+        specs = listed_rewards(self._recipe, text)
         return [WeightedReward(spec, self._load(spec.key)) for spec in specs]
-
-    def _full(self, item: str) -> str:
-        name, colon, weight = (part.strip() for part in item.partition(":"))
-        variant = self._variants.get(name)
-        return f"{name}@{variant}{colon}{weight}" if variant else item
 
     def _load(self, key: str) -> Any:
         if key not in self._loaded:
@@ -130,15 +125,20 @@ def stage_data(stage: Stage, reward_set: RewardSet) -> StageData:
 
 
 def _prompts(name: str, number: int) -> list[Prompt]:
-    if name in names():
+    """Training prompts of a benchmark, or those of a file; these get ids of their own, for noise is seeded by them."""
+    path = prompt_file(name)
+    if path is None:
         return load_benchmark(name).load_training()
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(
-            f"no prompts {name!r}: expected a file or a benchmark ({', '.join(names())})"
-        )
+    if path.suffix == ".csv" or (path.suffix == ".jsonl" and not _is_geneval(path)):
+        return [replace(p, id=f"t{number}-{p.id}") for p in read_prompts(path)]
     layout = "geneval" if path.suffix == ".jsonl" else "text"
     return load_prompts(path, layout, prefix=f"t{number}-")
+
+
+def _is_geneval(path: Path) -> bool:
+    """Whether the lines hold GenEval's metadata, or the rewards that each is for."""
+    data = bounded(path)
+    return b'"include"' in data or b'"rewards"' in data
 
 
 # --- scores -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from nftbench.training.config.overrides import difference
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun
 from nftbench.training.setup import resumed_recipe
+from nftbench.training.stages import RewardSet, stage_data
 from rewards.base import ConfigError, Prompt
 from tests.helpers.trainings import SMALL, begin, metrics_of, quietly, small
 
@@ -221,6 +222,23 @@ def test_a_prompt_file_without_prompts(tmp_path):
     path.write_text("", "utf-8")
     with pytest.raises(ConfigError, match=r"none\.txt"):
         begin(small(f'stages.prompts=["{path}"]'), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("own.txt", "a red star\na blue cup\n"),
+        ("own.csv", "prompt,tag\na red star,one\na blue cup,one\n"),
+        ("own.jsonl", '{"prompt": "a red star"}\n\n{"prompt": "a blue cup"}\n'),
+    ],
+)
+def test_prompts_of_ones_own(tmp_path, name, content):
+    """Every kind of file that `eval --prompts` takes; ids are not those of the same prompts when they are asked."""
+    (tmp_path / name).write_text(content, "utf-8")
+    recipe = small(f"stages.prompts={tmp_path / name}")
+    data = stage_data(recipe.stages[0], RewardSet(recipe, "cpu"))
+    assert [p.text for p in data.prompts] == ["a red star", "a blue cup"]
+    assert all(p.id.startswith("t0-0000") for p in data.prompts)
 
 
 def test_a_typo_in_a_setting_is_one_line(start, tmp_path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import console, names
 
 if TYPE_CHECKING:
     from nftbench.reporting.grid import Grid
@@ -34,6 +34,7 @@ def table(
     out: Out = None,
 ) -> None:
     """Make a paper's table with our rows beside the published ones: do they agree?"""
+    names.check(suite=suite)
     from nftbench.benchmark.registry import load_suite
     from nftbench.reporting.paper.render import as_table
     from nftbench.reporting.paper.table import paper_table

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nftbench.cli import checkpoints, console
+from nftbench.cli import checkpoints, console, names
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def eval_(
     """Generate from a checkpoint, judge the images, print a table with error bars."""
     if publish and limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
+    suite = _asked(suite, prompts, benchmark_path, rewards)
+    names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
     from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.evaluation.planning import drawn_as
@@ -133,7 +135,6 @@ def eval_(
         compiled=compiled,
         tf32=tf32,
     )
-    suite = _asked(suite, prompts, benchmark_path, rewards)
     with console.progress() as report:
         run, rows = commands.evaluate_checkpoint(
             checkpoints.named(checkpoint, config, quantize) or checkpoint,
@@ -222,6 +223,7 @@ def score(
     max_failed: MaxFailed = 0.01,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
+    names.check(rewards=rewards)
     from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.runs.run_folder import Run

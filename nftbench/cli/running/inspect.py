@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import checkpoints, console
+from nftbench.cli import checkpoints, console, names
 
 app = typer.Typer()
 
@@ -25,6 +25,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, trainable or why not."""
+    names.check(checkpoint=checkpoint)
     from nftbench.benchmark.schema import SamplingParameters
     from nftbench.evaluation.loading import quiet
     from nftbench.generation.checkpoint import load_model

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import checkpoints, console
+from nftbench.cli import checkpoints, console, names
 
 app = typer.Typer()
 
@@ -37,6 +37,9 @@ def stress(
     ] = None,
 ) -> None:
     """Look for reward hacking: other words, prompts, seeds, guidance; diversity, drift, held-out rewards."""
+    names.check(checkpoint=checkpoint, suite=benchmark)
+    if base is not None:
+        names.check(checkpoint=base)
     from dataclasses import replace
     from functools import partial
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nftbench.cli import checkpoints, console
+from nftbench.cli import checkpoints, console, names
 
 if TYPE_CHECKING:
     from nftbench.generation.checkpoint import Allowed
@@ -31,6 +31,10 @@ def train(
             help="Rewards of every stage, with weights: ocr,pickscore:0.5; or FILE.py:NAME:0.5, which runs that file."
         ),
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="Prompts of every stage: benchmarks, or your own .txt, .jsonl or .csv."),
+    ] = None,
     algorithm: Annotated[str | None, typer.Option(help="nft, or the baseline flow-grpo.")] = None,
     combine: Annotated[
         str | None, typer.Option(help="sum of rewards, or advantages, each normalised on its own.")
@@ -55,10 +59,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
-    from nftbench import commands
-    from nftbench.reporting import summary_tables
-
-    flags = {"rewards": rewards, "combine": combine, "iterations": iterations}
+    flags = {"prompts": prompts, "rewards": rewards, "combine": combine, "iterations": iterations}
     settings = [f"stages.{k}={v}" for k, v in flags.items() if v is not None]
     everything = (
         recipe,
@@ -69,11 +70,16 @@ def train(
             "seed": seed,
         },
     )
+    if resume is None or recipe:
+        names.check_recipe(*everything)
     if seeds is not None:
         _train_seeds(
             everything, seeds, out, resume, checkpoints.allowed(lora_partial, trust_remote_code)
         )
         return
+    from nftbench import commands
+    from nftbench.reporting import summary_tables
+
     with console.progress() as report:
         folder, changes = commands.train_checkpoint(
             *everything,

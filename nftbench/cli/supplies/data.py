@@ -91,11 +91,12 @@ def _chosen(names: Sequence[str]) -> list["Benchmark | Ranking"]:
     """The benchmarks that names of benchmarks and suites mean, each once."""
     from nftbench.benchmark.registry import load_benchmark, load_suite
     from nftbench.benchmark.registry import names as known
-    from nftbench.evaluation.ranking import load_ranking
 
     found: dict[str, Benchmark | Ranking] = {}
     for name in names:
         if name in known("ranking"):
+            from nftbench.evaluation.ranking import load_ranking  # brings torch
+
             found[name] = load_ranking(name)
         else:
             found |= {n: load_benchmark(n) for n in load_suite(name).benchmarks}

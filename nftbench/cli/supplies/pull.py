@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nftbench.cli import console
+from nftbench.cli import names as check_names
 from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def pull_everything(
     ] = False,
 ) -> None:
     """Fetch all that suites need, prompts and weights; say what else is missing, and how to get it."""
+    for name in names:
+        check_names.check(suite=name)
     from nftbench.benchmark import data_cache
     from nftbench.evaluation.loading import quiet
     from nftbench.evaluation.needs import needs

@@ -20,10 +20,10 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes; with a name: every key of one, its value, its default and what it means."""
+    grid, records = _one(name) if name else _all()
     from nftbench.reporting import text_tables
     from nftbench.runs.io import write_atomic
 
-    grid, records = _one(name) if name else _all()
     if out is None:
         console.show([grid])
         return

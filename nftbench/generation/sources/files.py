@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 from rewards.base import ConfigError
 
-INDEX = "model_index.json"
 _WEIGHTS = re.compile(
     r"(?P<stem>[^/.]+?)(?:\.(?P<variant>[A-Za-z]\w*))?(?:-\d+-of-\d+)?(?:\.(?P<late>[A-Za-z]\w*))?"
     r"\.(?P<ending>safetensors|bin)(?:\.index(?:\.(?P<listed>[A-Za-z]\w*))?\.json)?"

@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, folder_digest
-from nftbench.generation.sources.files import INDEX
 from nftbench.generation.sources.hub import fetch_file, fetch_folder
 from nftbench.generation.sources.quantized import quantization
 from nftbench.generation.sources.reference import (
     CONFIG,
+    INDEX,
     QUANTIZE,
     VARIANT,
     HubPlace,

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from rewards.base import ConfigError
 
+INDEX = "model_index.json"
+"""What a saved pipeline's folder says of its parts."""
 LORA, CONFIG, QUANTIZE, VARIANT = "lora", "config", "quantize", "variant"
 WORDS = (QUANTIZE, VARIANT)
 """Parts whose value is a word; the others name a place."""

@@ -71,6 +71,9 @@ def _validated(fields: dict[str, Any], name: str) -> Recipe:
 
 def _toml(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith(".toml") else folder() / f"{name}.toml"
+    if not path.is_file() and name.endswith(".toml"):
+        what = "a folder" if path.is_dir() else "not there"
+        raise ConfigError(f"no recipe file {path}: it is {what}")
     if not path.is_file():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f" did you mean {near[0]!r}?" if near else ""

@@ -1,9 +1,10 @@
 """What a training run is made of: the models that a recipe, one TOML, is read into."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -12,8 +13,9 @@ from pydantic import (
 )
 
 from nftbench.training.algorithms import check_name
-from nftbench.training.algorithms.nft import OldSchedule
 
+OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999"]
+"""Those of `nft.old_decay`, said again: a recipe is read without importing torch."""
 ATTENTION = (
     "to_q",
     "to_k",
@@ -32,6 +34,14 @@ def _between(first: float, last: float | None, share: float) -> float:
     return first * ((last or first) / first) ** share
 
 
+def _listed(value: Any) -> Any:
+    """One name, or several with commas between, as they are written on a command line."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -45,7 +55,7 @@ class PolicyConfig(_Frozen):
     rank: int = Field(default=32, ge=1)
     alpha: float = Field(default=64, gt=0)
     """LoRA's output is scaled by alpha / rank."""
-    targets: tuple[str, ...] = ATTENTION
+    targets: Names = ATTENTION
     """Ends of the names of the layers that get a LoRA."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the frozen weights; trained ones are always float32."""
@@ -113,7 +123,7 @@ class FlowGrpoConfig(_Frozen):
 class EvaluationConfig(_Frozen):
     """Validation on held-out prompts."""
 
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: Names = ()
     """Their prompts are drawn by the averaged policy, each scored by the rewards that apply to it."""
     every: int = Field(default=20, ge=0)
     """Iterations between two validations; 0 is no validation at all, not even before and after."""
@@ -197,8 +207,9 @@ class TrustRegion(_Frozen):
 class Stage(_Frozen):
     """A stretch of training with its own prompts, rewards and settings."""
 
-    prompts: tuple[str, ...] = Field(min_length=1)
-    """Benchmarks, whose training prompts are meant, or prompt files (.jsonl as GenEval's metadata, else text)."""
+    prompts: Names = Field(min_length=1)
+    """Benchmarks, whose training prompts are meant, or prompt files: .txt, .csv or .jsonl, GenEval's metadata among
+    these."""
     prompt_weights: dict[str, int] = {}
     """Tag -> how often its prompts stand in a pass over all of them, such as `counting = 3`; other tags once."""
     rewards: str
@@ -297,7 +308,9 @@ class Recipe(_Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     guards: GuardConfig = GuardConfig()
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    loggers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_listed)] = (
+        "tensorboard",
+    )
     """Accelerate's trackers; `metrics.jsonl` is written in any case."""
     stages: tuple[Stage, ...] = Field(min_length=1)
 

@@ -1,10 +1,14 @@
 """Recipes as shipped, the numbers they promise, and what a TOML or a flag may not say."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from nftbench.training.algorithms import nft
+from nftbench.training.config import recipe as recipe_module
 from nftbench.training.config.overrides import difference, folder, load_recipe, names
 from nftbench.training.config.recipe import (
     ATTENTION,
@@ -254,7 +258,9 @@ def test_a_broken_file_is_named(tmp_path):
     assert f"not a valid TOML file: {path}" in refusal(name=str(path))
     path.write_text('name = "a"\ncheckpont = "b"\n', encoding="utf-8")
     assert str(path) in refusal(name=str(path))
-    assert "unknown recipe" in refusal(name=str(tmp_path / "none.toml"))
+    assert "none.toml: it is not there" in refusal(name=str(tmp_path / "none.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    assert "folder.toml: it is a folder" in refusal(name=str(tmp_path / "folder.toml"))
 
 
 # --- what the command line changes ----------------------------------------------------------------
@@ -349,3 +355,16 @@ def test_another_stage_is_a_difference():
 )
 def test_the_learning_rate_falls_by_equal_factors(final, share, expected):
     assert OptimizerConfig(lr=1e-3, final_lr=final).lr_at(share) == pytest.approx(expected)
+
+
+def test_schedules_of_recipes_are_those_of_the_algorithm():
+    assert get_args(recipe_module.OldSchedule) == get_args(nft.OldSchedule)
+
+
+def test_a_list_of_names_may_be_one_word():
+    """As it is written on a command line."""
+    changed = load_recipe(
+        "pocket", ["stages.prompts=my.txt, ocr-pocket", "evaluation.benchmarks=ocr-pocket"]
+    )
+    assert changed.stages[0].prompts == ("my.txt", "ocr-pocket")
+    assert changed.evaluation.benchmarks == ("ocr-pocket",)

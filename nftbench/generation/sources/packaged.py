@@ -1,0 +1,46 @@
+"""Checkpoints that ship with the project, and whether a name can mean any at all. Imports nothing heavy."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from nftbench.generation.sources.reference import INDEX, parse
+from rewards.base import ConfigError
+
+POLICY_FILE = "policy.json"
+"""Note of a trained policy: which checkpoint it was trained from, and what of it was trained."""
+
+
+def packaged() -> dict[str, Path]:
+    """Checkpoints that ship with the project: the diffusers folders and trained policies under `pocket/weights`."""
+    root = Path(str(files("nftbench.pocket"))) / "weights"
+    found = [p for name in (INDEX, POLICY_FILE) for p in root.glob(f"*/{name}")]
+    return {p.parent.name: p.parent for p in sorted(found)}
+
+
+def place_of(base: str) -> Path:
+    """Where a checkpoint lies if it lies on this disk."""
+    return packaged().get(base, Path(base))
+
+
+def refuse_unknown(checkpoint: str) -> None:
+    """Refuse a name that is neither packaged, nor on this disk, nor of the hub's form.
+
+    Raises:
+        ConfigError: the near name is suggested.
+    """
+    base = parse(checkpoint).base
+    if not base or ("/" not in base and not place_of(base).exists()):
+        raise ConfigError(unknown(base))
+    if base.startswith(("./", "../", "/", "~")) and not Path(base).exists():
+        raise ConfigError(f"no checkpoint at {base}: there is no such folder or file")
+
+
+def unknown(base: str) -> str:
+    """What is said of a name that means no checkpoint."""
+    near = difflib.get_close_matches(base, packaged(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return (
+        f"unknown checkpoint {base!r}{hint} Expected a packaged one ({', '.join(packaged())}), an existing folder or "
+        ".safetensors file, or a hub id such as owner/name@revision:subfolder"
+    )

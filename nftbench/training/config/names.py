@@ -1,0 +1,89 @@
+"""What a recipe names: rewards, prompts, benchmarks. Looked up here without loading any of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import rewards as registry
+from nftbench.benchmark.registry import known, load_benchmark, names
+from nftbench.training.config.recipe import Recipe
+from rewards import RewardSpec
+from rewards.base import ConfigError
+
+REWARDS = (".rewards", ".held_out_rewards")
+"""Ends of the names of settings that list rewards."""
+POCKET_RECIPES = {"flow-grpo": "pocket-flow-grpo"}
+"""What is done when no recipe is named, where it is not `pocket` with another algorithm."""
+
+
+def recipe_name(recipe: str | None, algorithm: str | None) -> str:
+    """The recipe that is meant."""
+    return recipe or POCKET_RECIPES.get(algorithm or "", "pocket")
+
+
+def with_files(settings: Sequence[str]) -> list[str]:
+    """A user's settings; where they name rewards of files, these are run, and the recipe holds their keys.
+
+    Raises:
+        ConfigError: as `rewards.add_files`.
+    """
+    found = []
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if path.strip().endswith(REWARDS) and ".py" in value:
+            value = registry.add_files(value.strip().strip("\"'"))
+        found.append(f"{path}{equals}{value}")
+    return found
+
+
+def listed_rewards(recipe: Recipe, text: str) -> tuple[RewardSpec, ...]:
+    """The rewards of `ocr,pickscore:0.5`, a bare name as the recipe's `variants` has it; none of an empty text.
+
+    Raises:
+        ConfigError: as `rewards.parse_rewards`.
+    """
+    if not text:
+        return ()
+    return registry.parse_rewards(",".join(_full(recipe, item) for item in text.split(",")))
+
+
+def prompt_file(name: str) -> Path | None:
+    """The file that a stage's prompts are in; None where the name is a benchmark's.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if name in names():
+        return None
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix:
+        raise ConfigError(f"no prompt file {name}: there is no such file")
+    known(name, names(), "prompts")
+    return None
+
+
+def refuse_unknown(recipe: Recipe) -> None:
+    """Refuse a recipe that names what is not there, or whose rewards all weigh nothing.
+
+    Raises:
+        ConfigError: the near name is suggested.
+    """
+    listed_rewards(recipe, recipe.evaluation.held_out_rewards)
+    for number, stage in enumerate(recipe.stages, start=1):
+        specs = listed_rewards(recipe, stage.rewards)
+        if not any(spec.weight for spec in specs):
+            raise ConfigError(
+                f"rewards {stage.rewards!r} of stage {number} all have weight 0: nothing would be trained; "
+                "give one a weight above 0"
+            )
+        for name in stage.prompts:
+            prompt_file(name)
+    for name in recipe.evaluation.benchmarks:
+        load_benchmark(name)
+
+
+def _full(recipe: Recipe, item: str) -> str:
+    name, colon, weight = (part.strip() for part in item.partition(":"))
+    variant = recipe.variants.get(name)
+    return f"{name}@{variant}{colon}{weight}" if variant else item

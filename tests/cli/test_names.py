@@ -1,0 +1,69 @@
+"""A misspelt name is answered at once: one line, the near name, and nothing heavy imported for it."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import sys
+from nftbench.cli.main import main
+for text in sys.argv[1:]:
+    sys.argv = ["nftbench", *text.split()]
+    try:
+        main()
+    except SystemExit as stop:
+        print(stop.code, sorted({"torch", "diffusers", "transformers", "pandas"} & set(sys.modules)))
+"""
+TYPOS = {
+    "eval pocke": "unknown checkpoint 'pocke'; did you mean 'pocket'?",
+    "eval ./gone": "no checkpoint at ./gone",
+    "eval pocket --suite poket": "unknown suite or benchmark 'poket'; did you mean 'pocket'?",
+    "eval pocket --suite gone.toml": "cannot read gone.toml: No such file",
+    "eval pocket --rewards orc": "unknown reward 'orc'; did you mean 'ocr'?",
+    "eval pocket --rewards gone.py:X": "no file gone.py",
+    "eval pocket --prompts gone.txt --rewards jpeg": "no prompt file gone.txt",
+    "score images.jsonl --rewards orc": "unknown reward 'orc'; did you mean 'ocr'?",
+    "train poket": "unknown checkpoint 'poket'; did you mean 'pocket'?",
+    "train --recipe poket": "unknown recipe 'poket'; did you mean 'pocket'?",
+    "train --recipe gone.toml": "no recipe file gone.toml",
+    "train --rewards orc": "unknown reward 'orc'; did you mean 'ocr'?",
+    "train --rewards ocr:0": "'ocr:0' of stage 1 all have weight 0",
+    "train --rewards ocr:-1": "weight of reward 'ocr' must be a finite number >= 0",
+    "train --prompts gone.txt": "no prompt file gone.txt",
+    "train --prompts geneval-poket": "unknown prompts 'geneval-poket'; did you mean 'geneval-pocket'?",
+    "train --algorithm ntf": "did you mean 'nft'?",
+    "train --set optimizer.lrr=1": "unknown key 'optimizer.lrr'; did you mean 'lr'?",
+    "train --set evaluation.benchmarks=ocr-poket": "did you mean 'ocr-pocket'?",
+    "train --set stages.iterations=0": "stages.0.iterations: input should be greater",
+    "inspect pocke": "unknown checkpoint 'pocke'; did you mean 'pocket'?",
+    "stress pocke": "unknown checkpoint 'pocke'; did you mean 'pocket'?",
+    "stress pocket --base pocke": "unknown checkpoint 'pocke'; did you mean 'pocket'?",
+    "pull tabel1": "unknown suite or benchmark 'tabel1'; did you mean 'table1'?",
+    "data pull ocrr": "unknown suite or benchmark 'ocrr'; did you mean 'ocr'?",
+    "recipes poket": "unknown recipe 'poket'; did you mean 'pocket'?",
+    "table tabel1": "unknown suite or benchmark 'tabel1'; did you mean 'table1'?",
+    "rewards pull orc": "unknown reward 'orc'; did you mean 'ocr'?",
+    "rewards benchmark orc": "unknown reward 'orc'; did you mean 'ocr'?",
+}
+"""Command -> what it says."""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Every command of `TYPOS` in one real process, in a folder that must stay empty."""
+    folder = tmp_path_factory.mktemp("typos")
+    command = [sys.executable, "-c", CODE, *TYPOS]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir())
+    assert done.stdout.count("\n") == done.stderr.count("\n") == len(TYPOS), done.stderr
+    lines = zip(TYPOS, done.stdout.splitlines(), done.stderr.splitlines(), strict=True)
+    return {command: (out, err) for command, out, err in lines}
+
+
+@pytest.mark.parametrize("command", TYPOS)
+def test_a_typo_is_one_line_and_imports_nothing_heavy(answers, command):
+    out, err = answers[command]
+    assert err.startswith("nftbench: ") and TYPOS[command] in err, err
+    assert out == "2 []"
