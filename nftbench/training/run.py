@@ -147,7 +147,7 @@ class TrainingRun:
             watch,
             self._validation,
             LogMetrics(self._log),
-            Report(self.trainer, self.setup, say),
+            Report(self.setup, say),
             self._saved,
         ]
         self._resumed = self._finished = False

@@ -223,12 +223,13 @@ class LogMetrics:
 class Report:
     """Says how the run stands: one line an iteration, the same on a terminal, in a pipe and in a log."""
 
-    def __init__(self, trainer: Trainer, setup: Setup, say: Say) -> None:
-        self._trainer, self._say = trainer, say
+    def __init__(self, setup: Setup, say: Say) -> None:
+        self._say = say
         self._keys = [r.key for r in setup.trained]
         self._iterations = sum(stage.iterations for stage in setup.recipe.stages)
         self._begun = self._last = time.monotonic()
-        self._first = 0
+        self._first: int | None = None
+        """Iteration that this session said first: a resumed one took none of the time before it."""
 
     def __call__(self, iteration: Iteration) -> None:
         """Say it."""
@@ -238,7 +239,7 @@ class Report:
         if "reward/total" in metrics:
             words.append(f"{metrics['images']:g} images")
         words.append(f"{now - self._last:.0f} s")
-        if self._trainer.state.done and iteration.done > self._first and not iteration.last:
+        if self._first and not iteration.last:
             each = (now - self._begun) / (iteration.done - self._first)
             words.append(f"{duration((self._iterations - iteration.done) * each)} left")
         else:
