@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 from typer.testing import CliRunner
 
 from nftbench.cli.main import app
@@ -204,3 +205,18 @@ def test_keys_of_recipes_are_the_models(tmp_path: Path):
     assert result.exit_code == 0, result.output
     remake = "nftbench recipes pocket --out nftbench/recipes/KEYS.md"
     assert made.read_text("utf-8") == text_of("nftbench/recipes/KEYS.md"), f"if meant: {remake}"
+
+
+def test_workflows_run_what_the_documents_say():
+    """The README's test command stands in one of them; every `nftbench ...` of theirs parses."""
+    steps = []
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        jobs = yaml.safe_load(path.read_text("utf-8"))["jobs"]
+        steps += [step for job in jobs.values() for step in job["steps"]]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert blocks("README.md", "sh", mark="tests")[0].strip() in [c.strip() for c in commands]
+    found = re.findall(r"\.venv/bin/nftbench (.*)", "\n".join(commands))
+    assert any("leaderboard verify" in words for words in found)
+    for words in found:
+        check_flags(shlex.split(words))
+        assert "github.event" not in words
