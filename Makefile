@@ -1,7 +1,7 @@
 # What a developer runs. PYTHON is the environment's: made by `make venv`, or any other that holds '.[dev]'.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv check types test test-all full-size mutation performance wheel
+.PHONY: venv check types test test-all full-size mutation faults performance wheel
 
 venv:
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -e '.[dev]'
@@ -24,6 +24,9 @@ full-size: # networks of up to a billion parameters against the references' numb
 
 mutation: # one-line faults in what scores an image, and what notices each
 	$(PYTHON) -m tests.mutation.mutants
+
+faults: # kills, double starts, damaged files, full disks, hostile servers; writes nftbench/runs/FAULTS.md
+	$(PYTHON) -m tests.faults
 
 performance: # ratios and coverage, printed; nothing asserts a time
 	for script in tests/performance/*.py; do echo "== $$script" && $(PYTHON) $$script || exit 1; done

@@ -23,6 +23,7 @@ from nftbench.generation.checkpoint import (
 )
 from nftbench.generation.hardware import Hardware
 from nftbench.runs.lock import new_folder
+from nftbench.runs.processes import Processes
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.runs.seeds import write_parent
@@ -31,7 +32,6 @@ from nftbench.training import seeds
 from nftbench.training.callbacks.checkpoints import checkpoints
 from nftbench.training.config.names import recipe_name, with_files
 from nftbench.training.config.overrides import load_recipe
-from nftbench.training.processes import Processes, started
 from nftbench.training.run import train as training
 from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError, Progress
@@ -70,6 +70,7 @@ def evaluate_checkpoint(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
+    processes = Processes.joined()  # first: each has a device of its own
     out = named(out)
     loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
     name = loaded.name if loaded else str(checkpoint)
@@ -96,7 +97,10 @@ def evaluate_checkpoint(
         say(line)
     works = fitted(works, model)
     run = Run(out or RUNS / _run_name(name, chosen.name, [w.protocol for w in works]))
-    return run, evaluate(run, works, model, chosen.name, progress, retry_failed=retry_failed)
+    rows = evaluate(
+        run, works, model, chosen.name, progress, retry_failed=retry_failed, processes=processes
+    )
+    return run, rows
 
 
 def train_checkpoint(
@@ -200,7 +204,7 @@ def train_seeds(
 
 def _fresh(name: str) -> Path:
     """A new run folder, one for all processes that torchrun started."""
-    return Processes(started()).from_main(lambda: new_folder(RUNS, name))
+    return Processes.joined().from_main(lambda: new_folder(RUNS, name))
 
 
 def _remove_empty(*folders: Path) -> None:
@@ -231,6 +235,7 @@ def score_run(
 ) -> list[Row]:
     """Score the images of a run, by its own rewards or by others, without generating."""
     quiet()
+    processes = Processes.joined()
     run = Run.open(folder)
     protocols, manifest = run.protocols(), run.manifest
     if rewards is not None:
@@ -248,7 +253,7 @@ def score_run(
         for known in manifest["rewards"].values():
             refuse_unnamed_files(known)
         works = own_works(list(protocols.values()), own, manifest["batch_size"])
-    return score(run, works, progress, retry_failed=retry_failed)
+    return score(run, works, progress, retry_failed=retry_failed, processes=processes)
 
 
 def score_listed(

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+from nftbench.runs.launched import launched
+
 if TYPE_CHECKING:
     from nftbench.reporting.grid import Grid
     from rewards.base import Progress
@@ -26,10 +28,16 @@ LOG = logging.getLogger("nftbench")
 """Its level is how much is said beside a result: ERROR shows no progress, DEBUG passes on what libraries say."""
 
 
+def is_main() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started: it alone talks and publishes."""
+    return launched()[0] == 0
+
+
 def write(text: str) -> None:
     """Text for standard output, as it is."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    if is_main():
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def line(text: str) -> None:
@@ -43,7 +51,7 @@ def show(grids: "Sequence[Grid]") -> None:
 
     from nftbench.reporting import text_tables
 
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and is_main():
         text_tables.show(Console(), grids)
     else:
         write(text_tables.render("terminal", grids, []))
@@ -51,6 +59,8 @@ def show(grids: "Sequence[Grid]") -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     """End the command: one line to standard error, and an exit code."""
+    if code == INTERRUPTED and not is_main():
+        sys.exit(code)  # all were asked to stop, and the first one says so
     sys.stderr.write(f"nftbench: {' '.join(message.split())}\n")
     sys.exit(code)
 
@@ -82,7 +92,8 @@ def progress(*, in_bytes: bool = False) -> "Iterator[Progress]":
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    disable = LOG.getEffectiveLevel() >= logging.ERROR or not console.is_terminal
+    quiet = LOG.getEffectiveLevel() >= logging.ERROR or not is_main()
+    disable = quiet or not console.is_terminal
     # Into a file or a pipe go only our own lines: rich would add an empty one.
     with Progress(*columns, console=console, disable=disable) as bar:
         stages: dict[str, TaskID] = {}

@@ -75,6 +75,8 @@ def options(
 UNWRITABLE = (
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,

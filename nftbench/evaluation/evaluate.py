@@ -4,6 +4,9 @@ A batch is always made of the same images, so a run that was killed and resumed 
 was not. Nothing is reused because it lies in the right place: an image is of this run if it has the digest that was
 noted when it was made, a score if it was given to that image, for that prompt, by that scorer. What does not match is
 made again.
+
+Several processes (torchrun) share the batches by number: the first one owns the folder and writes what is one for all,
+each writes its own batches' files. So any number of processes leaves the same bytes, and a run may be resumed by more.
 """
 
 import datetime
@@ -15,19 +18,20 @@ from dataclasses import asdict
 from importlib.metadata import version
 
 import pandas as pd
-import torch
 
 import nftbench
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Protocol
+from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
 from nftbench.evaluation.scoring import score_again, score_files, scorer_identity
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.sampling import Sample, generate, image_seed
+from nftbench.generation.sampling import Sample, image_seed
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.io import sweep, write_table
 from nftbench.runs.lock import hold, refuse_held_parts
 from nftbench.runs.manifest import refuse_other_kind
+from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import BOUND, Run, score_table
 from rewards.base import ConfigError, Progress, Reward, RewardInfo
@@ -45,6 +49,7 @@ def evaluate(
     progress: Progress,
     *,
     retry_failed: bool = True,
+    processes: Processes = ALONE,
 ) -> list[Row]:
     """The whole of it: manifest, images, scores, rows.
 
@@ -55,29 +60,42 @@ def evaluate(
         suite: its name, for the manifest.
         progress: told of progress after every batch.
         retry_failed: whether images that a reward failed on are scored again.
+        processes: that share the work.
 
     Raises:
-        ConfigError: another process holds the folder, or it holds something else: see `begin`.
+        ConfigError: another command holds the folder, or it holds something else: see `begin`.
     """
     if any(work.settings is None for work in works):
         works = fitted(works, policy)
-    with hold(run.folder):
-        refuse_held_parts(run.folder)
-        begin(run, works, policy, suite)
+    with ExitStack() as held:
+
+        def begun() -> None:
+            held.enter_context(hold(run.folder))
+            refuse_held_parts(run.folder)
+            begin(run, works, policy, suite)
+
+        processes.from_main(begun)
         for work in works:
-            make_images(run, work, policy, progress)
+            make_images(run, work, policy, progress, processes)
+        processes.wait()
         for work in works:
             here = images_here(run, work)
-            score_images(run, work, here, progress, retry_failed=retry_failed)
-        return finish(run, works)
+            score_images(run, work, here, progress, processes, retry_failed=retry_failed)
+        processes.wait()
+        return processes.from_main(lambda: finish(run, works))
 
 
 def score(
-    run: Run, works: Sequence[Work], progress: Progress, *, retry_failed: bool = True
+    run: Run,
+    works: Sequence[Work],
+    progress: Progress,
+    *,
+    retry_failed: bool = True,
+    processes: Processes = ALONE,
 ) -> list[Row]:
     """Score a run's images and reduce them to rows; nothing is generated.
 
-    Other rewards may score the same run at the same time, each in a process of its own.
+    Other rewards may score the same run at the same time, each by a command of its own; `processes` share this one.
 
     Raises:
         ConfigError: images that are gone altogether, or were changed since they were made; the run, or one of these
@@ -85,16 +103,24 @@ def score(
     """
     rewards = {w.name: w.rewards for w in works}
     with ExitStack() as held:
-        with hold(run.folder, brief=True):
-            refuse_other_rewards(run, rewards)
-            for key in dict.fromkeys(key for work in works for key in work.rewards):
-                held.enter_context(hold(run.folder, part=key))
-            here = [images_here(run, work) for work in works]
-            run.add_rewards(rewards)
-        for work, images in zip(works, here, strict=True):
-            score_images(run, work, images, progress, retry_failed=retry_failed)
-        with hold(run.folder, brief=True):
-            return finish(run, works)
+
+        def begun() -> list[dict[str, str]]:
+            with hold(run.folder, brief=True):
+                refuse_other_rewards(run, rewards)
+                for key in dict.fromkeys(key for work in works for key in work.rewards):
+                    held.enter_context(hold(run.folder, part=key))
+                here = [images_here(run, work) for work in works]
+                run.add_rewards(rewards)
+                return here
+
+        def finished() -> list[Row]:
+            with hold(run.folder, brief=True):
+                return finish(run, works)
+
+        for work, images in zip(works, processes.from_main(begun), strict=True):
+            score_images(run, work, images, progress, processes, retry_failed=retry_failed)
+        processes.wait()
+        return processes.from_main(finished)
 
 
 # --- begin ----------------------------------------------------------------------------------------
@@ -132,6 +158,7 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
         _refuse_change(run, old, manifest)
         refuse_other_rewards(run, {w.name: w.rewards for w in works})
         manifest["date"] = old.get("date") or manifest["date"]
+        manifest["samples"] = old.get("samples", {})
         for about in ("versions", "hardware"):
             before = old.get(f"{about}_before", [])
             if old.get(about, manifest[about]) != manifest[about]:
@@ -140,9 +167,9 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
                 manifest[f"{about}_before"] = before
         for name, known in old["rewards"].items():
             manifest["rewards"][name] = known | manifest["rewards"].get(name, {})
-        sweep(run.folder)
+    sweep(run.folder)
+    run.save_manifest(manifest)  # first: it says whose folder this is
     run.keep_benchmarks(w.protocol.benchmark for w in works)
-    run.save_manifest(manifest)
 
 
 def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:
@@ -198,74 +225,31 @@ def versions() -> dict[str, str]:
     }
 
 
-# --- images ---------------------------------------------------------------------------------------
-
-
-def make_images(run: Run, work: Work, policy: LoadedModel, progress: Progress) -> None:
-    """Generate every batch whose images do not all lie there as they were made."""
-    origin, total = image_origin(policy.digest, work.protocol), len(work.samples)
-    for number, batch in work.batches():
-        made = run.made(work.name, number, batch, origin)
-        if not all(made) or made != [run.image_digest(work.name, s) for s in batch]:
-            try:
-                pixels = generate(policy.pipeline, batch, work.settings or work.protocol)
-            except torch.OutOfMemoryError as error:
-                raise ConfigError(
-                    f"out of memory at {len(batch)} images at once ({str(error).partition('.')[0]}); "
-                    "choose a smaller --batch-size and another --out"
-                ) from None
-            run.save_images(work.name, number, batch, pixels, origin)
-        progress(f"{work.name}: images", number * work.batch_size + len(batch), total)
-
-
-def image_origin(checkpoint: str, protocol: Protocol) -> str:
-    """What binds an image to the run that made it."""
-    return f"{checkpoint} {protocol.hash}"
-
-
-def images_here(run: Run, work: Work) -> dict[str, str]:
-    """Digest of each image as it was made and still is; empty where the file is gone.
-
-    Raises:
-        ConfigError: images that were changed or come from elsewhere, or none at all; says how to make them again.
-    """
-    made_by = run.manifest["checkpoint"]["digest"]
-    origin = image_origin(made_by, run.protocols()[work.name])
-    here, changed = {}, []
-    for number, batch in work.batches():
-        for sample, made in zip(batch, run.made(work.name, number, batch, origin), strict=True):
-            here[sample.key] = run.image_digest(work.name, sample)
-            if here[sample.key] not in ("", made):
-                changed.append(sample.key)
-    remedy = f"make them again by the same `nftbench eval ... --out {run.folder}`"
-    if changed:
-        raise ConfigError(
-            f"{run.folder}: {len(changed)} images of {work.name} are not those that this run made, "
-            f"the first {changed[0]}.png; {remedy}"
-        )
-    if not any(here.values()):
-        raise ConfigError(f"{run.folder}: no image of {work.name} is there; {remedy}")
-    return here
-
-
 # --- scores ---------------------------------------------------------------------------------------
 
 
 def score_images(
-    run: Run, work: Work, here: Mapping[str, str], progress: Progress, *, retry_failed: bool = True
+    run: Run,
+    work: Work,
+    here: Mapping[str, str],
+    progress: Progress,
+    processes: Processes = ALONE,
+    *,
+    retry_failed: bool = True,
 ) -> None:
-    """Score every batch that a reward has not scored yet: these images, for these prompts, by this very scorer.
+    """Score this process's batches that a reward has not scored yet: these images and prompts, by this very scorer.
 
     Args:
         run: the run.
         work: one benchmark of it.
         here: digest of each image (`images_here`).
         progress: told of progress after every batch.
+        processes: that share the batches.
         retry_failed: whether images that a reward failed on are scored again.
     """
     for key, reward in work.rewards.items():
         scorer = scorer_identity(reward)
-        for number, batch in work.batches():
+        for number, batch in processes.share(list(work.batches())):
             bound = _bound(batch, here).assign(scorer=scorer)
             known = run.batch_scores(work.name, key, number, bound)
             paths, prompts = _files(run, work, batch)
@@ -305,6 +289,7 @@ def aggregate(run: Run, work: Work) -> list[Row]:
     """Write the sample table and the contact sheet, and reduce the table to rows."""
     table = sample_table(run, work)
     write_table(run.samples_path(work.name), table)
+    run.seal(work.name)
     contact_sheet(run, work.name, work.samples)
     manifest = run.manifest
     known = manifest["rewards"][work.name]

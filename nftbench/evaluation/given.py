@@ -19,8 +19,11 @@ from nftbench.benchmark import own
 from nftbench.benchmark.prompts import json_object, required, text_lines
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
-from nftbench.evaluation.evaluate import image_origin, versions
+from nftbench.evaluation.evaluate import versions
+from nftbench.evaluation.images import image_origin
 from nftbench.generation.sampling import Sample
+from nftbench.runs.lock import hold
+from nftbench.runs.manifest import strangers
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt
 from rewards.images.pixels import ImageError, Picture, read_picture
@@ -72,7 +75,7 @@ def import_images(
     """
     if not name.strip() or not name.isprintable():
         raise ConfigError(f"expected the model's name on one line, got {name!r}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or strangers(out)):
         raise ConfigError(f"{out} holds something already; choose another --out")
     asked = load_benchmark(benchmark) if benchmark else None
     images = read_source(source, asked.load() if asked else None, prompts)
@@ -80,11 +83,15 @@ def import_images(
         asked, samples = _own_benchmark(source, images)
     else:
         samples = _samples(images, asked.load(), asked.name)
-    try:
-        return _written(Run(out), name, asked, samples, progress)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+    with hold(out):
+        if strangers(out):  # of a command that was faster
+            raise ConfigError(f"{out} holds something already; choose another --out")
+        try:
+            return _written(Run(out), name, asked, samples, progress)
+        except BaseException:
+            for left in (out / name for name in strangers(out)):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            raise
 
 
 def read_source(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,8 @@ from rewards.certify.code import modules_digest
 from rewards.checked import CheckedReward, checked, gathered
 from rewards.images.pixels import ImageError, Picture, read_picture
 from rewards.own import ADDED
+
+LOG = logging.getLogger("nftbench")
 
 
 def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
@@ -96,11 +99,20 @@ def _code_digest(reward: Reward) -> str:
     return " ".join(modules_digest(module) for module in sorted(modules))
 
 
-def _score(reward: CheckedReward, pictures: list[Picture], prompts: Sequence[Prompt]) -> Scores:
+def _score(reward: CheckedReward, pictures: Sequence[Picture], prompts: Sequence[Prompt]) -> Scores:
+    """Scores; where the memory does not do, of one half after the other."""
     try:
         return reward.score(pictures, prompts)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        count, said = len(pictures), str(error).partition(".")[0]
+    if count == 1:
         raise ConfigError(
-            f"out of memory at {len(pictures)} images at once ({str(error).partition('.')[0]}); choose a smaller "
-            "--batch-size, for a run another --out too"
-        ) from None
+            f"out of memory: {reward.info.key} cannot score one image ({said}); take fewer rewards at once, or a "
+            "machine with more"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    LOG.warning("out of memory: %s scores %d images in halves", reward.info.key, count)
+    halves = [range(count // 2), range(count // 2, count)]
+    scores = [_score(reward, [pictures[i] for i in h], [prompts[i] for i in h]) for h in halves]
+    return gathered([list(h) for h in halves], scores, [""] * count)

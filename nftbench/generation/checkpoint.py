@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from nftbench.benchmark.schema import in_words
 from nftbench.benchmark.suites import Settings
 from nftbench.generation.hardware import Hardware, described, dtype_of, numerics, settle
+from nftbench.generation.sources.digest import folder_digest
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras
 from nftbench.generation.sources.packaged import (
@@ -29,6 +30,9 @@ from nftbench.generation.sources.packaged import (
 from nftbench.generation.sources.pipelines import build, read_index
 from nftbench.generation.sources.reference import INDEX, LORA, Part, Reference, hub_place, parse
 from rewards.base import ConfigError
+
+WEIGHTS_FOLDER = {"lora": "lora", "full": "pipeline"}
+"""Method of a training -> folder of its weights, beside `POLICY_FILE`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +163,13 @@ class TrainedFolder:
     base_digest: str
     method: str
     """`lora`, or `full` where every weight of the network was trained."""
+    weights: str = ""
+    """Digest of `weights_folder` as the training left it; empty in folders from before this was noted."""
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where the trained weights lie."""
+        return self.folder / WEIGHTS_FOLDER[self.method]
 
 
 def trained_folder(checkpoint: str) -> TrainedFolder | None:
@@ -178,8 +189,11 @@ def trained_folder(checkpoint: str) -> TrainedFolder | None:
         return None
     try:
         trained = TrainedFolder(path.parent, **json.loads(path.read_text(encoding="utf-8")))
-        if not all(isinstance(v, str) for v in (trained.base, trained.base_digest, trained.method)):
+        said = (trained.base, trained.base_digest, trained.method, trained.weights)
+        if not all(isinstance(v, str) for v in said):
             raise ValueError("each of them a text")
+        if trained.method not in WEIGHTS_FOLDER:
+            raise ValueError(f"method is {trained.method!r}, not {' or '.join(WEIGHTS_FOLDER)}")
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{path} does not describe a trained policy: expected base, base_digest and method ({error}); "
@@ -189,9 +203,10 @@ def trained_folder(checkpoint: str) -> TrainedFolder | None:
 
 
 def note_of(folder: Path, *, base: str, base_digest: str, method: str) -> bytes:
-    """Content of a trained policy's `POLICY_FILE`: its base's paths as they are seen from the folder."""
+    """Content of a trained policy's `POLICY_FILE`: its base's paths as they are seen from the folder that holds it."""
     seen = str(parse(base).seen_from(folder))
-    note = {"base": seen, "base_digest": base_digest, "method": method}
+    weights = folder_digest(folder / WEIGHTS_FOLDER[method])
+    note = {"base": seen, "base_digest": base_digest, "method": method, "weights": weights}
     return f"{json.dumps(note, indent=2)}\n".encode()
 
 
@@ -247,8 +262,14 @@ def _with_loras(
 def _load_trained(
     trained: TrainedFolder, dtype: torch.dtype | None, allowed: Allowed
 ) -> LoadedModel:
+    place = trained.weights_folder
+    if not place.is_dir() or (trained.weights and folder_digest(place) != trained.weights):
+        raise ConfigError(
+            f"{place} does not hold the weights that the training left: they are missing, damaged or another's; "
+            f"export them again: nftbench train --resume {trained.folder}"
+        )
     if trained.method == "full":
-        return _load_base(Reference(str(trained.folder / "pipeline")), dtype, allowed)
+        return _load_base(Reference(str(place)), dtype, allowed)
     model = _load(parse(trained.base), dtype, allowed)
     if model.digest != trained.base_digest:
         raise ConfigError(
@@ -256,4 +277,4 @@ def _load_trained(
             f"{trained.base} now holds {model.digest}; use the weights it was trained from"
         )
     merge_loras(model.pipeline)  # as they were before training began
-    return _with_loras(model, [Part(LORA, str(trained.folder / "lora"))], allowed)
+    return _with_loras(model, [Part(LORA, str(place))], allowed)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from rewards.base import ConfigError
 TEMPORARY = re.compile(r"\.nftbench-(?P<host>.+)-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\.tmp")
 OLD = ".old"
 """Ending of a folder that stood aside while another took its place."""
+_RETRIES = 100
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS)
 """What file systems say that know no such waiting."""
 
@@ -47,34 +49,53 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(
+    path: Path, *, aside: str = f"{{name}}{OLD}", durable: bool = True
+) -> Iterator[Path]:
     """Make a folder whole or not at all; once the block ends without an error it outlives a loss of power.
 
-    An older folder of that name stands aside, as `NAME.old`, for the moment between two renames: a process that dies
-    just then leaves that one, and never neither.
+    An older folder of that name stands aside for the moment between two renames: a process that dies just then leaves
+    that one, and never neither. Of two processes that write the same folder at once the later one's stays.
 
     Args:
         path: where it will be.
+        aside: what the older one is called then; a folder of that name is taken for one that stood aside.
+        durable: without it the folder may be damaged by a loss of power: only for what can be made again.
 
     Yields:
         An empty folder beside it, to be filled.
     """
     make_folder(path.parent)
-    temporary, aside = temporary_path(path), path.with_name(f"{path.name}{OLD}")
-    _remove(temporary)
+    temporary, old = temporary_path(path), path.with_name(aside.format(name=path.name))
+    for left in path.parent.glob(f".nftbench-*-{_which(path)}.tmp"):
+        _sweep(left)
     temporary.mkdir()
     try:
         yield temporary
-        for one in (*temporary.rglob("*"), temporary):
+        for one in (*temporary.rglob("*"), temporary) if durable else ():
             sync(one)
-        if path.exists():
-            _remove(aside)
-            path.rename(aside)
-        temporary.rename(path)
-        sync(path.parent)
-        _remove(aside)
+        _take_place(temporary, path, old)
+        if durable:
+            sync(path.parent)
+        _remove(old)
     finally:
         _remove(temporary)
+
+
+def _take_place(new: Path, path: Path, old: Path) -> None:
+    """Rename `new` to `path`, and what lies there to `old`; another process may do the same at any moment."""
+    for _ in range(_RETRIES):
+        try:
+            if path.exists():
+                _remove(old)
+                path.rename(old)
+            new.rename(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        time.sleep(0.01)
+    raise ConfigError(f"{path} is being written by another process; run the same command again")
 
 
 def make_folder(folder: Path) -> None:
@@ -102,19 +123,26 @@ def sync(path: Path) -> None:
 
 def temporary_path(path: Path) -> Path:
     """Where a file or folder is made before it is renamed to its place: beside it, named after this process."""
-    which = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:8]
-    return path.with_name(f".nftbench-{_host()}-{os.getpid()}-{which}.tmp")
+    return path.with_name(f".nftbench-{_host()}-{os.getpid()}-{_which(path)}.tmp")
+
+
+def _which(path: Path) -> str:
+    return hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def sweep(folder: Path) -> None:
     """Remove what processes that have died left half written; nothing of living ones, and no file of a user's own."""
     for path in folder.rglob(".nftbench-*.tmp"):
-        found = TEMPORARY.fullmatch(path.name)
-        if found is None or found["host"] != _host():
-            continue
-        pid = int(found["pid"])
-        if pid == os.getpid() or not alive(pid):
-            _remove(path)
+        _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    found = TEMPORARY.fullmatch(path.name)
+    if found is None or found["host"] != _host():
+        return
+    pid = int(found["pid"])
+    if pid == os.getpid() or not alive(pid):
+        _remove(path)
 
 
 def alive(pid: int) -> bool:

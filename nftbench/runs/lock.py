@@ -5,6 +5,7 @@ holds it, for the message that another process ends with.
 """
 
 import datetime
+import errno
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nftbench.runs.io import alive, make_folder
+from nftbench.runs.io import alive, make_folder, write_atomic
 from rewards.base import ConfigError
 
 LOCK = ".lock"
@@ -47,7 +48,7 @@ def hold(folder: Path, *, part: str = "", brief: bool = False) -> Iterator[None]
     made = not folder.exists()
     lock = _acquired(folder, f"{LOCK}-{part}" if part else LOCK)
     try:
-        _note(lock).write_text(json.dumps(_owner(brief)), encoding="utf-8")
+        write_atomic(_note(lock), json.dumps(_owner(brief)).encode(), durable=False)
         yield
     finally:
         # Removed while it is held: whoever waits for it sees that and makes another.
@@ -97,6 +98,12 @@ def _acquired(folder: Path, name: str) -> FileLock:
             owner = _owner_of(lock)
             if not owner.get("brief") or time.monotonic() > end:
                 raise ConfigError(_in_use(folder, owner)) from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EISDIR):
+                raise
+            raise ConfigError(
+                f"{folder / name} is a link or a folder, and not a lock of nftbench; remove it"
+            ) from None
         time.sleep(_POLL)
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from nftbench.runs.lock import LOCK
 from rewards.base import ConfigError, RewardInfo
 
 MANIFEST = "manifest.json"
+CHECK = "check"
+"""Last entry of it."""
 TRAINING = ("recipe.json", "metrics.jsonl")
 """Files that a training run's folder holds."""
 Kind = Literal["eval", "train", "other", ""]
@@ -41,6 +44,8 @@ class Manifest(BaseModel):
     protocols: dict[str, dict[str, Any]]
     rewards: dict[str, dict[str, dict[str, Any]]]
     versions: dict[str, str]
+    samples: dict[str, str] = {}
+    """Benchmark -> sha256 of its sample table, once it is scored."""
     date: str = ""
     """ISO day on which the first image was made; rows bear it."""
 
@@ -61,6 +66,18 @@ class Manifest(BaseModel):
         return text
 
 
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as it is written: `CHECK` tells one that was damaged since."""
+    whole = dict(manifest) | {CHECK: _check(manifest)}
+    return f"{json.dumps(whole, indent=2, ensure_ascii=False)}\n".encode()
+
+
+def _check(manifest: Mapping[str, Any]) -> str:
+    """CRC-32 of all entries but `CHECK`, in hexadecimal."""
+    text = json.dumps({k: v for k, v in manifest.items() if k != CHECK}, sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """What a run says of itself, every entry that the engine reads of the right type.
 
@@ -71,6 +88,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON ({error}); choose another --out") from None
+    if isinstance(manifest, dict) and manifest.pop(CHECK, None) not in (None, _check(manifest)):
+        raise ConfigError(
+            f"{path} was changed since nftbench wrote it; restore it, or choose another --out"
+        )
     try:
         Manifest.model_validate(manifest)
         _check_rewards(manifest["rewards"])

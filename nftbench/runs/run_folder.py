@@ -29,7 +29,7 @@ from nftbench.benchmark import own, places
 from nftbench.benchmark.schema import Protocol, in_words
 from nftbench.generation.sampling import Sample
 from nftbench.runs.io import read_table, write_atomic, write_table
-from nftbench.runs.manifest import MANIFEST, read_manifest
+from nftbench.runs.manifest import MANIFEST, manifest_bytes, read_manifest
 from nftbench.runs.row_files import encode, entry
 from nftbench.runs.rows import Row
 from rewards.base import ConfigError, Reward, Scores
@@ -91,8 +91,7 @@ class Run:
 
     def save_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        write_atomic(self.folder / MANIFEST, f"{text}\n".encode())
+        write_atomic(self.folder / MANIFEST, manifest_bytes(manifest))
 
     def keep_benchmarks(self, names: Iterable[str]) -> None:
         """Keep a copy of a user's own benchmarks, so that the run can be scored and verified anywhere."""
@@ -169,7 +168,7 @@ class Run:
     def image_digest(self, benchmark: str, sample: Sample) -> str:
         """sha256 of an image's file; empty when it is gone."""
         path = self.image_path(benchmark, sample)
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        return _sha256(path) if path.is_file() else ""
 
     def save_rows(self, rows: Sequence[Row]) -> None:
         """Write the run's rows as CSV."""
@@ -210,11 +209,21 @@ class Run:
         """Where a benchmark's sample table lies."""
         return self.folder / benchmark / "samples.parquet"
 
-    def read_samples(self, benchmark: str) -> pd.DataFrame:
+    def seal(self, benchmark: str) -> None:
+        """Note in the manifest which sample table this run wrote."""
+        manifest = self.manifest
+        written = {benchmark: _sha256(self.samples_path(benchmark))}
+        self.save_manifest(manifest | {"samples": manifest.get("samples", {}) | written})
+
+    def read_samples(self, benchmark: str, *, sealed: bool = True) -> pd.DataFrame:
         """A benchmark's sample table, as `evaluate.sample_table` makes it: one row an image.
 
+        Args:
+            benchmark: whose.
+            sealed: whether it has to be the table that the run noted (`seal`), where it noted any.
+
         Raises:
-            ConfigError: the run is not finished, or its table is broken or lacks a column.
+            ConfigError: the run is not finished, or its table is broken, lacks a column or is another one.
         """
         path, remedy = self.samples_path(benchmark), f"run: nftbench score {self.folder}"
         if not path.is_file():
@@ -225,7 +234,14 @@ class Run:
         missing = set(SAMPLE_COLUMNS) - set(table.columns)
         if missing:
             raise ConfigError(f"{path} lacks {min(missing)}; {remedy}")
+        noted = self.manifest.get("samples", {}).get(benchmark)
+        if sealed and noted and noted != _sha256(path):
+            raise ConfigError(f"{path} is not the table that this run wrote; {remedy}")
         return table
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def score_table(reward: str, samples: Sequence[Sample], scores: Scores) -> pd.DataFrame:

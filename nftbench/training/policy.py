@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nftbench.generation.checkpoint import POLICY_FILE, note_of
+from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of
 from nftbench.generation.replay import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.generation.sources.lora_files import PEFT_CONFIG
@@ -347,7 +347,7 @@ class TrainedPolicy:
         lora = self.config.method == "lora"
         with (
             self.weights.using(which),
-            whole_folder(folder / ("lora" if lora else "pipeline")) as made,
+            whole_folder(folder / WEIGHTS_FOLDER[self.config.method]) as made,
         ):
             if lora:
                 self._save_lora(made)

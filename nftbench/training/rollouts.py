@@ -27,7 +27,7 @@ from nftbench.training.callbacks.guards import picture_statistics
 from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.policy import TrainedPolicy, mixed
-from nftbench.training.processes import Processes
+from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import Failures, StageData, failure_reasons, reward_values, score_all
 from rewards.base import Prompt, Scores
 
@@ -77,7 +77,7 @@ class Rollout:
         policy: TrainedPolicy,
         layout: Layout,
         algorithm: Algorithm,
-        processes: Processes,
+        processes: TrainingProcesses,
         clock: Clock,
     ) -> None:
         self._recipe, self._policy, self._layout = recipe, policy, layout

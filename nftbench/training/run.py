@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from nftbench.generation.checkpoint import NOTHING, Allowed
 from nftbench.runs.io import sweep
 from nftbench.runs.lock import hold
+from nftbench.runs.processes import started
 from nftbench.stats.paired import Change
 from nftbench.training import Interrupted, RewardFailed, TrainingFailed
 from nftbench.training.callbacks.base import (
@@ -36,7 +37,7 @@ from nftbench.training.config.record import (
     stored_record,
 )
 from nftbench.training.policy import NoEffect
-from nftbench.training.processes import Processes, started
+from nftbench.training.processes import TrainingProcesses
 from nftbench.training.setup import (
     check_loggers,
     described_work,
@@ -85,7 +86,7 @@ def train(
     """
     check_loggers(recipe)
     accelerator = started(recipe.loggers, folder)
-    processes = Processes(accelerator)
+    processes = TrainingProcesses(accelerator)
     if not processes.is_main:
         say = progress = _silent
     with ExitStack() as held:
@@ -126,11 +127,11 @@ class TrainingRun:
         progress: Progress,
         say: Say,
         allowed: Allowed = NOTHING,
-        processes: Processes | None = None,
+        processes: TrainingProcesses | None = None,
     ) -> None:
         self.recipe, self.folder = recipe, folder
         self._accelerator, self._progress, self._say = accelerator, progress, say
-        self.processes = processes or Processes(accelerator)
+        self.processes = processes or TrainingProcesses(accelerator)
         self.setup = set_up(recipe, folder, self.processes, say, allowed)
         self.policy = self.setup.policy
         self.trainer = Trainer(

@@ -14,6 +14,7 @@ from nftbench.training.callbacks.metrics_log import (
     ENDS,
     HELD_OUT,
     held_out_columns,
+    held_out_table,
     read_averaging,
     read_metrics,
 )
@@ -50,7 +51,7 @@ def read_seeds(parent: Path) -> list[Change]:
     if not runs:
         return []
     before, after = (
-        [pd.read_parquet(run / HELD_OUT / f"{when}.parquet") for run in runs]
+        [held_out_table(run / HELD_OUT / f"{when}.parquet") for run in runs]
         for when in ("before", "after")
     )
     return over_seeds(before, after, read_averaging(runs[0], before[0]))

@@ -24,7 +24,7 @@ from nftbench.training.config.record import (
     stored_recipe,
 )
 from nftbench.training.policy import TrainedPolicy
-from nftbench.training.processes import Processes
+from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import RewardSet, StageData, WeightedReward, stage_data
 from rewards.base import ConfigError, MissingExtra, Prompt
 
@@ -41,7 +41,7 @@ class Setup:
     recipe: Recipe
     folder: Path
     """The run's."""
-    processes: Processes
+    processes: TrainingProcesses
     stages: Sequence[StageData]
     base: LoadedModel
     policy: TrainedPolicy
@@ -84,7 +84,7 @@ def check_loggers(recipe: Recipe) -> None:
 def set_up(
     recipe: Recipe,
     folder: Path,
-    processes: Processes,
+    processes: TrainingProcesses,
     say: Callable[[str], None],
     allowed: Allowed = NOTHING,
 ) -> Setup:

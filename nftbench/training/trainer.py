@@ -5,6 +5,7 @@ that was cut is drawn again as it was.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.algorithms import load_algorithm
 from nftbench.training.algorithms.nft import old_decay
 from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
-from nftbench.training.callbacks.metrics_log import Clock
+from nftbench.training.callbacks.metrics_log import Clock, Pace
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.policy import TrainedPolicy
-from nftbench.training.processes import Processes
+from nftbench.training.processes import TrainingProcesses
 from nftbench.training.rollouts import Rollout
 from nftbench.training.stages import StageData
 from nftbench.training.update import Update
@@ -33,11 +34,12 @@ class Trainer:
         policy: TrainedPolicy,
         layout: Layout,
         stages: Sequence[StageData],
-        processes: Processes,
+        processes: TrainingProcesses,
         say: Callable[[str], None],
     ) -> None:
         self._recipe, self._policy, self._stages = recipe, policy, stages
-        self._processes, self._say, self._clock = processes, say, Clock()
+        self._processes, self._say, self._clock = processes, say, Clock(self._ended)
+        self._pace, self._parts = Pace(say), Counter[str]()
         algorithm = load_algorithm(recipe.algorithm)(recipe)
         self.rollout = Rollout(recipe, policy, layout, algorithm, processes, self._clock)
         self.update = Update(recipe, policy, algorithm, processes, self._clock)
@@ -83,6 +85,8 @@ class Trainer:
             TrainingFailed: nothing could be scored, the loss is not finite, or an update had no effect.
         """
         begun, state = time.monotonic(), self.state
+        self._pace.begin()
+        self._parts.clear()
         metrics = self._attempt_until_it_fits()
         self._old_follows()
         self._advance()
@@ -92,6 +96,11 @@ class Trainer:
         metrics["lr"] = self.update.learning_rate
         metrics |= {f"seconds/{k}": v for k, v in self._clock.take().items()}
         return self._processes.mean(metrics)
+
+    def _ended(self, part: str) -> None:
+        """A batch's part of the work was done."""
+        self._parts[part] += 1
+        self._pace(f"iteration {self.state.done + 1}: {part}, batch {self._parts[part]}")
 
     def _attempt_until_it_fits(self) -> dict[str, float]:
         while True:

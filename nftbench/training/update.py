@@ -29,7 +29,7 @@ from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
 from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe, Stage
 from nftbench.training.policy import TrainedPolicy, Using, mixed
-from nftbench.training.processes import Processes
+from nftbench.training.processes import TrainingProcesses
 
 
 def training_noise(
@@ -60,7 +60,7 @@ class Update:
         recipe: Recipe,
         policy: TrainedPolicy,
         algorithm: Algorithm,
-        processes: Processes,
+        processes: TrainingProcesses,
         clock: Clock,
     ) -> None:
         self._recipe, self._policy, self._algorithm = recipe, policy, algorithm

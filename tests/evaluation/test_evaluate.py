@@ -19,7 +19,8 @@ import rewards
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.commands import score_run
 from nftbench.evaluation import evaluate
-from nftbench.evaluation.evaluate import image_origin, score
+from nftbench.evaluation.evaluate import score
+from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import plan
 from nftbench.generation.sampling import samples
 from nftbench.pocket.world.drawing import render

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nftbench.evaluation.image_lists import read_image_list
@@ -161,3 +162,28 @@ def test_lists_that_are_none(tmp_path):
     (tmp_path / "images.jsonl").write_bytes(b'{"image": "a.png", "prompt": "\xff"}\n')
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_image_list(tmp_path / "images.jsonl")
+
+
+class Hungry(Brightness):
+    """Has memory for so many images at once."""
+
+    most = 2
+
+    def score(self, images, prompts):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().score(images, prompts)
+
+
+def test_where_the_memory_does_not_do_halves_are_scored(tmp_path):
+    paths = [picture(tmp_path / f"{i}.png", i) for i in range(7)]
+    prompts = [Prompt(id=str(i), text="x") for i in range(7)]
+    hungry, whole = score_files(Hungry(), paths, prompts), score_files(Brightness(), paths, prompts)
+    np.testing.assert_array_equal(hungry.values, whole.values)
+    assert hungry.reasons == whole.reasons == ("black", *[""] * 6)
+    np.testing.assert_array_equal(hungry.parts["half"], whole.parts["half"])
+    assert hungry.evidence == whole.evidence
+    starved = Hungry()
+    starved.most = 0
+    with pytest.raises(ConfigError, match=r"bright cannot score one image \(CUDA out of memory\)"):
+        score_files(starved, paths, prompts)

@@ -12,7 +12,8 @@ import rewards
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.cli.results.leaderboard import app
 from nftbench.commands import score_run
-from nftbench.evaluation.evaluate import image_origin, versions
+from nftbench.evaluation.evaluate import versions
+from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import plan
 from nftbench.evaluation.verify import verify
 from nftbench.generation.checkpoint import own_settings

@@ -49,6 +49,10 @@ def metrics_of(folder: Path) -> list[dict]:
     """metrics.jsonl without its times."""
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if "minutes" not in k and "seconds" not in k}
+        {
+            k: v
+            for k, v in json.loads(line).items()
+            if "minutes" not in k and "seconds" not in k and k != "check"
+        }
         for line in lines
     ]

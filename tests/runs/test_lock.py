@@ -149,3 +149,16 @@ def test_only_what_the_dead_left_is_swept(held, tmp_path):
         path.write_bytes(b"x")
     sweep(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {of(living).name, far.name, own.name, "run"}
+
+
+def test_a_link_in_the_place_of_a_lock_is_never_followed(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock.json").symlink_to(tmp_path / "mine")
+    with hold(run):
+        assert (tmp_path / "mine").read_text() == "precious"
+    (run / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"\.lock is a link or a folder"), hold(run):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"

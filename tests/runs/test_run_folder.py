@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from nftbench.generation.sampling import Sample
 from nftbench.runs import run_folder as store
-from nftbench.runs.io import write_atomic, write_table
+from nftbench.runs.io import temporary_path, whole_folder, write_atomic, write_table
 from nftbench.runs.run_folder import Run, score_table
 from rewards.base import ConfigError, Prompt, Scores
 from rewards.images.pixels import read_picture
@@ -190,6 +192,22 @@ def test_a_manifest_comes_back(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == [store.MANIFEST]
 
 
+def test_a_sample_table_that_this_run_did_not_write_is_refused(tmp_path):
+    run = Run(tmp_path)
+    run.save_manifest(MADE)
+    table = pd.DataFrame({column: ["x"] for column in store.SAMPLE_COLUMNS} | {"jpeg": 1.5})
+    write_table(run.samples_path("b"), table)
+    assert run.read_samples("b")["jpeg"].tolist() == [1.5]  # a run from before it was noted
+    run.seal("b")
+    assert run.read_samples("b")["jpeg"].tolist() == [1.5]
+    write_table(run.samples_path("b"), table.assign(jpeg=2.5))
+    with pytest.raises(
+        ConfigError, match=r"not the table that this run wrote; run: nftbench score"
+    ):
+        run.read_samples("b")
+    assert run.read_samples("b", sealed=False)["jpeg"].tolist() == [2.5]  # to say what differs
+
+
 WRONG = [
     ("rewards", []), ("rewards", {"b": []}), ("rewards", {"b": {"jpeg": 3}}),
     ("variant", {"b": {"jpeg": {"name": "jpeg"}}}), ("rewards", {"../../etc": {}}),
@@ -209,8 +227,36 @@ def test_a_manifest_of_wrong_types_is_refused_in_one_line(tmp_path, field, value
         _ = run.manifest
 
 
+def test_a_manifest_that_was_damaged_is_refused(tmp_path):
+    run = Run(tmp_path)
+    run.save_manifest(MADE)
+    text = (tmp_path / "manifest.json").read_text("utf-8")
+    (tmp_path / "manifest.json").write_text(
+        text.replace('"batch_size": 7', '"batch_size": 6'), "utf-8"
+    )
+    with pytest.raises(ConfigError, match=r"manifest\.json was changed since nftbench wrote it"):
+        _ = run.manifest
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"rewards": {}}'])
 def test_a_broken_manifest_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ConfigError, match=r"manifest\.json"):
         _ = Run(tmp_path).manifest
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_process_left_of_this_folder_is_swept_and_a_users_own_is_not(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = temporary_path(tmp_path / "made")
+    dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    others = temporary_path(tmp_path / "another")
+    kept = [tmp_path / "made.old", others, mine.with_name(".made.tmp")]
+    for folder in (dead, *kept):
+        folder.mkdir()
+    with whole_folder(tmp_path / "made", aside=".{name}.aside") as made:
+        (made / "file").write_text("first")
+    assert not dead.exists() and all(folder.exists() for folder in kept)

@@ -153,7 +153,7 @@ def eval_(
         console.line(said)
     alarms = run_alarms(run)
     _show(rows, alarms, f"run: {run.folder}")
-    for path in leaderboard.add(run) if publish else ():
+    for path in leaderboard.add(run) if publish and console.is_main() else ():
         console.line(f"published: {path}")
     _end(alarms, max_failed)
 

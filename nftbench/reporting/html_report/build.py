@@ -9,8 +9,6 @@ It is made beside its place and renamed into it, so a report that was stopped le
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from nftbench.reporting.html_report.images import ReportImage, place_all
 from nftbench.reporting.html_report.trainings import Trained, grid_folder
 from nftbench.reporting.naming import aggregate_name
 from nftbench.reporting.results import pair_seeds, split_label
-from nftbench.runs.io import write_atomic
+from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import folder_name
 from nftbench.stats.estimates import Estimate
@@ -86,16 +84,8 @@ def write_report(
     evaluated, trained = report_data.read_runs(runs)
     out = (out or split_label(runs[0])[0] / "report").absolute()
     _refuse(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
+    with whole_folder(out, aside=".{name}.nftbench-old", durable=False) as new:
         written = _write(new, evaluated, trained, report, live=live)
-        if out.exists():
-            shutil.rmtree(out)
-        new.replace(out)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return WrittenReport(page=out / PAGE, images=written.images, missing=written.missing)
 
 

@@ -22,7 +22,14 @@ from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.stats.paired import Change, changes
 from nftbench.training import RewardFailed
 from nftbench.training.callbacks.base import Checkpoints, Iteration, WatchGuards
-from nftbench.training.callbacks.metrics_log import ENDS, HELD_OUT, MetricsLog, write_averaging
+from nftbench.training.callbacks.metrics_log import (
+    ENDS,
+    HELD_OUT,
+    MEASURED,
+    MetricsLog,
+    Pace,
+    write_averaging,
+)
 from nftbench.training.callbacks.validation import (
     COLUMNS,
     ValidationSet,
@@ -37,7 +44,6 @@ from nftbench.training.stages import Failures
 from nftbench.training.trainer import Trainer
 from rewards.base import ConfigError, Progress
 
-MEASURED = "measured.json"
 WHICH = ("whole", "part")
 """All prompts, before and after the training; those of a validation."""
 
@@ -147,6 +153,7 @@ class Validate:
     ) -> None:
         self._setup, self._trainer, self._log = setup, trainer, log
         self._watch, self._saved, self._progress, self._say = watch, saved, progress, say
+        self._pace = Pace(say)
         self._sets = setup.validation_sets(whole=False)
         self._whole_sets = setup.validation_sets(whole=True)
         self._tables = Tables(setup.folder, self._whole_sets, self._sets)
@@ -237,6 +244,7 @@ class Validate:
         self, sets: list[ValidationSet], which: str
     ) -> tuple[pd.DataFrame, Mapping[str, np.ndarray], list[Failures]]:
         """Draw and score, in smaller batches where the memory does not do."""
+        self._pace.begin()
         while True:
             try:
                 with self._setup.policy.drawing(which):
@@ -245,7 +253,7 @@ class Validate:
                         sets,
                         batch_size=self._trainer.batch_size,
                         processes=self._setup.processes,
-                        progress=self._progress,
+                        progress=self._progressed,
                     )
             except torch.OutOfMemoryError:
                 self._trainer.halve()
@@ -253,6 +261,10 @@ class Validate:
             for failures in found[2]:
                 self._say(f"warning: held-out: {failures}")
             return found
+
+    def _progressed(self, stage: str, done: int, total: int) -> None:
+        self._progress(stage, done, total)
+        self._pace(f"{stage}: {done} of {total} images")
 
     def _compare_with_first(self, iteration: Iteration, table: pd.DataFrame) -> None:
         """Have the guards check rewards that are watched and not trained, against the untouched base."""

@@ -1,9 +1,11 @@
 """What a training run leaves to look at: metrics.jsonl, TensorBoard, image grids, the curve."""
 
+import hashlib
 import io
 import json
 import os
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,22 +22,53 @@ from nftbench.runs.contact_sheet import sheet
 from nftbench.runs.io import write_atomic
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import PAIR, Averaging, Change, changes
+from nftbench.training.config.record import recorded_id
+from rewards.base import ConfigError
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out"
 """Folder of the scored held-out images: `before.parquet`, `after.parquet`, `first.parquet`."""
+CHECK = "check"
+"""Last entry of each line: by it a line that was damaged, or is another run's, is told from what was measured."""
 ENDS = ("_low", "_high")
 """`held_out/BENCHMARK/METRIC` with one of these is an end of that mean's 95% interval."""
+MEASURED = "measured.json"
+"""In that folder: by which protocols and rewards the tables were made, and their digests."""
 AVERAGING = "averaging.json"
 """In that folder: benchmark -> metric -> its range and whether its tasks weigh alike."""
 GRID_ROWS, GRID_COLUMNS = 8, 8
+SILENCE = 30.0
+"""Seconds after which long work says what it is at."""
+
+
+class Pace:
+    """Says what long work is at, so often that a log shows that it goes on."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._last = say, time.monotonic()
+
+    def begin(self) -> None:
+        """Something was said just now, or is about to be."""
+        self._last = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """Say it, if nothing was said for so long."""
+        if time.monotonic() - self._last >= SILENCE:
+            self._say(text)
+            self.begin()
 
 
 class Clock:
     """Seconds by part of the work, of all threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[str], None] = lambda part: None) -> None:
+        """Begin at 0.
+
+        Args:
+            ended: told whenever a part was timed, in the thread that did it.
+        """
         self.seconds: dict[str, float] = defaultdict(float)
+        self._ended = ended
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -45,6 +78,7 @@ class Clock:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - begun
+        self._ended(name)
 
     def take(self) -> dict[str, float]:
         """The seconds so far, and begin anew."""
@@ -65,9 +99,8 @@ class MetricsLog:
         self._begun = True
         if not self.accelerator.is_main_process:
             return
-        line = json.dumps({"iteration": done} | dict(values), allow_nan=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+            file.write(_line({"iteration": done} | dict(values), recorded_id(self.folder)))
             file.flush()
             os.fsync(file.fileno())
         ends = set(values) - set(without_ends(values))  # TensorBoard draws no bands
@@ -89,7 +122,8 @@ class MetricsLog:
             return
         if broken:
             self._say(f"warning: dropped {broken} damaged line(s) of {self.path}")
-        write_atomic(self.path, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
+        run = recorded_id(self.folder)
+        write_atomic(self.path, "".join(_line(line, run) for line in kept).encode())
 
     def grid(self, done: int, images: Mapping[str, np.ndarray]) -> None:
         """Write `grids/NNNNNN.png`: always the same prompts, from the same noise, in the same places.
@@ -132,16 +166,27 @@ def held_out_columns(table: pd.DataFrame) -> list[str]:
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The lines that are whole, and how many are not: a process that is killed may leave its last one cut."""
-    found, broken = [], 0
+    """The lines that are as this run wrote them, and how many are not: a killed process may leave its last one cut."""
+    found, broken, run = [], 0, recorded_id(path.parent)
     for line in path.read_bytes().splitlines():
         try:
             values = json.loads(line)
             int(values["iteration"])
+            if values.pop(CHECK, "") not in ("", _check(values, run)):
+                raise ValueError("not as this run wrote it")
             found.append(values)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             broken += 1
     return found, broken
+
+
+def _line(values: Mapping[str, Any], run: str) -> str:
+    return f"{json.dumps(dict(values) | {CHECK: _check(values, run)})}\n"
+
+
+def _check(values: Mapping[str, Any], run: str) -> str:
+    """CRC-32 of the run's id and a line without its `CHECK`, in hexadecimal."""
+    return f"{zlib.crc32((run + json.dumps(dict(values))).encode()):08x}"
 
 
 def write_averaging(folder: Path, metrics: Mapping[str, Mapping[str, Averaging]]) -> None:
@@ -151,12 +196,34 @@ def write_averaging(folder: Path, metrics: Mapping[str, Mapping[str, Averaging]]
 
 
 def read_changes(folder: Path) -> list[Change]:
-    """Held-out metrics before and after a finished training; empty before its end."""
+    """Held-out metrics before and after a finished training; empty before its end.
+
+    Raises:
+        ConfigError: a table is not the one that the training wrote.
+    """
     paths = [folder / HELD_OUT / f"{when}.parquet" for when in ("before", "after")]
     if not all(path.is_file() for path in paths):
         return []
-    before, after = map(pd.read_parquet, paths)
+    before, after = map(held_out_table, paths)
     return changes(before, after, read_averaging(folder, before))
+
+
+def held_out_table(path: Path) -> pd.DataFrame:
+    """A held-out table, if it is the one that the training noted; one that was never noted is taken.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    try:
+        noted = json.loads((path.parent / MEASURED).read_bytes())["tables"][path.stem]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        noted = ""
+    if noted and noted != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise ConfigError(
+            f"{path} is not the table that the training wrote; to have it measured again: "
+            f"nftbench train --resume {path.parents[1]}"
+        )
+    return pd.read_parquet(path)
 
 
 def read_averaging(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, Averaging]]:

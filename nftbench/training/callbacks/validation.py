@@ -16,7 +16,7 @@ from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, Averaging, mean
 from nftbench.training import RewardFailed
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.processes import Processes
+from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import Failures, WeightedReward, failure_reasons, score_all
 from rewards.base import PART, Metric, Progress, Scores
 
@@ -71,7 +71,7 @@ def validate(
     sets: Sequence[ValidationSet],
     *,
     batch_size: int,
-    processes: Processes,
+    processes: TrainingProcesses,
     progress: Progress,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], list[Failures]]:
     """Draw and score.

@@ -83,6 +83,14 @@ def stored_record(folder: Path) -> Record:
     return _stored(folder)[1]
 
 
+def recorded_id(folder: Path) -> str:
+    """The id of a folder's run; empty where nothing says so."""
+    try:
+        return str(json.loads((folder / RECIPE).read_bytes())[RUN]["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _stored(folder: Path) -> tuple[Recipe, Record]:
     path = folder / RECIPE
     if not path.is_file():

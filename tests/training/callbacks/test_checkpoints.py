@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nftbench.generation.checkpoint import trained_folder
+from nftbench.generation.checkpoint import load_model, trained_folder
 from nftbench.runs.io import OLD, whole_folder
 from nftbench.training import TrainingFailed
-from nftbench.training.callbacks.checkpoints import checkpoints, load_state
+from nftbench.training.callbacks.checkpoints import checkpoints, load_state, warned
 from nftbench.training.config.record import RECIPE, save_recipe, stored_recipe, stored_record
 from nftbench.training.run import train
 from rewards.base import ConfigError
@@ -114,6 +114,27 @@ def test_a_folder_that_could_not_be_written_leaves_the_old_one(tmp_path):
 def test_every_checkpoint_can_be_evaluated(trained):
     found = trained_folder(str(trained / "checkpoints" / "000001"))
     assert found is not None and found.base == "pocket"
+
+
+def test_after_a_guards_stop_the_last_good_checkpoint_is_from_before_the_trouble(tmp_path):
+    limits = ("guards.kl.warn=0.0001", "guards.kl.stop=0.0001", "checkpoints.keep=1")
+    small_steps = ("stages.iterations=4", "stages.updates=1", "checkpoints.every=1")
+    run = begin(small(*limits, *small_steps), tmp_path / "run")
+    with pytest.raises(TrainingFailed, match=r"stopped by guard kl") as stopped:
+        run.run()
+    saved = tmp_path / "run" / "checkpoints"
+    assert f"the last good checkpoint is {saved / '000002'}" in str(stopped.value)
+    assert [p.name for p in checkpoints(saved)] == ["000002", "000003"]
+    assert [warned(p) for p in checkpoints(saved)] == [False, True]
+    for path in checkpoints(saved):  # of a run that was stopped, too
+        assert load_model(str(path)).loras[0].digest
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints/000001"])
+def test_a_lora_that_is_not_the_trained_one_is_refused(run, place):
+    flipped(run / place / "lora" / "pytorch_lora_weights.safetensors")
+    with pytest.raises(ConfigError, match="does not hold the weights that the training left"):
+        load_model(str(run / place))
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(run):

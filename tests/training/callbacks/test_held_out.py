@@ -8,7 +8,8 @@ import pytest
 
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import clustered_mean
-from nftbench.training.callbacks.metrics_log import held_out_columns, read_metrics
+from nftbench.training.callbacks import metrics_log
+from nftbench.training.callbacks.metrics_log import held_out_columns, read_changes, read_metrics
 from nftbench.training.config.recipe import Recipe
 from rewards import load_reward
 from rewards.base import ConfigError
@@ -69,6 +70,24 @@ def test_the_metrics_carry_the_interval_of_each_held_out_mean(trained):
     )
     assert found.low < found.value < found.high
     assert held_out_columns(read_metrics(trained)) == [name]
+
+
+def test_long_work_says_what_it_is_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics_log, "SILENCE", 0.0)
+    said: list[str] = []
+    begin(recipe("stages.iterations=1"), tmp_path / "run", say=said.append).run()
+    assert "iteration 1: rollout, batch 1" in said and "iteration 1: update, batch 1" in said
+    assert any(line.startswith("validation: geneval-pocket: 64 of ") for line in said)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_another_table_is_not_shown_as_this_runs(trained, run, when):
+    path = run / "held_out" / f"{when}.parquet"
+    assert read_changes(run) == read_changes(trained) != []
+    table = pd.read_parquet(path)
+    table.assign(jpeg=table["jpeg"] + 1).to_parquet(path)
+    with pytest.raises(ConfigError, match=rf"{when}\.parquet is not the table .*train --resume"):
+        read_changes(run)
 
 
 @pytest.mark.parametrize("lost", ["before.parquet", "first.parquet", "measured.json"])

@@ -1,0 +1,89 @@
+"""The images of a run: made batch by batch, each bound by its digest to the run that made it."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from nftbench.benchmark.schema import Protocol
+from nftbench.evaluation.planning import Work
+from nftbench.generation.checkpoint import LoadedModel
+from nftbench.generation.sampling import Sample, generate
+from nftbench.runs.processes import ALONE, Processes
+from nftbench.runs.run_folder import Run
+from rewards.base import ConfigError, Progress
+
+LOG = logging.getLogger("nftbench")
+
+
+def make_images(
+    run: Run,
+    work: Work,
+    policy: LoadedModel,
+    progress: Progress,
+    processes: Processes = ALONE,
+) -> None:
+    """Generate this process's batches whose images do not all lie there as they were made.
+
+    Raises:
+        ConfigError: the memory does not do for one image.
+    """
+    origin, total, at_once = image_origin(policy.digest, work.protocol), len(work.samples), 0
+    for number, batch in processes.share(list(work.batches())):
+        made = run.made(work.name, number, batch, origin)
+        if not all(made) or made != [run.image_digest(work.name, s) for s in batch]:
+            pixels, at_once = _generated(policy, work, batch, at_once or work.batch_size)
+            run.save_images(work.name, number, batch, pixels, origin)
+        progress(f"{work.name}: images", number * work.batch_size + len(batch), total)
+
+
+def _generated(
+    policy: LoadedModel, work: Work, batch: Sequence[Sample], at_once: int
+) -> tuple[list[np.ndarray], int]:
+    """A batch's pixels, and how many images at once the memory does for: fewer from then on, where it did not."""
+    while True:
+        parts = [batch[i : i + at_once] for i in range(0, len(batch), at_once)]
+        try:
+            drawn = [generate(policy.pipeline, p, work.settings or work.protocol) for p in parts]
+            return [pixels for part in drawn for pixels in part], at_once
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if at_once == 1:
+                raise ConfigError(
+                    f"out of memory with one image at once ({str(error).partition('.')[0]}); choose a smaller --size, "
+                    "--quantize, or a machine with more"
+                ) from None
+        at_once = (min(at_once, len(batch)) + 1) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        LOG.warning("out of memory: continuing with %d images at once", at_once)
+
+
+def image_origin(checkpoint: str, protocol: Protocol) -> str:
+    """What binds an image to the run that made it."""
+    return f"{checkpoint} {protocol.hash}"
+
+
+def images_here(run: Run, work: Work) -> dict[str, str]:
+    """Digest of each image as it was made and still is; empty where the file is gone.
+
+    Raises:
+        ConfigError: images that were changed or come from elsewhere, or none at all; says how to make them again.
+    """
+    made_by = run.manifest["checkpoint"]["digest"]
+    origin = image_origin(made_by, run.protocols()[work.name])
+    here, changed = {}, []
+    for number, batch in work.batches():
+        for sample, made in zip(batch, run.made(work.name, number, batch, origin), strict=True):
+            here[sample.key] = run.image_digest(work.name, sample)
+            if here[sample.key] not in ("", made):
+                changed.append(sample.key)
+    remedy = f"make them again by the same `nftbench eval ... --out {run.folder}`"
+    if changed:
+        raise ConfigError(
+            f"{run.folder}: {len(changed)} images of {work.name} are not those that this run made, "
+            f"the first {changed[0]}.png; {remedy}"
+        )
+    if not any(here.values()):
+        raise ConfigError(f"{run.folder}: no image of {work.name} is there; {remedy}")
+    return here
