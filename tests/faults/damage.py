@@ -72,7 +72,7 @@ DAMAGES: dict[str, Damage] = {
 EVALUATION = (
     "manifest.json",
     "rows.csv",
-    "faults/images/0000-00.png",
+    "faults/images/00000-00.png",
     "faults/digests/00000.json",
     "faults/scores/jpeg/00000.parquet",
     "faults/samples.parquet",
@@ -118,7 +118,7 @@ def _read_damaged(bench: Bench, name: str, damage: str) -> list[str]:
     run = _damaged(bench, bench.whole, bench.other, name, damage)
     before = files(run)
     out = bench.new("report")
-    shown = bench.do("report", run, "--out", out)
+    shown = bench.do("report", f"{run}=run", "--out", out)
     wrong = [shown.fault(0, 2)]
     if shown.code == 0:
         wrong.append(_shown(bench, out))
@@ -148,6 +148,9 @@ def _all_the_same(compared: Ended) -> bool:
 def _shown(bench: Bench, out: Path) -> str:
     """Whether a report holds the numbers of the whole run."""
     truth = _report_of_whole(bench)
+    pictures, true_pictures = ({*files(f / "images").values()} for f in (out, truth))
+    if pictures != true_pictures:  # one is missing and said to be; another one is never shown
+        return "the report shows another picture" if pictures - true_pictures else ""
     scripts = [p for p in truth.rglob("*.js") if b"jpeg" in p.read_bytes()]
     differ = [
         p.name
@@ -162,7 +165,7 @@ def _report_of_whole(bench: Bench) -> Path:
     """Of the run that nobody damaged, which is made first."""
     truth, _ = bench.folder / "report-of-whole", bench.other
     if not truth.exists():
-        ended = bench.do("report", bench.whole, "--out", truth)
+        ended = bench.do("report", f"{bench.whole}=run", "--out", truth)
         assert ended.code == 0, ended.err
     return truth
 

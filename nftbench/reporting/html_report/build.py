@@ -259,7 +259,8 @@ def _place(one: Evaluated, part: Part, name: str, out: Path, report: Progress) -
     sources = [str(source) for source in part.tables[name]["image"]]
     under = f"images/{one.letter}{folder_name(part.seed)}-{list(one.tables).index(name)}"
     placed = []
-    for image in place_all(sources, part.run.folder / name, out, under):
+    digests = [str(digest) for digest in part.tables[name]["sha256"]]
+    for image in place_all(sources, part.run.folder / name, out, under, digests):
         placed.append(image)
         report(f"{one.letter} {part.seed} {name}: images", len(placed), len(sources))
     return placed

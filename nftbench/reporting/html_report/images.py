@@ -1,5 +1,6 @@
 """Images of a report: checked, copied or made smaller, under names of the report's own."""
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,9 @@ class ReportImage:
     fault: str = ""
 
 
-def place_all(sources: Sequence[str], folder: Path, out: Path, under: str) -> Iterator[ReportImage]:
+def place_all(
+    sources: Sequence[str], folder: Path, out: Path, under: str, digests: Sequence[str] = ()
+) -> Iterator[ReportImage]:
     """Put images into the report, several at once, in order.
 
     Args:
@@ -41,14 +44,19 @@ def place_all(sources: Sequence[str], folder: Path, out: Path, under: str) -> It
         folder: no image outside it is read.
         out: the report's folder.
         under: subfolder of `out`; files in it are numbered.
+        digests: sha256 of each as it was scored; where none is known any image is shown.
     """
     (out / under).mkdir(parents=True, exist_ok=True)
-    jobs = [(folder, s, out, f"{under}/{i:05d}") for i, s in enumerate(sources)]
+    known = digests or [""] * len(sources)
+    jobs = [
+        (folder, source, out, f"{under}/{i:05d}", digest)
+        for i, (source, digest) in enumerate(zip(sources, known, strict=True))
+    ]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from pool.map(lambda job: place(*job), jobs)
 
 
-def place(folder: Path, source: str, out: Path, stem: str) -> ReportImage:
+def place(folder: Path, source: str, out: Path, stem: str, digest: str = "") -> ReportImage:
     """Put one image into the report.
 
     Args:
@@ -56,12 +64,15 @@ def place(folder: Path, source: str, out: Path, stem: str) -> ReportImage:
         source: path from it.
         out: the report's folder.
         stem: path from it, without the ending.
+        digest: sha256 of the file as it was scored; empty where it is not known.
     """
     try:
         path = inside(folder, source)
         pixels, data = read_picture(path).pixels, path.read_bytes()
     except (OSError, ImageError) as error:
         return ReportImage(fault=getattr(error, "strerror", None) or str(error))
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        return ReportImage(fault="changed since it was scored")
     height, width = pixels.shape[:2]
     keep = data.startswith(b"\x89PNG") and len(data) <= WHOLE
     file = f"{stem}.png" if keep else f"{stem}.jpg"

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import re
@@ -93,6 +94,15 @@ def test_no_picture_outside_the_run_is_read(tmp_path, source):
     with pytest.raises(OSError, match="leaves the run folder"):
         inside(tmp_path / "run", source)
     assert place(tmp_path / "run", source, tmp_path, "0").fault == "the path leaves the run folder"
+
+
+def test_an_image_that_was_changed_since_it_was_scored_is_not_shown(tmp_path):
+    data = made_runs.png((9, 8, 7))
+    (tmp_path / "a.png").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    assert place(tmp_path, "a.png", tmp_path, "copy", digest).file == "copy.png"
+    (tmp_path / "a.png").write_bytes(made_runs.png((9, 8, 6)))
+    assert place(tmp_path, "a.png", tmp_path, "copy", digest).fault == "changed since it was scored"
 
 
 def test_a_small_png_is_copied_to_the_byte(tmp_path):
