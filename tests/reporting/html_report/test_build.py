@@ -137,7 +137,7 @@ def test_a_large_picture_becomes_a_jpeg_with_a_thumbnail(tmp_path):
     ("data", "fault"),
     [
         (None, "No such file or directory"),
-        (b"text", "a.png is not an image"),
+        (b"text", "not an image of a kind that is read"),
         (made_runs.png((0, 0, 0))[:50], "broken|truncated"),
     ],
 )
