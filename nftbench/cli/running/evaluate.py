@@ -1,12 +1,13 @@
 """`nftbench eval`, `nftbench score` and `nftbench benchmarks`: how good is a checkpoint, and at what?"""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nftbench.cli import checkpoints, console, names
+from nftbench.cli import console, flags, names
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
@@ -37,144 +38,100 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images made and scored at o
 GUIDANCE = re.compile(r"(off|native)|(cfg|embedded):(\d+(?:\.\d+)?)")
 
 
-@app.command("eval")
-def eval_(
-    checkpoint: Annotated[str, typer.Argument(help=checkpoints.HELP)],
+@dataclass(frozen=True)
+class SuiteFlags:
+    """What is asked."""
+
     suite: Annotated[
         str | None,
         typer.Option(
             help="Suite or benchmark, or a suite's .toml; the checkpoint's own when left out."
         ),
-    ] = None,
+    ] = None
     prompts: Annotated[
         Path | None,
         typer.Option(help="Your own prompts instead of a suite: .txt, .jsonl or .csv."),
-    ] = None,
+    ] = None
     benchmark_path: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of your own benchmarks, see benchmarks/README.md."),
-    ] = None,
+    ] = None
+
+    def suite_name(self, rewards: str | None) -> str | None:
+        """The suite's name, once everything of the user's own is known; None is the checkpoint's own.
+
+        Args:
+            rewards: rewards instead of the benchmark's own.
+
+        Raises:
+            ConfigError: what does not go together.
+        """
+        import rewards as registry
+        from nftbench.benchmark import own, places
+
+        for folder in self.benchmark_path or ():
+            places.add(folder)
+        if self.prompts is None:
+            return self.suite
+        if self.suite is not None:
+            raise ConfigError("--suite and --prompts both say what is asked; leave out one")
+        if rewards is None:
+            raise ConfigError("own prompts name no rewards; pass --rewards, such as ocr,jpeg")
+        keys = [key.strip() for key in registry.add_files(rewards).split(",")]
+        return own.add_benchmark(self.prompts.stem, own.read_prompts(self.prompts), keys)
+
+
+@dataclass(frozen=True)
+class ProtocolFlags:
+    """How images are drawn, where it is not as the benchmark has it."""
+
     guidance_scale: Annotated[
         float | None,
         typer.Option(min=0, help="Scale of the model's own kind of guidance; 1 is none."),
-    ] = None,
+    ] = None
     guidance: Annotated[
         str | None,
         typer.Option(help="off, cfg:S, embedded:S, or native: as the model has it."),
-    ] = None,
+    ] = None
     size: Annotated[
         str | None, typer.Option(help="Pixels, as 1024 or HEIGHTxWIDTH; of the benchmark or model.")
-    ] = None,
-    images_per_prompt: Annotated[
-        int | None, typer.Option(min=1, help="Images of each prompt.")
-    ] = None,
+    ] = None
+    images_per_prompt: Annotated[int | None, typer.Option(min=1, help="Images of each prompt.")] = (
+        None
+    )
     max_sequence_length: Annotated[
         int | None, typer.Option(min=0, help="Tokens of the long text encoder.")
-    ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What guidance leads away from.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    ] = None
+    negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = (
+        None
+    )
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None
     solver: Annotated[
         str | None,
         typer.Option(help="euler, dpm2, dpm++2, unipc or ddim; the model's own when left out."),
-    ] = None,
+    ] = None
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many prompts: not publishable.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all noise.")] = 0,
-    rewards: Rewards = None,
-    batch_size: BatchSize = 16,
-    config: checkpoints.Config = None,
-    quantize: checkpoints.Quantize = None,
-    lora_partial: checkpoints.LoraPartial = False,
-    trust_remote_code: checkpoints.TrustRemoteCode = False,
-    dtype: checkpoints.Dtype = None,
-    device: checkpoints.Device = None,
-    offload: checkpoints.Offload = "none",
-    vae_tiling: checkpoints.VaeTiling = False,
-    vae_slicing: checkpoints.VaeSlicing = False,
-    attention: checkpoints.Attention = None,
-    compiled: checkpoints.Compile = False,
-    tf32: checkpoints.Tf32 = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
-    publish: Annotated[
-        bool, typer.Option("--publish", help="Add the rows to leaderboards/.")
-    ] = False,
-    retry_failed: RetryFailed = True,
-    max_failed: MaxFailed = 0.01,
-) -> None:
-    """Generate from a checkpoint, judge the images, print a table with error bars."""
-    if publish and limit:
-        raise ConfigError("--publish takes whole runs only; leave out --limit")
-    suite = _asked(suite, prompts, benchmark_path, rewards)
-    names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
-    from nftbench import commands
-    from nftbench.evaluation.alarms import run_alarms
-    from nftbench.evaluation.planning import drawn_as
-    from nftbench.reporting.leaderboard import board as leaderboard
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all noise.")] = 0
 
-    settings = {
-        **_guidance(guidance, guidance_scale),
-        **_size(size),
-        "images_per_prompt": images_per_prompt,
-        "max_sequence_length": max_sequence_length,
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": steps,
-        "solver": solver,
-        "limit": limit,
-        "seed": seed,
-    }
-    hardware = checkpoints.hardware(
-        dtype,
-        device,
-        offload,
-        vae_tiling=vae_tiling,
-        vae_slicing=vae_slicing,
-        attention=attention,
-        compiled=compiled,
-        tf32=tf32,
-    )
-    with console.progress() as report:
-        run, rows = commands.evaluate_checkpoint(
-            checkpoints.named(checkpoint, config, quantize) or checkpoint,
-            suite,
-            settings,
-            rewards=rewards,
-            batch_size=batch_size,
-            out=out,
-            progress=report,
-            allowed=checkpoints.allowed(lora_partial, trust_remote_code),
-            hardware=hardware,
-            say=console.line,
-            retry_failed=retry_failed,
-        )
-    for said in drawn_as(run.manifest):
-        console.line(said)
-    alarms = run_alarms(run)
-    _show(rows, alarms, f"run: {run.folder}")
-    for path in leaderboard.add(run) if publish and console.is_main() else ():
-        console.line(f"published: {path}")
-    _end(alarms, max_failed)
+    def settings(self) -> dict[str, Any]:
+        """Protocol fields; None leaves one as the benchmark has it.
 
-
-def _asked(
-    suite: str | None, prompts: Path | None, folders: list[Path] | None, rewards: str | None
-) -> str | None:
-    """The suite's name, once everything of the user's own is known."""
-    import rewards as registry
-    from nftbench.benchmark import own, places
-
-    for folder in folders or ():
-        places.add(folder)
-    if prompts is None:
-        return suite
-    if suite is not None:
-        raise ConfigError("--suite and --prompts both say what is asked; leave out one")
-    if rewards is None:
-        raise ConfigError("own prompts name no rewards; pass --rewards, such as ocr,jpeg")
-    keys = [key.strip() for key in registry.add_files(rewards).split(",")]
-    return own.add_benchmark(prompts.stem, own.read_prompts(prompts), keys)
+        Raises:
+            ConfigError: a guidance or size that cannot be read.
+        """
+        return {
+            **_guidance(self.guidance, self.guidance_scale),
+            **_size(self.size),
+            "images_per_prompt": self.images_per_prompt,
+            "max_sequence_length": self.max_sequence_length,
+            "negative_prompt": self.negative_prompt,
+            "num_inference_steps": self.steps,
+            "solver": self.solver,
+            "limit": self.limit,
+            "seed": self.seed,
+        }
 
 
 def _guidance(text: str | None, scale: float | None) -> dict[str, Any]:
@@ -202,6 +159,57 @@ def _size(text: str | None) -> dict[str, Any]:
             f"--size {text}: expected pixels such as 1024, or HEIGHTxWIDTH such as 768x1024"
         )
     return {"height": int(height), "width": int(width or height)}
+
+
+@app.command("eval")
+@flags.grouped
+def eval_(
+    *,
+    checkpoint: Annotated[str, typer.Argument(help=flags.CHECKPOINT)],
+    what: SuiteFlags,
+    protocol: ProtocolFlags,
+    rewards: Rewards = None,
+    batch_size: BatchSize = 16,
+    loading: flags.Loading,
+    machine: flags.FullMachine,
+    out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Add the rows to leaderboards/.")
+    ] = False,
+    retry_failed: RetryFailed = True,
+    max_failed: MaxFailed = 0.01,
+) -> None:
+    """Generate from a checkpoint, judge the images, print a table with error bars."""
+    if publish and protocol.limit:
+        raise ConfigError("--publish takes whole runs only; leave out --limit")
+    suite = what.suite_name(rewards)
+    names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
+    from nftbench import commands
+    from nftbench.evaluation.alarms import run_alarms
+    from nftbench.evaluation.planning import drawn_as
+    from nftbench.reporting.leaderboard import board as leaderboard
+
+    with console.progress() as report:
+        run, rows = commands.evaluate_checkpoint(
+            loading.named(checkpoint),
+            suite,
+            protocol.settings(),
+            rewards=rewards,
+            batch_size=batch_size,
+            out=out,
+            progress=report,
+            allowed=loading.allowed,
+            hardware=machine.hardware(),
+            say=console.line,
+            retry_failed=retry_failed,
+        )
+    for said in drawn_as(run.manifest):
+        console.line(said)
+    alarms = run_alarms(run)
+    _show(rows, alarms, f"run: {run.folder}")
+    for path in leaderboard.add(run) if publish and console.is_main() else ():
+        console.line(f"published: {path}")
+    _end(alarms, max_failed)
 
 
 @app.command()

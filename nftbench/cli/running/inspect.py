@@ -5,23 +5,21 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import checkpoints, console, names
+from nftbench.cli import console, flags, names
 
 app = typer.Typer()
 
 
 @app.command()
+@flags.grouped
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(help=checkpoints.HELP)],
+    *,
+    checkpoint: Annotated[str, typer.Argument(help=flags.CHECKPOINT)],
     size: Annotated[
         int | None, typer.Option(min=8, help="Pixels of a side; the model's own when left out.")
     ] = None,
-    config: checkpoints.Config = None,
-    quantize: checkpoints.Quantize = None,
-    lora_partial: checkpoints.LoraPartial = False,
-    trust_remote_code: checkpoints.TrustRemoteCode = False,
-    dtype: checkpoints.Dtype = None,
-    device: checkpoints.Device = None,
+    loading: flags.Loading,
+    machine: flags.Machine,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, trainable or why not."""
@@ -33,12 +31,12 @@ def inspect(
 
     quiet()
     model = load_model(
-        checkpoints.named(checkpoint, config, quantize) or checkpoint,
-        hardware=checkpoints.hardware(dtype, device),
-        allowed=checkpoints.allowed(lora_partial, trust_remote_code),
+        loading.named(checkpoint),
+        hardware=machine.hardware(),
+        allowed=loading.allowed,
     )
-    asked = {**model.own, **({} if size is None else {"height": size, "width": size})}
-    found = inspect_model(model, SamplingParameters(**asked)).as_dict()
+    side = {} if size is None else {"height": size, "width": size}
+    found = inspect_model(model, SamplingParameters(**{**model.own, **side})).as_dict()
     if as_json:
         console.line(json.dumps(found, indent=2, ensure_ascii=False))
         return

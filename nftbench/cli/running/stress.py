@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import checkpoints, console, names
+from nftbench.cli import console, flags, names
 
 app = typer.Typer()
 
 
 @app.command()
+@flags.grouped
 def stress(
+    *,
     checkpoint: Annotated[
         str, typer.Argument(help="As `nftbench eval` takes it; a training run's folder is one too.")
     ],
@@ -26,12 +28,8 @@ def stress(
     benchmark: Annotated[
         str | None, typer.Option(help="Whose prompts; the checkpoint's own when left out.")
     ] = None,
-    config: checkpoints.Config = None,
-    quantize: checkpoints.Quantize = None,
-    lora_partial: checkpoints.LoraPartial = False,
-    trust_remote_code: checkpoints.TrustRemoteCode = False,
-    dtype: checkpoints.Dtype = None,
-    device: checkpoints.Device = None,
+    loading: flags.Loading,
+    machine: flags.Machine,
     out: Annotated[
         Path | None, typer.Option(help="Folder of card and images; under runs/ when left out.")
     ] = None,
@@ -49,12 +47,12 @@ def stress(
     effort = plan.FULL if full else plan.Effort()
     load = partial(
         load_model,
-        hardware=checkpoints.hardware(dtype, device),
-        allowed=checkpoints.allowed(lora_partial, trust_remote_code),
+        hardware=machine.hardware(),
+        allowed=loading.allowed,
     )
     with console.progress() as report:
         folder, found = run.stress(
-            checkpoints.named(checkpoint, config, quantize) or checkpoint,
+            loading.named(checkpoint),
             replace(effort, images=images or effort.images),
             base=base,
             benchmark=benchmark,

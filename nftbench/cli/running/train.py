@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nftbench.cli import checkpoints, console, names
+from nftbench.cli import console, flags, names
 
 if TYPE_CHECKING:
     from nftbench.generation.checkpoint import Allowed
@@ -18,7 +18,9 @@ pocket = typer.Typer(
 
 
 @app.command()
+@flags.grouped
 def train(
+    *,
     checkpoint: Annotated[
         str | None, typer.Argument(help="Where to start; the recipe's own when left out.")
     ] = None,
@@ -49,23 +51,20 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, as often as wanted.")
     ] = None,
-    config: checkpoints.Config = None,
-    quantize: checkpoints.Quantize = None,
-    lora_partial: checkpoints.LoraPartial = False,
-    trust_remote_code: checkpoints.TrustRemoteCode = False,
+    loading: flags.Loading,
     out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on from the last checkpoint of this run folder.")
     ] = None,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
-    flags = {"prompts": prompts, "rewards": rewards, "combine": combine, "iterations": iterations}
-    settings = [f"stages.{k}={v}" for k, v in flags.items() if v is not None]
+    stages = {"prompts": prompts, "rewards": rewards, "combine": combine, "iterations": iterations}
+    settings = [f"stages.{k}={v}" for k, v in stages.items() if v is not None]
     everything = (
         recipe,
         [*settings, *(set_ or [])],
         {
-            "checkpoint": checkpoints.named(checkpoint, config, quantize),
+            "checkpoint": loading.named_if_any(checkpoint),
             "algorithm": algorithm,
             "seed": seed,
         },
@@ -73,9 +72,7 @@ def train(
     if resume is None or recipe:
         names.check_recipe(*everything)
     if seeds is not None:
-        _train_seeds(
-            everything, seeds, out, resume, checkpoints.allowed(lora_partial, trust_remote_code)
-        )
+        _train_seeds(everything, seeds, out, resume, loading.allowed)
         return
     from nftbench import commands
     from nftbench.reporting import summary_tables
@@ -87,7 +84,7 @@ def train(
             resume=resume,
             progress=report,
             say=console.line,
-            allowed=checkpoints.allowed(lora_partial, trust_remote_code),
+            allowed=loading.allowed,
         )
     console.show(summary_tables.changes(changes))
     console.line(f"run: {folder}; evaluate it with: nftbench eval {folder}")
