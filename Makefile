@@ -1,7 +1,7 @@
 # What a developer runs. PYTHON is the environment's: made by `make venv`, or any other that holds '.[dev]'.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv check types test test-all full-size mutation faults performance wheel
+.PHONY: venv check types test test-all full-size mutation families faults performance wheel
 
 venv:
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -e '.[dev]'
@@ -27,6 +27,9 @@ mutation: # one-line faults in what scores an image, and what notices each
 
 faults: # kills, double starts, damaged files, full disks, hostile servers; writes nftbench/runs/FAULTS.md
 	$(PYTHON) -m tests.faults
+
+families: # every family of diffusers by the commands; writes nftbench/generation/FAMILIES.md (half an hour)
+	$(PYTHON) -m tests.families.table --write
 
 performance: # ratios and coverage, printed; nothing asserts a time
 	for script in tests/performance/*.py; do echo "== $$script" && $(PYTHON) $$script || exit 1; done

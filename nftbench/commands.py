@@ -14,6 +14,7 @@ from nftbench.evaluation.evaluate import evaluate, score
 from nftbench.evaluation.image_lists import score_list
 from nftbench.evaluation.loading import load_rewards, quiet, refuse_unnamed_files
 from nftbench.evaluation.planning import fitted, own_works, plan
+from nftbench.evaluation.services import asked_of_service
 from nftbench.generation.checkpoint import (
     NOTHING,
     Allowed,
@@ -22,6 +23,7 @@ from nftbench.generation.checkpoint import (
     own_suite,
 )
 from nftbench.generation.hardware import Hardware
+from nftbench.generation.image_service import ImageService, is_service, load_service
 from nftbench.runs.lock import new_folder
 from nftbench.runs.processes import Processes
 from nftbench.runs.rows import Row
@@ -76,9 +78,10 @@ def evaluate_checkpoint(
     name = loaded.name if loaded else str(checkpoint)
     if not name.isprintable():
         raise ConfigError(f"expected a checkpoint's name on one line, got {name!r}")
-    if loaded and suite is None:
+    ready = loaded or (load_service(name) if is_service(name) else None)
+    if ready and suite is None:
         raise ConfigError(
-            f"a live pipeline names no suite of its own; pass suite, one of {_suites()}"
+            f"{ready.kind} {name} names no suite of its own; pass suite, one of {_suites()}"
         )
     chosen = load_suite(_own_suite(name) if suite is None else _filled("--suite", suite))
     wanted = protocols_of(chosen, **settings)
@@ -89,13 +92,15 @@ def evaluate_checkpoint(
         works = plan(protocols, load_rewards(_asked_rewards(rewards)), batch_size)
     else:
         works = own_works(protocols, list(wanted.values()), batch_size)
+    if isinstance(ready, ImageService):  # before anything is loaded or asked
+        works = asked_of_service(works, settings)
     hardware = replace(hardware, dtype=hardware.dtype or settings.get("dtype"))
-    model = loaded or load_model(name, hardware=hardware, allowed=allowed)
-    if hardware.dtype not in (None, model.dtype):
+    model = ready or load_model(name, hardware=hardware, allowed=allowed)
+    if isinstance(model, LoadedModel) and hardware.dtype not in (None, model.dtype):
         raise ConfigError(f"{name} is loaded in {model.dtype}, not {hardware.dtype}; cast it first")
     for line in model.said:
         say(line)
-    works = fitted(works, model)
+    works = fitted(works, model) if isinstance(model, LoadedModel) else works
     run = Run(out or RUNS / _run_name(name, chosen.name, [w.protocol for w in works]))
     rows = evaluate(
         run, works, model, chosen.name, progress, retry_failed=retry_failed, processes=processes

@@ -82,9 +82,20 @@ def load_suite(name: str) -> Suite:
     return read(Suite, known(name, suite_names() + names(), "suite or benchmark"), "suite")
 
 
+DECIDING = ("benchmarks", "prompts")
+"""Keys that tell a suite from a benchmark."""
+
+
 def _suite_file(path: Path) -> Suite:
     """A suite, or a benchmark alone, of a user's own."""
-    places.parse(path)  # said of the file itself where it cannot be read
+    found = places.parse(path)  # said of the file itself where it cannot be read
+    if not places.kind_of(path):
+        near = [m for key in found for m in difflib.get_close_matches(key, DECIDING, n=1)]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"{path}: expected 'benchmarks' (a suite) or 'prompts' (a benchmark), got {', '.join(found) or 'nothing'}"
+            f"{hint}"
+        )
     folder = path.resolve().parent
     places.add(folder.parent if folder.name == "suites" else folder)
     return load_suite(path.stem)

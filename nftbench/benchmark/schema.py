@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -51,6 +51,18 @@ class SamplingParameters(Frozen):
         """What fixes these settings, for messages."""
         return "the recipe"
 
+    def filled(self, own: Mapping[str, Any]) -> Self:
+        """The same with a checkpoint's own settings where nothing is asked."""
+        guided = self.guidance not in (None, "native") or (
+            self.guidance is None and self.guidance_scale is not None
+        )
+        mine = type(self).model_fields
+        free = {k: v for k, v in own.items() if k in mine and getattr(self, k) is None}
+        free = {k: v for k, v in free.items() if not (guided and k.startswith("guidance"))}
+        if "guidance_scale" in free and self.guidance == "native":
+            free["guidance"] = None
+        return self.model_copy(update=free)
+
 
 PROTOCOL_1 = (
     "height", "width", "num_inference_steps", "guidance_scale", "max_sequence_length", "seed", "benchmark",
@@ -86,8 +98,8 @@ class Protocol(SamplingParameters):
     images_per_prompt: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = "float32"
     """None where nobody knows."""
-    noise: Literal["cpu-generator-per-image", "given"] = "cpu-generator-per-image"
-    """`given`: the images were made by something else, nobody knows how."""
+    noise: Literal["cpu-generator-per-image", "service", "given"] = "cpu-generator-per-image"
+    """`service`: whom nobody can tell a seed; `given`: the images were made by something else, nobody knows how."""
     pixels: Literal["uint8-png"] = "uint8-png"
     aggregation: Literal["mean", "task_mean"]
 
@@ -114,17 +126,6 @@ class Protocol(SamplingParameters):
             fields = {k: v for k, v in fields.items() if v is not None}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
-    def filled(self, own: Mapping[str, Any]) -> "Protocol":
-        """The same with a checkpoint's own settings where nothing is asked."""
-        guided = self.guidance not in (None, "native") or (
-            self.guidance is None and self.guidance_scale is not None
-        )
-        free = {k: v for k, v in own.items() if getattr(self, k) is None}
-        free = {k: v for k, v in free.items() if not (guided and k.startswith("guidance"))}
-        if "guidance_scale" in free and self.guidance == "native":
-            free["guidance"] = None
-        return self.model_copy(update=free)
-
     def difference(self, other: "Protocol") -> str:
         """The fields in which two protocols differ, in words; empty when they do not."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
@@ -143,8 +144,8 @@ class PromptSource(Frozen):
     layout: Literal["geneval", "text", "own"]
     member: str = ""
     """How the name of the file ends that is meant, where `file` is a zip archive."""
-    count: int = Field(ge=1)
-    """Distinct prompts."""
+    count: int = Field(ge=0)
+    """Distinct prompts; 0 where that is not known yet, of prompts to train on."""
     copies: int = Field(default=1, ge=1)
     """How often each stands in the file: it is one prompt, with so many images."""
     tag: str = ""
@@ -153,6 +154,8 @@ class PromptSource(Frozen):
     """Empty where nobody could pin it yet: what is measured then cannot be published."""
     size: int = Field(default=0, ge=0)
     """Bytes; 0 where it is not known."""
+    blob: str = Field(default="", pattern="^([0-9a-f]{40})?$")
+    """Git's own name of the file's content, at the pinned commit: pins a file whose sha256 nobody could take yet."""
 
     _home: Path | None = PrivateAttr(default=None)
     """Folder of the benchmark's TOML, where it is a user's own."""
@@ -194,16 +197,27 @@ class PromptSource(Frozen):
             remedy: the command that fetches the file.
             prefix: see `load_prompts`.
         """
+        path = self.path(remedy=remedy)
+        if self.blob and git_blob(path) != self.blob:
+            raise ConfigError(
+                f"{path}: expected git blob {self.blob[:12]}…, got {git_blob(path)[:12]}…; fetch the file again"
+            )
         prompts = load_prompts(
-            self.path(remedy=remedy),
+            path,
             self.layout,
-            count=self.count,
+            count=self.count or None,
             sha256=self.digest(),
             prefix=f"{self.tag}-" if self.tag else prefix,
             member=self.member,
             copies=self.copies,
         )
         return [replace(p, tag=self.tag) for p in prompts] if self.tag else prompts
+
+
+def git_blob(path: Path) -> str:
+    """Git's name of a file's content: sha1 of `blob SIZE`, a zero byte and the bytes."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 class SamplingDefaults(Frozen):
@@ -241,6 +255,12 @@ class Benchmark(Frozen):
     rewards: tuple[str, ...] = ()
     """Keys; without any, `--rewards` names them."""
     aggregation: Literal["mean", "task_mean"]
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not all(source.count for source in self.sources):
+            raise ValueError("expected prompts.count to be at least 1")
+        return self
 
     def lies_in(self, folder: Path) -> None:
         """Note where the benchmark's TOML lies: its prompt files are in `prompts/` beside it."""
@@ -293,7 +313,7 @@ class Benchmark(Frozen):
         """
         if self.training is None:
             raise ConfigError(f"benchmark {self.name} has no training prompts; name a prompt file")
-        return self.training.load(remedy=f"nftbench data pull {self.name}", prefix="t")
+        return self.training.load(remedy=f"nftbench data pull {self.name} --training", prefix="t")
 
     def protocol(self, *, limit: int | None = None, seed: int = 0, **changes: Any) -> Protocol:
         """The benchmark's protocol with single settings changed; None leaves a setting as it is.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = (
     "pocket, a folder, a run, a .safetensors file or owner/name@revision:subfolder; then, as wanted, "
-    "+lora=PATH@SCALE, +transformer=PATH."
+    "+lora=PATH@SCALE, +transformer=PATH; for eval also an image service, api:URL#MODEL."
 )
 
 

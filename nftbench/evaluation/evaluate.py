@@ -15,6 +15,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 
 import pandas as pd
@@ -25,7 +26,9 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
 from nftbench.evaluation.scoring import score_again, score_files, scorer_identity
+from nftbench.evaluation.services import ask_for_images
 from nftbench.generation.checkpoint import LoadedModel
+from nftbench.generation.image_service import ImageService
 from nftbench.generation.sampling import Sample, image_seed
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.io import sweep, write_table
@@ -44,7 +47,7 @@ PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvisi
 def evaluate(
     run: Run,
     works: Sequence[Work],
-    policy: LoadedModel,
+    policy: LoadedModel | ImageService,
     suite: str,
     progress: Progress,
     *,
@@ -65,7 +68,7 @@ def evaluate(
     Raises:
         ConfigError: another command holds the folder, or it holds something else: see `begin`.
     """
-    if any(work.settings is None for work in works):
+    if isinstance(policy, LoadedModel) and any(work.settings is None for work in works):
         works = fitted(works, policy)
     with ExitStack() as held:
 
@@ -76,7 +79,10 @@ def evaluate(
 
         processes.from_main(begun)
         for work in works:
-            make_images(run, work, policy, progress, processes)
+            if isinstance(policy, ImageService):
+                processes.from_main(partial(ask_for_images, run, work, policy, progress))
+            else:
+                make_images(run, work, policy, progress, processes)
         processes.wait()
         for work in works:
             here = images_here(run, work)
@@ -126,7 +132,7 @@ def score(
 # --- begin ----------------------------------------------------------------------------------------
 
 
-def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> None:
+def begin(run: Run, works: Sequence[Work], policy: LoadedModel | ImageService, suite: str) -> None:
     """Write the run's manifest, or check that an existing one asks for the same.
 
     Raises:
@@ -139,7 +145,7 @@ def begin(run: Run, works: Sequence[Work], policy: LoadedModel, suite: str) -> N
         "checkpoint": {
             "name": policy.name,
             "digest": policy.digest,
-            "pipeline": type(policy.pipeline).__name__,
+            "pipeline": policy.kind,
         },
         "loaded": policy.said,
         "loras": [report.manifest for report in policy.loras],
@@ -253,10 +259,12 @@ def score_images(
             bound = _bound(batch, here).assign(scorer=scorer)
             known = run.batch_scores(work.name, key, number, bound)
             paths, prompts = _files(run, work, batch)
+            failed = run.failed(work.name, number)
+            absent = {p: failed.get(s.key, "") for p, s in zip(paths, batch, strict=True)}
             if known is None:
-                table = score_table(key, batch, score_files(reward, paths, prompts))
+                table = score_table(key, batch, score_files(reward, paths, prompts, absent))
             elif retry_failed and known[key].isna().any():
-                table = score_again(reward, known, batch, paths)
+                table = score_again(reward, known, batch, paths, absent)
             else:
                 table = known
             if table is not known:
@@ -301,7 +309,7 @@ def aggregate(run: Run, work: Work) -> list[Row]:
         protocol=work.protocol.hash,
         # Prompts that nobody can be sure to have are as good as a part of them, and so are images of unknown making.
         limited=work.protocol.limit is not None
-        or work.protocol.noise == "given"
+        or work.protocol.noise in ("given", "service")
         or not load_benchmark(work.protocol.benchmark).pinned,
         by_task=work.protocol.aggregation == "task_mean",
         date=_day(manifest),

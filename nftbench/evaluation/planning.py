@@ -154,6 +154,11 @@ def drawn_as(manifest: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, about in manifest.get("drawn", {}).items():
         p = manifest["protocols"][name]
+        if p["noise"] == "service":
+            took = manifest.get("service", {}).get(name, {})
+            counted = ", ".join(f"{k} {v:g}" for k, v in sorted(took.items()))
+            lines.append(f"{name}: {p['height']}x{p['width']} by a service: {counted}")
+            continue
         if p["noise"] == "given":
             lines += [f"{name}: note: {note}" for note in about["notes"]]
             continue

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,13 +23,19 @@ from rewards.own import ADDED
 LOG = logging.getLogger("nftbench")
 
 
-def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
+def score_files(
+    reward: Reward,
+    paths: Sequence[Path],
+    prompts: Sequence[Prompt],
+    absent: Mapping[Path, str] | None = None,
+) -> Scores:
     """Score image files of any size.
 
     Args:
         reward: the scorer.
         paths: N image files.
         prompts: N prompts, one a file.
+        absent: why a file that cannot be read was never made, where that is known.
 
     Returns:
         Scores of the N files; NaN and the reason where a file is absent, truncated or no image.
@@ -43,7 +49,8 @@ def score_files(reward: Reward, paths: Sequence[Path], prompts: Sequence[Prompt]
         try:
             pictures[i] = read_picture(path)
         except ImageError as error:
-            reasons[i] = f"unreadable image: {as_text(str(error))}"
+            known = (absent or {}).get(path)
+            reasons[i] = known or f"unreadable image: {as_text(str(error))}"
     if not pictures:
         return unseen(reasons)
     asked = [prompts[i] for i in pictures]
@@ -57,7 +64,11 @@ def unseen(reasons: Sequence[str]) -> Scores:
 
 
 def score_again(
-    reward: Reward, known: pd.DataFrame, batch: Sequence[Sample], paths: Sequence[Path]
+    reward: Reward,
+    known: pd.DataFrame,
+    batch: Sequence[Sample],
+    paths: Sequence[Path],
+    absent: Mapping[Path, str] | None = None,
 ) -> pd.DataFrame:
     """Ask again for what could not be scored.
 
@@ -66,6 +77,7 @@ def score_again(
         known: its `score_table` of a batch.
         batch: N images.
         paths: N files.
+        absent: as in `score_files`.
 
     Returns:
         `known` itself where nothing changed, else the table anew.
@@ -73,7 +85,7 @@ def score_again(
     key = reward.info.key
     failed = np.flatnonzero(known[key].isna())
     some = [batch[i] for i in failed]
-    scores = score_files(reward, [paths[i] for i in failed], [s.prompt for s in some])
+    scores = score_files(reward, [paths[i] for i in failed], [s.prompt for s in some], absent)
     fresh = score_table(key, some, scores)
     if fresh.equals(
         known.iloc[failed][fresh.columns.intersection(known.columns)].reset_index(drop=True)

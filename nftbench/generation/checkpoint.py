@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from nftbench.benchmark.schema import in_words
 from nftbench.benchmark.suites import Settings
 from nftbench.generation.hardware import Hardware, described, dtype_of, numerics, settle
+from nftbench.generation.image_service import is_service
 from nftbench.generation.sources.digest import folder_digest
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras
@@ -73,6 +74,11 @@ class LoadedModel:
     def dtype(self) -> str:
         """The precision that it computes in."""
         return dtype_of(self.pipeline)
+
+    @property
+    def kind(self) -> str:
+        """Class of its pipeline."""
+        return type(self.pipeline).__name__
 
     @property
     def said(self) -> list[str]:
@@ -139,6 +145,11 @@ def load_model(
         ConfigError: no such checkpoint, a folder that holds none, a LoRA that does not fit, or a pipeline that makes no
             images from text.
     """
+    if is_service(checkpoint):
+        raise ConfigError(
+            f"{checkpoint} is an image service: `nftbench eval` asks it for images; its weights are not here to be "
+            "trained, inspected or stressed"
+        )
     precision = hardware.precision()
     dtype = getattr(torch, precision) if precision else None
     model = _load(parse(checkpoint), dtype, allowed)

@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from nftbench.generation.settings.effective import Effective
 
 
+FOREIGN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What other people's code raises when it is asked for what it cannot do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image to be made: the index-th of its prompt."""
@@ -108,9 +122,18 @@ def _generate(
     parameters: "SamplingParameters | Effective",
 ) -> np.ndarray:
     draw: Any = pipeline  # the base class has no __call__ of its own
+    name, arguments = type(pipeline).__name__, call_arguments(pipeline, batch, parameters)
     with drawing_with(pipeline, getattr(parameters, "other_solver", None)):
-        output = draw(**call_arguments(pipeline, batch, parameters), output_type="np")
-    name = type(pipeline).__name__
+        try:
+            output = draw(**arguments, output_type="np")
+        except (ConfigError, torch.OutOfMemoryError):
+            raise
+        except FOREIGN as error:
+            said = " ".join(str(error).split())[:300]
+            steps = arguments.get("num_inference_steps")
+            raise ConfigError(
+                f"{name} cannot draw {len(batch)} images in {steps} steps: {type(error).__name__}: {said}"
+            ) from error
     images = images_of(output, name)
     if len(images) != len(batch):
         raise ConfigError(f"{name} drew {len(images)} images for {len(batch)} prompts")
@@ -174,9 +197,13 @@ def images_of(output: Any, name: str) -> np.ndarray:
     array = np.asarray(found) if isinstance(found, np.ndarray | list) else np.empty(0)
     if array.ndim == 5 and array.shape[1] == 1:  # one frame
         array = array[:, 0]
+    if array.ndim == 4 and array.shape[-1] == 4 and array.dtype.kind == "f":  # alpha, on white
+        array = array[..., :3] * array[..., 3:] + (1 - array[..., 3:])
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype.kind not in "fiu":
+        frames = getattr(output, "frames", None)
         shape = array.shape if array.size else type(found).__name__
-        raise ConfigError(f"{name} returned {shape}; expected RGB images (N, H, W, 3)")
+        what = f"a video {np.shape(frames)}" if frames is not None else shape
+        raise ConfigError(f"{name} returned {what}; expected RGB images (N, H, W, 3)")
     return array
 
 

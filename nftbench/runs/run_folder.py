@@ -118,6 +118,12 @@ class Run:
                 f"{self.folder / MANIFEST} holds a protocol of another version of nftbench: {in_words(error)}"
             ) from None
 
+    def note_cost(self, benchmark: str, cost: Mapping[str, float]) -> None:
+        """Note in the manifest what a service's images took."""
+        manifest = self.manifest
+        manifest.setdefault("service", {})[benchmark] = dict(cost)
+        self.save_manifest(manifest)
+
     def image_path(self, benchmark: str, sample: Sample) -> Path:
         """Where an image lies."""
         return self.folder / benchmark / "images" / f"{sample.key}.png"
@@ -127,8 +133,10 @@ class Run:
         benchmark: str,
         number: int,
         batch: Sequence[Sample],
-        pixels: Sequence[np.ndarray] | np.ndarray,
+        pixels: Sequence[np.ndarray | str] | np.ndarray,
         origin: str,
+        *,
+        about: Mapping[str, float] | None = None,
     ) -> None:
         """Write a batch of images, then what binds them to this run.
 
@@ -136,14 +144,24 @@ class Run:
             benchmark: whose images.
             number: of the batch.
             batch: N images.
-            pixels: uint8 RGB (N, H, W, 3), or N images of any size.
+            pixels: uint8 RGB (N, H, W, 3), or N images of any size; a text is the reason why there is none.
             origin: what made them: the checkpoint's digest and the protocol's hash.
+            about: numbers about the making, such as requests.
         """
-        digests = {
-            sample.key: self._save_image(self.image_path(benchmark, sample), one)
-            for sample, one in zip(batch, pixels, strict=True)
+        pairs = list(zip(batch, pixels, strict=True))
+        noted: dict[str, Any] = {
+            "origin": origin,
+            "images": {
+                sample.key: self._save_image(self.image_path(benchmark, sample), one)
+                for sample, one in pairs
+                if not isinstance(one, str)
+            },
         }
-        text = json.dumps({"origin": origin, "images": digests}, indent=0)
+        if failed := {s.key: as_text(one) for s, one in pairs if isinstance(one, str)}:
+            noted["failed"] = failed
+        if about:
+            noted["about"] = dict(about)
+        text = json.dumps(noted, indent=0)
         write_atomic(self.digests_path(benchmark, number), f"{text}\n".encode())
 
     def _save_image(self, path: Path, pixels: np.ndarray) -> str:
@@ -164,6 +182,26 @@ class Run:
             return [str(known.get(s.key, "")) for s in batch]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return [""] * len(batch)
+
+    def failed(self, benchmark: str, number: int) -> dict[str, str]:
+        """Why images of a batch were not made, by key; empty where all were."""
+        return {str(k): str(v) for k, v in self._noted(benchmark, number, "failed").items()}
+
+    def about(self, benchmark: str, number: int, origin: str) -> dict[str, float]:
+        """The numbers about the making of a batch."""
+        if self._noted(benchmark, number, "").get("origin") != origin:
+            return {}
+        noted = self._noted(benchmark, number, "about")
+        return {str(k): float(v) for k, v in noted.items() if isinstance(v, int | float)}
+
+    def _noted(self, benchmark: str, number: int, key: str) -> dict[str, Any]:
+        """What was noted of a batch under a key, or all of it; empty where nothing sound was."""
+        try:
+            noted = json.loads(self.digests_path(benchmark, number).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        found = noted.get(key, {}) if key and isinstance(noted, dict) else noted
+        return found if isinstance(found, dict) else {}
 
     def image_digest(self, benchmark: str, sample: Sample) -> str:
         """sha256 of an image's file; empty when it is gone."""

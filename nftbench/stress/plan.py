@@ -12,7 +12,8 @@ from nftbench.benchmark.registry import choose, load_benchmark, load_suite
 from nftbench.benchmark.schema import Benchmark
 from nftbench.evaluation.loading import load_rewards
 from nftbench.evaluation.planning import Work
-from nftbench.generation.checkpoint import own_suite
+from nftbench.generation.checkpoint import LoadedModel, own_suite
+from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.stress.paraphrase import RULES, one_each, paraphrases
 from rewards.base import ConfigError, Prompt, Reward
 
@@ -63,9 +64,16 @@ class Plan:
     own: Mapping[str, Any] = field(default_factory=dict)
     """Sampling parameters that the checkpoint asks for where the benchmark leaves them open."""
 
+    drawn: Effective | None = None
+    """How the checkpoint draws what is asked; None before it is loaded."""
+    unguided: str = ""
+    """Why the model cannot be drawn with other scales; empty where it can."""
+
     @property
     def guidance_scale(self) -> float | None:
-        """Of the benchmark, else of the checkpoint; None where both leave it to the pipeline."""
+        """As the network sees it; None where the model's guidance is no such scale."""
+        if self.drawn is not None:
+            return self.drawn.guidance_scale
         return self.benchmark.protocol().filled(self.own).guidance_scale
 
     @property
@@ -157,6 +165,34 @@ def make_plan(
     )
 
 
+def with_guidance_of(plan: Plan, model: LoadedModel) -> Plan:
+    """The plan with those guidance scales alone that a model can be drawn with, its own beside them.
+
+    Raises:
+        ConfigError: the model cannot draw what the benchmark asks at all.
+    """
+    asked = plan.benchmark.protocol(num_inference_steps=plan.effort.steps).filled(model.own)
+    drawn = learn_settings(model.pipeline, asked)
+    if drawn.guidance_scale is None:
+        return replace(
+            plan,
+            drawn=drawn,
+            effort=replace(plan.effort, guidance=()),
+            unguided="its guidance is no one scale",
+        )
+    found, refused = [], ""
+    for scale in dict.fromkeys(plan.effort.guidance):
+        other = asked.model_copy(update={"guidance": None, "guidance_scale": scale})
+        try:
+            learn_settings(model.pipeline, other)
+            found.append(scale)
+        except ConfigError as error:
+            refused = str(error)
+    effort = replace(plan.effort, guidance=tuple(found))
+    others = set(found) - {drawn.guidance_scale}
+    return replace(plan, drawn=drawn, effort=effort, unguided="" if others else refused)
+
+
 def own_benchmark(checkpoint: str) -> str:
     """The first benchmark with GenEval's tasks of the checkpoint's own suite; `geneval` where it names no suite."""
     suite = own_suite(checkpoint)
@@ -172,16 +208,16 @@ def some_of_each(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
 
 def _other_prompts(benchmark: Benchmark, effort: Effort) -> tuple[str, list[Prompt]]:
     try:
-        if benchmark.training is not None:
-            distinct = {p.text: p for p in reversed(benchmark.load_training())}
-            return "prompts to train on", some_of_each(
-                list(distinct.values())[::-1], effort.prompts
-            )
         if benchmark.name in UNSEEN:
             unseen = load_benchmark(UNSEEN[benchmark.name])
             chosen = some_of_each(unseen.load(), effort.prompts)
             # Ids of two files are alike, and noise is seeded by the id.
             return unseen.name, [replace(p, id=f"u{p.id}") for p in chosen]
+        if benchmark.training is not None:
+            distinct = {p.text: p for p in reversed(benchmark.load_training())}
+            return "prompts to train on", some_of_each(
+                list(distinct.values())[::-1], effort.prompts
+            )
     except ConfigError as error:
         return str(error), []
     return (

@@ -39,6 +39,7 @@ from nftbench.stress.plan import (
     make_plan,
     own_benchmark,
     whole,
+    with_guidance_of,
 )
 from nftbench.training.callbacks.guards import picture_statistics
 from nftbench.training.config.record import RECIPE, stored_recipe
@@ -78,6 +79,7 @@ def stress(
     benchmark = benchmark or own_benchmark(checkpoint)  # before weights are looked for
     policy = load(checkpoint)
     plan = make_plan(benchmark, effort, whole(policy.pipeline), policy.own)
+    plan = with_guidance_of(plan, policy)
     works = arms(plan)
     folder = out or RUNS / _name(checkpoint, base, [w.protocol for w in works])
     own, theirs = _generate(Run(folder), works, policy, report), {}
@@ -90,7 +92,7 @@ def stress(
         base=base,
         benchmark=plan.benchmark.name,
         metric=plan.metric,
-        effort=asdict(effort),
+        effort=asdict(plan.effort),
         missing=plan.missing,
         lines=check_all(plan, own, theirs, trained_on(checkpoint)),
     )
@@ -159,13 +161,11 @@ def check_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> 
     """
     asked, before, metric = own[ASKED], base.get(ASKED), plan.metric
     how = _averaging(plan, metric, by_task=True)
-    scale = plan.guidance_scale
-    scales = {g: own[guided(g)] for g in plan.effort.guidance if guided(g) in own}
     repeats = [own[f"seed-{s}"] for s in range(1, plan.effort.seeds)]
     return [
         _wording(plan, own, base),
         _others(plan, own),
-        checks.guidance({scale: asked, **scales}, scale, metric, how),
+        _guidance(plan, own, how),
         checks.seeds([asked, *repeats], metric, how),
         _diversity(plan, asked, before),
         checks.drift(asked, before, "brightness"),
@@ -173,6 +173,14 @@ def check_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> 
         checks.strictness(asked, before, metric),
         _held_out(plan, asked, before, trained),
     ]
+
+
+def _guidance(plan: Plan, own: Tables, how: Averaging) -> CheckResult:
+    scale = plan.guidance_scale
+    if plan.unguided or scale is None:
+        return not_run("guidance", plan.unguided or "the benchmark states no scale")
+    scales = {g: own[guided(g)] for g in plan.effort.guidance if guided(g) in own}
+    return checks.guidance({scale: own[ASKED], **scales}, scale, plan.metric, how)
 
 
 def _averaging(plan: Plan, key: str, *, by_task: bool) -> Averaging:

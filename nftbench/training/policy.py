@@ -368,7 +368,10 @@ class TrainedPolicy:
             f"{self.component}_lora_adapter_metadata": config,
         }
         save = getattr(self.pipeline, "save_lora_weights", None)
-        if save and given.keys() <= inspect.signature(save).parameters.keys():
+        loads = hasattr(
+            self.denoiser, "load_lora_adapter"
+        )  # some networks lack what their pipeline counts on
+        if save and loads and given.keys() <= inspect.signature(save).parameters.keys():
             save(folder, **given)
             _write_again(folder / LORA_FILE)
             return

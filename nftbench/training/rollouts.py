@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.replay import Layout, record, watch
 from nftbench.generation.sampling import Sample, generate, texts_remembered
+from nftbench.generation.settings.effective import Effective
 from nftbench.training import RewardFailed
 from nftbench.training.algorithms.advantages import (
     GroupAdvantages,
@@ -76,11 +76,13 @@ class Rollout:
         recipe: Recipe,
         policy: TrainedPolicy,
         layout: Layout,
+        settings: Effective,
         algorithm: Algorithm,
         processes: TrainingProcesses,
         clock: Clock,
     ) -> None:
         self._recipe, self._policy, self._layout = recipe, policy, layout
+        self._settings = settings
         self._algorithm, self._processes, self._clock = algorithm, processes, clock
         self._scorer = ThreadPoolExecutor(max_workers=1)
         self.failures: list[Failures] = []
@@ -99,28 +101,27 @@ class Rollout:
             seed_of(self._recipe.seed, "prompts", state.stage),
         )
         mine = self._processes.share(grouped(chosen, data.stage.group_size))
-        parameters = SamplingParameters(
-            **self._recipe.rollout.model_dump(exclude={"batch_size", "solver"}),
+        settings = self._settings.at(
             num_inference_steps=data.stage.num_inference_steps,
             seed=state.seed(self._recipe.seed, "images"),
         )
         steps_seed = state.seed(self._recipe.seed, "steps")
         drawn = []
         with self._policy.drawing("old"), texts_remembered(self._policy.pipeline):
-            for samples in batches(mine, batch_size):
+            for samples in batches(mine, 1 if settings.one_by_one else batch_size):
                 self._processes.stop_here_if_asked()
                 with self._clock.part("rollout"):
-                    drawn.append(self._batch(data, samples, parameters, steps_seed))
+                    drawn.append(self._batch(data, samples, settings, steps_seed))
         return drawn
 
     def _batch(
-        self, data: StageData, samples: list[Sample], parameters: SamplingParameters, seed: int
+        self, data: StageData, samples: list[Sample], settings: Effective, seed: int
     ) -> RolloutBatch:
         pipeline = self._policy.pipeline
         sampler = self._algorithm.sampler(pipeline, samples, seed)
         precision = mixed(self._processes.device, self._recipe.policy.precision)
         with sampler as steps, watch(pipeline) as trace, precision:
-            images = generate(pipeline, samples, parameters)
+            images = generate(pipeline, samples, settings)
         ids = [s.prompt.id for s in samples]
         return RolloutBatch(
             samples=samples,

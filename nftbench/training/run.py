@@ -135,7 +135,13 @@ class TrainingRun:
         self.setup = set_up(recipe, folder, self.processes, say, allowed)
         self.policy = self.setup.policy
         self.trainer = Trainer(
-            recipe, self.policy, self.setup.layout, self.setup.stages, self.processes, say
+            recipe,
+            self.policy,
+            self.setup.layout,
+            self.setup.settings,
+            self.setup.stages,
+            self.processes,
+            say,
         )
         self._log = MetricsLog(folder, accelerator, say)
         guards = Guards(recipe.guards)

@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
 from nftbench.generation.hardware import Hardware
 from nftbench.generation.replay import Layout, distilled, learn
 from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.settings.effective import Effective, learn_settings
+from nftbench.generation.settings.preflight import check_prompt_seen
 from nftbench.runs.lock import LOCK
 from nftbench.training.callbacks.checkpoints import checkpoints
 from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
@@ -45,6 +46,8 @@ class Setup:
     stages: Sequence[StageData]
     base: LoadedModel
     policy: TrainedPolicy
+    settings: Effective
+    """How images are drawn, as the network sees it."""
     layout: Layout
     """How the pipeline calls its network."""
     trained: Sequence[WeightedReward]
@@ -53,7 +56,9 @@ class Setup:
 
     def validation_sets(self, *, whole: bool) -> list[ValidationSet]:
         """Of trained and watched rewards; `whole` as `validation.validation_sets` has it."""
-        return validation_sets(self.recipe, [*self.trained, *self.watched], whole=whole)
+        rewards = [*self.trained, *self.watched]
+        alone = self.settings.one_by_one
+        return validation_sets(self.recipe, rewards, self.base, whole=whole, alone=alone)
 
     def digests(self) -> dict[str, str]:
         """Of the base, of each stage's prompts and of each reward: see `config/record.py`."""
@@ -107,7 +112,10 @@ def set_up(
     if warning:
         say(f"warning: {warning}")
     policy = TrainedPolicy(base.pipeline, recipe.policy, seed=recipe.seed)
-    layout = learn(base.pipeline, lambda texts: _draw_briefly(base, recipe, texts))
+    settings = _settings(base, recipe)
+    layout = learn(base.pipeline, lambda texts: _draw_briefly(base, settings, texts))
+    settings = check_prompt_seen(base.pipeline, settings, stages[0].prompts)
+    say(_drawing(settings))
     trained = {r.key: r for data in stages for r in data.rewards}
     watched = reward_set.listed(recipe.evaluation.held_out_rewards)
     return Setup(
@@ -117,19 +125,42 @@ def set_up(
         stages=stages,
         base=base,
         policy=policy,
+        settings=settings,
         layout=layout,
         trained=list(trained.values()),
         watched=[r for r in watched if r.key not in trained],
     )
 
 
-def _draw_briefly(base: LoadedModel, recipe: Recipe, texts: list[str]) -> None:
+def _settings(base: LoadedModel, recipe: Recipe) -> Effective:
+    """What the recipe asks, else the checkpoint for itself, fitted to the pipeline as in an evaluation."""
+    steps = {"num_inference_steps": recipe.stages[0].num_inference_steps}
+    asked = recipe.rollout.asked.filled(base.own).model_copy(update=steps)
+    settings = learn_settings(base.pipeline, asked)
+    if settings.one_by_one:
+        raise ConfigError(
+            f"{type(base.pipeline).__name__} draws one image a call; training needs a pipeline that takes several "
+            "prompts with a generator each"
+        )
+    return settings
+
+
+def _draw_briefly(base: LoadedModel, settings: Effective, texts: list[str]) -> None:
     """Few steps that show how the pipeline calls its network."""
-    parameters = SamplingParameters(
-        num_inference_steps=3, **recipe.rollout.model_dump(exclude={"batch_size", "solver"})
-    )
     batch = [Sample(Prompt(id=str(i), text=text), 0) for i, text in enumerate(texts)]
-    generate(base.pipeline, batch, parameters)
+    try:
+        generate(base.pipeline, batch, settings.at(num_inference_steps=3))
+    except ConfigError:  # some few-step models take two alone
+        generate(base.pipeline, batch, settings.at(num_inference_steps=2))
+
+
+def _drawing(settings: Effective) -> str:
+    scale = "" if settings.guidance_scale in (None, 1) else f" {settings.guidance_scale:g}"
+    alone = ", one image a call (in a batch it would depend on the others)"
+    return (
+        f"rollouts: {settings.height}x{settings.width}, {settings.num_inference_steps} steps, guidance "
+        f"{settings.guidance}{scale}{alone if settings.one_by_one else ''}"
+    )
 
 
 def _check_groups(recipe: Recipe, processes: int) -> None:

@@ -1,5 +1,6 @@
 """What a stage trains on: its prompts, and the rewards that score them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def stage_data(stage: Stage, reward_set: RewardSet) -> StageData:
     mine = reward_set.listed(stage.rewards)
     everything = [p for number, name in enumerate(stage.prompts) for p in _prompts(name, number)]
     ids = [p.id for p in everything]
-    twice = next((i for i in ids if ids.count(i) > 1), None)
+    twice = next((i for i, times in Counter(ids).items() if times > 1), None)
     if twice is not None:
         raise ConfigError(
             f"prompt id {twice!r} stands in two of {', '.join(stage.prompts)}; give one of them another id"

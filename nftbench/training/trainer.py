@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nftbench.generation.replay import Layout
+from nftbench.generation.settings.effective import Effective
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.algorithms import load_algorithm
 from nftbench.training.algorithms.nft import old_decay
@@ -33,6 +34,7 @@ class Trainer:
         recipe: Recipe,
         policy: TrainedPolicy,
         layout: Layout,
+        settings: Effective,
         stages: Sequence[StageData],
         processes: TrainingProcesses,
         say: Callable[[str], None],
@@ -41,7 +43,7 @@ class Trainer:
         self._processes, self._say, self._clock = processes, say, Clock(self._ended)
         self._pace, self._parts = Pace(say), Counter[str]()
         algorithm = load_algorithm(recipe.algorithm)(recipe)
-        self.rollout = Rollout(recipe, policy, layout, algorithm, processes, self._clock)
+        self.rollout = Rollout(recipe, policy, layout, settings, algorithm, processes, self._clock)
         self.update = Update(recipe, policy, algorithm, processes, self._clock)
         self.state = TrainState()
         self.batch_size = recipe.rollout.batch_size

@@ -12,7 +12,13 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-LIGHT = {"rewards.base", "rewards.weights.pull", "rewards.weights.sources", "rewards.vlm.chat"}
+LIGHT = {
+    "rewards.base",
+    "rewards.weights.pull",
+    "rewards.weights.sources",
+    "rewards.vlm.chat",
+    "rewards.vlm.exchange",
+}
 """Modules that carry numbers and change none: a change of theirs changes no digest."""
 
 

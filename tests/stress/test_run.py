@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import chi2
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.generation.checkpoint import own_settings
+from nftbench.generation.checkpoint import LoadedModel, own_settings
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stats.intervals import SHARE, UNBOUNDED
 from nftbench.stats.paired import Averaging
@@ -21,6 +22,7 @@ from nftbench.stress.checks import CheckResult, Figure
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.record import save_recipe
 from rewards.base import ConfigError
+from tests.helpers import families
 
 METRIC = "geneval@pocket"
 HOW = Averaging(within=SHARE, by_task=True)
@@ -351,3 +353,26 @@ def test_a_tiny_stress_test_of_the_pocket_world(tmp_path):
     before = (folder / "card.json").read_bytes()
     go()  # goes on from what is there, and says the same
     assert (folder / "card.json").read_bytes() == before
+
+
+def live(family: str) -> LoadedModel:
+    """A tiny model that is no checkpoint on disk."""
+    return LoadedModel(name=family, digest="0", pipeline=families.build(family))
+
+
+def test_a_benchmark_that_states_no_scale_is_drawn_at_the_models_own(monkeypatch):
+    plan = stress_plan.make_plan("geneval-pocket", stress_plan.Effort(prompts=1, steps=2), bool)
+    assert plan.guidance_scale is None
+    model = replace(live("sd3"), own={"height": 64, "width": 64})
+    found = stress_plan.with_guidance_of(plan, model)
+    assert (found.guidance_scale, found.unguided) == (7.0, "")  # StableDiffusion3Pipeline's default
+    names = [w.name for w in stress_plan.arms(found)]
+    assert [n for n in names if "guidance" in n] == ["guidance-1", "guidance-2", "guidance-4.5"]
+
+
+def test_a_model_without_guidance_is_not_drawn_with_it():
+    plan = stress_plan.make_plan("geneval-pocket", stress_plan.Effort(prompts=1, steps=2), bool)
+    model = replace(live("flux_schnell"), own={"height": 64, "width": 64})
+    found = stress_plan.with_guidance_of(plan, model)
+    assert found.guidance_scale == 1.0 and "takes --guidance off" in found.unguided
+    assert not [w.name for w in stress_plan.arms(found) if w.name.startswith("guidance")]

@@ -36,15 +36,18 @@ def pull(
     mirror: Mirror = None,
     offline: Offline = False,
     accept_digest: AcceptDigest = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="The prompts to train on, too.")
+    ] = False,
 ) -> None:
     """Fetch the prompt files of benchmarks into the data cache, each checked by digest and count."""
     from nftbench.benchmark import data_cache as data
 
     chosen = _chosen(names)
-    files = {asset.name: asset for one in chosen for asset in _assets(one)}
+    files = {asset.name: asset for one in chosen for asset in _assets(one, training)}
     pull_files(files, data.pull, mirror=mirror, offline=offline, accept_digest=accept_digest)
     for one in chosen:
-        _load(one)
+        _load(one, training)
     for one in chosen:
         loose = "" if _pinned(one) else ", not pinned: not publishable"
         console.line(f"{one.name}: {_contents(one)}{loose}")
@@ -103,10 +106,11 @@ def _chosen(names: Sequence[str]) -> list["Benchmark | Ranking"]:
     return list(found.values())
 
 
-def _assets(one: "Benchmark | Ranking") -> list[Weight]:
+def _assets(one: "Benchmark | Ranking", training: bool = False) -> list[Weight]:
     if one.kind == "ranking":
         return [one.asset]
-    return [source.asset(one.licence) for source in one.sources if source.url]
+    sources = [*one.sources, *([one.training] if training and one.training else [])]
+    return [source.asset(one.licence) for source in sources if source.url]
 
 
 def _pinned(one: "Benchmark | Ranking") -> bool:
@@ -119,14 +123,16 @@ def _contents(one: "Benchmark | Ranking") -> str:
     return f"{one.count} prompts x {one.sampling.images_per_prompt}"
 
 
-def _load(one: "Benchmark | Ranking") -> None:
+def _load(one: "Benchmark | Ranking", training: bool) -> None:
     """Read the prompts; files that nobody pinned, and that are not what they should be, are set aside."""
     from nftbench.benchmark import data_cache as data
 
     try:
         one.load()
+        if training and one.kind != "ranking" and one.training:
+            one.load_training()
     except ConfigError as error:
-        loose = [asset.name for asset in _assets(one) if not asset.sha256]
+        loose = [asset.name for asset in _assets(one, training) if not asset.sha256]
         aside = ", ".join(str(data.set_aside(name)) for name in loose)
         remedy = f" It was set aside as {aside}; try another --mirror." if aside else ""
         raise ConfigError(f"{error}.{remedy}") from None

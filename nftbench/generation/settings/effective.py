@@ -6,18 +6,26 @@ and the keyword arguments that make the pipeline do it.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import nn
 
 from nftbench.benchmark.schema import Protocol, SamplingParameters
 from nftbench.generation.sampling import drawing_with
-from nftbench.generation.settings.guidance import TOLERANCE, Knob, find_knobs, fitted_scale, follows
-from nftbench.generation.settings.probe import STEPS, Observation, image_of, observe
+from nftbench.generation.settings import probe
+from nftbench.generation.settings.guidance import (
+    HIGH,
+    TOLERANCE,
+    Knob,
+    candidates,
+    find_knobs,
+    fitted_scale,
+    follows,
+)
 from nftbench.generation.settings.solvers import chosen_solver, described_solver
 from rewards.base import ConfigError
 
@@ -25,6 +33,8 @@ PROBE = "a photo of a cat"
 Guidance = Literal["off", "cfg", "embedded"]
 CHANGES_SIZE = "use_resolution_binning"
 """Pipelines with it draw at another size and shrink the image."""
+AREA = "max_area"
+"""Pipelines with it take of height and width the proportion alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +93,9 @@ def learn_settings(pipeline: DiffusionPipeline, asked: SamplingParameters) -> Ef
         ConfigError: what the pipeline cannot do, or does not do as asked; in one line, with what it can.
     """
     known = _KNOWN.setdefault(pipeline, {})
-    wanted = {k: getattr(asked, k) for k in SamplingParameters.model_fields if k != "seed"}
-    fields = repr((described_solver(pipeline), wanted))
+    steps = asked.num_inference_steps
+    wanted = {k: getattr(asked, k) for k in SamplingParameters.model_fields if k not in UNSEEN}
+    fields = repr((described_solver(pipeline), steps is None, wanted))
     if fields not in known:
         other = chosen_solver(pipeline, asked.solver)
         with drawing_with(pipeline, other):
@@ -94,12 +105,14 @@ def learn_settings(pipeline: DiffusionPipeline, asked: SamplingParameters) -> Ef
                 learned,
                 solver=described_solver(pipeline),
                 other_solver=other,
-                text_encoders=described_encoders(pipeline),
-                precision=described_precision(pipeline),
+                text_encoders=probe.described_encoders(pipeline),
+                precision=probe.described_precision(pipeline),
             )
-    return known[fields].at(seed=asked.seed)
+    return known[fields].at(num_inference_steps=steps, seed=asked.seed)
 
 
+UNSEEN = ("seed", "num_inference_steps")
+"""What a probe of two steps does not turn on."""
 _KNOWN: WeakKeyDictionary[DiffusionPipeline, dict[str, Effective]] = WeakKeyDictionary()
 """What was learned of each pipeline: nothing of it changes with the weights."""
 
@@ -125,33 +138,12 @@ def as_drawn(protocol: Protocol, settings: Effective) -> Protocol:
     )
 
 
-def described_encoders(pipeline: DiffusionPipeline) -> str | None:
-    """Which text encoders a pipeline has and which it was left without: `text_encoder; without text_encoder_2`."""
-    found = {k: v for k, v in pipeline.components.items() if k.startswith("text_encoder")}
-    present = ", ".join(sorted(k for k, v in found.items() if v is not None))
-    absent = ", ".join(sorted(k for k, v in found.items() if v is None))
-    parts = [present or "none", f"without {absent}"] if absent else [present]
-    return "; ".join(parts) or None
-
-
-def described_precision(pipeline: DiffusionPipeline) -> str | None:
-    """In which numbers the weights are: `float32`, or part by part where they differ."""
-    parts = {}
-    for name, part in sorted(pipeline.components.items()):
-        if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
-            kinds = sorted({str(p.dtype).removeprefix("torch.") for p in part.parameters()})
-            parts[name] = "+".join(kinds)
-    if len(set(parts.values())) == 1:
-        return next(iter(parts.values()))
-    return " ".join(f"{name}={kind}" for name, kind in parts.items()) or None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Guidance:
     kind: Guidance
     scale: float | None
     arguments: Mapping[str, Any]
-    seen: Observation
+    seen: probe.Observation
     notes: tuple[str, ...] = ()
 
 
@@ -168,6 +160,10 @@ class _Learner:
         self.further: dict[str, Any] = {}
         if CHANGES_SIZE in self.parameters:
             self.further[CHANGES_SIZE] = False
+        if AREA in self.parameters and {"height", "width"} <= self.fixed.keys():
+            self.further[AREA] = self.fixed["height"] * self.fixed["width"]
+        self.undefined = ""
+        """Why the pipeline cannot be called without a guidance scale; empty where it can."""
         self.natural = self._first_call()
 
     def _fixed(self) -> dict[str, Any]:
@@ -176,8 +172,9 @@ class _Learner:
         wanted = {n: v for n in names if (v := getattr(self.asked, n)) is not None}
         refused = [n for n in wanted if n not in self.parameters]
         if refused:
+            remedy = probe.begins_with_an_image(self.pipeline) or "; leave it out"
             raise ConfigError(
-                f"{self.name} has no argument {', '.join(refused)}, which {self.asked.about} sets; leave it out"
+                f"{self.name} has no argument {', '.join(refused)}, which {self.asked.about} sets{remedy}"
             )
         if "negative_prompt" in wanted:
             wanted["negative_prompt"] = [wanted["negative_prompt"]]
@@ -185,7 +182,7 @@ class _Learner:
 
     # --- calls ----------------------------------------------------------------------------------------
 
-    def draw(self, more: Mapping[str, Any], **call: Any) -> Observation:
+    def draw(self, more: Mapping[str, Any], **call: Any) -> probe.Observation:
         """One call of two steps for one image."""
         generator = torch.Generator("cpu").manual_seed(0)
         arguments = {
@@ -193,16 +190,16 @@ class _Learner:
             "generator": generator if self.one_by_one else [generator],
             "output_type": "latent" if self.latent else "np",
             **self.fixed,
-            "num_inference_steps": STEPS,
+            "num_inference_steps": probe.STEPS,
             **self.further,
             **more,
             **call,
         }
         if self.one_by_one and isinstance(arguments.get("negative_prompt"), list):
             arguments["negative_prompt"] = arguments["negative_prompt"][0]
-        return observe(self.pipeline, arguments)
+        return probe.observe(self.pipeline, arguments)
 
-    def _first_call(self) -> Observation:
+    def _first_call(self) -> probe.Observation:
         """Find a way to call the pipeline at all, with its own guidance; and stop it from rewriting prompts."""
         errors = []
         for self.one_by_one, self.latent in (
@@ -217,12 +214,25 @@ class _Learner:
             except ConfigError as error:
                 errors.append(error)
         else:
-            raise errors[1 if len(errors) > 1 else 0]
+            seen = self._only_with_a_scale(errors[1])
         if seen.sampled:
             seen = self._without_writing(seen)
         return seen
 
-    def _without_writing(self, seen: Observation) -> Observation:
+    def _only_with_a_scale(self, error: ConfigError) -> probe.Observation:
+        """Call a pipeline whose own guidance does not go with the number of steps."""
+        for name, parameter in self.parameters.items():
+            if "guidance" in name and isinstance(parameter.default, tuple | list):
+                self.further[name] = None  # a scale a step: for the pipeline's own number alone
+        for name in candidates(self.pipeline):
+            for self.one_by_one, self.latent in ((False, True), (False, False)):
+                with suppress(ConfigError):
+                    seen = self.draw({name: HIGH})
+                    self.undefined = str(error)
+                    return seen
+        raise ConfigError(f"{error}{probe.begins_with_an_image(self.pipeline)}") from error
+
+    def _without_writing(self, seen: probe.Observation) -> probe.Observation:
         """Switch off what lets a language model write in the prompt's place, where there is a switch."""
         switches = [
             n for n, p in self.parameters.items() if p.default is True and n not in self.further
@@ -246,6 +256,8 @@ class _Learner:
         guided |= "negative_prompt" in self.fixed
         knobs = find_knobs(self.pipeline, self.draw, self.natural, with_negative=guided)
         if kind == "native" or (kind is None and scale is None):
+            if self.undefined:
+                raise ConfigError(f"{self.undefined}; pass --guidance, such as cfg:4.5")
             return self._natural(knobs)
         if kind is None:
             kind, scale = self._mapped(knobs, float(scale or 0))
@@ -257,7 +269,7 @@ class _Learner:
 
     def _mapped(self, knobs: Sequence[Knob], scale: float) -> tuple[Guidance, float]:
         """A bare number: 1 is no guidance, any other the kind that the pipeline itself uses."""
-        mine = [k for k in knobs if k.kind == "cfg" and k.used_by_default]
+        mine = [k for k in knobs if k.kind == "cfg" and (k.used_by_default or self.undefined)]
         if any(k.kind == "embedded" for k in knobs) and not [
             k for k in mine if not k.needs_negative
         ]:
@@ -269,7 +281,8 @@ class _Learner:
         return "cfg", scale
 
     def _cannot(self, what: str, knobs: Sequence[Knob]) -> str:
-        can = ["off"] if not any(k.kind == "embedded" for k in knobs) else []
+        told = any(k.kind == "embedded" for k in knobs) or what == "guidance off"
+        can = [] if told else ["off"]
         can += ["cfg:S"] if any(k.kind == "cfg" for k in knobs) else []
         can += ["embedded:S"] if any(k.kind == "embedded" for k in knobs) else []
         ignored = [k.name for k in knobs if k.kind == "ignored"]
@@ -302,7 +315,7 @@ class _Learner:
         seen = self.draw(arguments)
         if seen.guided and abs((fitted_scale(seen.last) or 0) - 1) > TOLERANCE:
             raise ConfigError(
-                f"{self._cannot('guidance off', knobs)}: it always makes {_calls(seen):g} network calls a step"
+                f"{self._cannot('guidance off', knobs)}: it always makes {seen.calls:g} network calls a step"
             )
         if "negative_prompt" in self.fixed:
             raise ConfigError("--negative-prompt has no effect where guidance is off; leave it out")
@@ -343,7 +356,7 @@ class _Learner:
         """Draw one image as it will be drawn, and write down what came."""
         self.latent = False
         seen = self.draw(guidance.arguments)
-        _, height, width, _ = image_of(seen, self.pipeline).shape
+        _, height, width, _ = probe.image_of(seen, self.pipeline).shape
         self._check_size(height, width)
         steps = self.asked.num_inference_steps or self._default("num_inference_steps")
         if not isinstance(steps, int):
@@ -358,7 +371,7 @@ class _Learner:
             num_inference_steps=steps,
             guidance=guidance.kind,
             guidance_scale=None if guidance.scale is None else round(guidance.scale, 4),
-            network_calls=round(_calls(guidance.seen), 4),
+            network_calls=round(guidance.seen.calls, 4),
             max_sequence_length=self._default("max_sequence_length") if length is None else length,
             negative_prompt=negative,
             seed=self.asked.seed,
@@ -385,8 +398,3 @@ def _main(knobs: Sequence[Knob]) -> Knob | None:
     """The knob that is meant where there are several: one that the model uses itself, and the plainest name."""
     order = sorted(knobs, key=lambda k: (k.needs_negative, not k.used_by_default, len(k.name)))
     return order[0] if order else None
-
-
-def _calls(seen: Observation) -> float:
-    stages = seen.calls_per_step
-    return sum(stages.values()) if stages else 1.0

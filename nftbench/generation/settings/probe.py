@@ -20,25 +20,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nftbench.generation.call_arguments import convert, count
-from nftbench.generation.sampling import images_of
+from nftbench.generation.sampling import FOREIGN, images_of
 from nftbench.generation.trace import first_output, named_arguments
 from rewards.base import ConfigError
 
 STEPS = 2
 """Of a probe: two show what changes from step to step."""
 
-FOREIGN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What other people's code raises when it is asked for what it cannot do."""
+IMAGES = {"image", "video", "control_image"}
+"""Arguments of pipelines that change an image; some of them draw without one, too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +88,11 @@ class Observation:
         return {name: sum(rows) / len(rows) for name, rows in self.stages.items()}
 
     @property
+    def calls(self) -> float:
+        """Rows a step for one image, of all stages; 1 where no solver step was seen."""
+        return sum(self.calls_per_step.values()) if self.stages else 1.0
+
+    @property
     def guided(self) -> bool:
         """Whether a network saw more than the image itself at some step."""
         return any(max(rows) > 1 for rows in self.stages.values())
@@ -126,6 +121,34 @@ def schedulers_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
         if hasattr(part, "step") and hasattr(part, "set_timesteps"):
             found.setdefault(id(part), (name, part))
     return dict(found.values())
+
+
+def described_encoders(pipeline: DiffusionPipeline) -> str | None:
+    """Which text encoders a pipeline has and which it was left without: `text_encoder; without text_encoder_2`."""
+    found = {k: v for k, v in pipeline.components.items() if k.startswith("text_encoder")}
+    present = ", ".join(sorted(k for k, v in found.items() if v is not None))
+    absent = ", ".join(sorted(k for k, v in found.items() if v is None))
+    parts = [present or "none", f"without {absent}"] if absent else [present]
+    return "; ".join(parts) or None
+
+
+def described_precision(pipeline: DiffusionPipeline) -> str | None:
+    """In which numbers the weights are: `float32`, or part by part where they differ."""
+    parts = {}
+    for name, part in sorted(pipeline.components.items()):
+        if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
+            kinds = sorted({str(p.dtype).removeprefix("torch.") for p in part.parameters()})
+            parts[name] = "+".join(kinds)
+    if len(set(parts.values())) == 1:
+        return next(iter(parts.values()))
+    return " ".join(f"{name}={kind}" for name, kind in parts.items()) or None
+
+
+def begins_with_an_image(pipeline: DiffusionPipeline) -> str:
+    """For messages: that a pipeline takes an image or a video; empty where it takes none."""
+    if not IMAGES & inspect.signature(pipeline.__call__).parameters.keys():
+        return ""
+    return "; it begins with an image or a video: expected a text-to-image pipeline"
 
 
 def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observation:

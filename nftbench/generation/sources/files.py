@@ -1,5 +1,6 @@
 """Which files of a saved pipeline are loaded: one set of weights a part, and what stands beside it."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -132,3 +133,21 @@ def _read(name: str) -> dict[str, str | None] | None:
         "variant": found["variant"] or found["late"] or found["listed"],
         "ending": found["ending"],
     }
+
+
+def held_instead(folder: Path) -> str:
+    """What a folder without a pipeline is, where its `config.json` says so: one network, such as a language model."""
+    try:
+        found = json.loads(_beginning(folder / "config.json"))
+        kinds = [*found.get("architectures", ()), found.get("_class_name")]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ""
+    return next(
+        (f" but a {str(kind)[:80]}, which is one network alone" for kind in kinds if kind), ""
+    )
+
+
+def _beginning(path: Path) -> bytes:
+    """At most a megabyte of a file."""
+    with path.open("rb") as file:
+        return file.read(1_000_000)

@@ -100,7 +100,8 @@ def read_index(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ConfigError(
-            f"not a valid checkpoint: {path.parent} holds no {INDEX}; expected a folder saved by a diffusers pipeline"
+            f"not a valid checkpoint: {path.parent} holds no {INDEX}{files.held_instead(path.parent)}; expected a "
+            "folder saved by a diffusers pipeline"
         )
     try:
         if path.stat().st_size > INDEX_BYTES:
@@ -392,4 +393,7 @@ def _attempt(source: str, load) -> Any:
         raise MissingExtra(f"{source} needs a package that is not installed: {reason}") from None
     except BROKEN as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{source} does not load as a diffusers pipeline: {reason}") from error
+        raise ConfigError(
+            f"{source} does not load as a diffusers pipeline: {reason.rstrip('.')}; where a file is damaged, fetch or "
+            "save it again"
+        ) from error

@@ -83,7 +83,7 @@ class Tables:
             then = self._noted["sets"].get(name, {})
             kept = [(k, v, now[w].get(k)) for w in WHICH for k, v in then.get(w, {}).items()]
             for key, old, new in kept:
-                if old != new:
+                if old not in (None, new):  # None: left to the model, and not looked at then
                     raise ConfigError(
                         f"{name} was measured with {key} {old!r}; {new!r} would be compared with it: leave that as "
                         "it was, or start another run"

@@ -1,7 +1,7 @@
 """Validation on held-out prompts, drawn by the averaged policy: of some during training, of all before and after it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,9 @@ from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
-from nftbench.generation.checkpoint import own_settings
+from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import Sample, generate, samples
+from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, Averaging, mean
@@ -28,6 +29,8 @@ class ValidationSet:
     """One benchmark with those of the rewards that can score it."""
 
     protocol: Protocol
+    """As it is drawn."""
+    settings: Effective
     rewards: Sequence[WeightedReward]
 
     @property
@@ -44,9 +47,17 @@ class ValidationSet:
 
 
 def validation_sets(
-    recipe: Recipe, rewards: Sequence[WeightedReward], *, whole: bool
+    recipe: Recipe,
+    rewards: Sequence[WeightedReward],
+    base: LoadedModel,
+    *,
+    whole: bool,
+    alone: bool = False,
 ) -> list[ValidationSet]:
-    """What a policy is validated on: parts of the benchmarks during training, or (`whole`) all before and after it."""
+    """What a policy is validated on: parts of the benchmarks during training, or (`whole`) all before and after it.
+
+    What a benchmark and the checkpoint leave open is as the rollouts have it. `alone` draws one image a call.
+    """
     config = recipe.evaluation
     found = []
     if not config.every:
@@ -58,11 +69,14 @@ def validation_sets(
             dtype=recipe.policy.dtype,
             limit=None if whole else config.limit,
             images_per_prompt=None if whole else config.images_per_prompt,
-        ).filled(own_settings(recipe.checkpoint))
+        ).filled(base.own)
+        protocol = protocol.filled(recipe.rollout.asked.model_dump(exclude_none=True))
         prompts = benchmark.load()
         mine = [r for r in rewards if all(r.applies(p) for p in prompts)]
         if mine:
-            found.append(ValidationSet(protocol=protocol, rewards=mine))
+            settings = replace(learn_settings(base.pipeline, protocol), one_by_one=alone)
+            drawn = as_drawn(protocol, settings)
+            found.append(ValidationSet(protocol=drawn, settings=settings, rewards=mine))
     return found
 
 
@@ -98,7 +112,7 @@ def validate(
         for start in processes.share(range(0, len(everything), batch_size)):
             batch = everything[start : start + batch_size]
             processes.stop_here_if_asked()
-            pixels = generate(pipeline, batch, one.protocol)
+            pixels = generate(pipeline, batch, one.settings)
             scored = score_all(one.rewards, pixels, [s.prompt for s in batch])
             tables.append(_table(one, batch, scored))
             failed += [

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.training.algorithms import check_name
 
 OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999"]
@@ -98,16 +99,27 @@ class OptimizerConfig(_Frozen):
 class RolloutConfig(_Frozen):
     """How the old policy draws, but for the number of steps, which is a stage's."""
 
-    height: int = Field(ge=8)
-    width: int = Field(ge=8)
+    height: int | None = Field(default=None, ge=8)
+    width: int | None = Field(default=None, ge=8)
     max_sequence_length: int | None = Field(default=None, ge=0)
-    guidance_scale: float = Field(default=1.0, ge=0)
-    """Given to the pipeline; a value that makes it call the network twice a step is refused."""
+    """Size and text length are the checkpoint's own where they are left out."""
+    guidance: Literal["native", "off", "cfg", "embedded"] | None = None
+    """As `nftbench eval --guidance` has it; one that calls the network twice a step is refused."""
+    guidance_scale: float | None = Field(default=1.0, ge=0)
+    """Of that kind, or of the model's own; 1 is none, or what an embedded scale is told."""
     solver: Literal["own", "dpm++", "dpm2"] = "own"
     """NFT only: the pipeline's, or one of second order, which needs about half the steps: DPM-Solver++ as diffusers has
     it, or as DiffusionNFT's own rollouts use it (`dpm2`)."""
     batch_size: int = Field(default=16, ge=1)
     """Images at once in a rollout; at most as many in one forward pass of the update."""
+
+    @property
+    def asked(self) -> SamplingParameters:
+        """What the recipe itself says of the images."""
+        fields = self.model_dump(exclude={"batch_size", "solver"})
+        if self.guidance in ("off", "native"):
+            fields["guidance_scale"] = None
+        return SamplingParameters(**fields)
 
 
 class FlowGrpoConfig(_Frozen):

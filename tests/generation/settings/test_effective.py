@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.sampling import Sample, call_arguments
+from nftbench.generation.sampling import Sample, call_arguments, generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
 from rewards.base import ConfigError, Prompt
@@ -116,3 +116,28 @@ def test_a_model_that_does_not_see_its_prompt_is_refused():
             parameter.data.zero_()
     with pytest.raises(ConfigError, match="does not see the prompt"):
         check_prompt_seen(pipeline, settings, PROMPTS)
+
+
+@pytest.mark.slow
+def test_steps_that_a_pipeline_does_not_take_are_one_line_while_drawing():
+    """Sana Sprint takes two alone, unless it is told of no time between them."""
+    asked = SamplingParameters(height=128, width=128, num_inference_steps=20)
+    pipeline = families.build("sana_sprint")
+    settings = learn_settings(pipeline, asked)
+    with pytest.raises(ConfigError, match="cannot draw 1 images in 20 steps: ValueError") as caught:
+        generate(pipeline, [Sample(PROMPTS[0], 0)], settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_pipeline_without_a_guidance_of_its_own_at_these_steps_asks_for_one():
+    with pytest.raises(ConfigError, match=r"pass --guidance, such as cfg:4\.5"):
+        learned("ideogram4")
+    _, settings = learned("ideogram4", guidance="cfg", guidance_scale=4.5)
+    assert (settings.guidance, settings.guidance_scale, settings.network_calls) == ("cfg", 4.5, 2)
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_takes_an_area_draws_at_the_size_that_is_asked():
+    _, settings = learned("flux_kontext")
+    assert settings.further == {"max_area": 64 * 64}

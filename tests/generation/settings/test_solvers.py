@@ -9,12 +9,8 @@ from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, P
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.generation.sampling import Sample, generate
-from nftbench.generation.settings.effective import (
-    as_drawn,
-    described_encoders,
-    described_precision,
-    learn_settings,
-)
+from nftbench.generation.settings.effective import as_drawn, learn_settings
+from nftbench.generation.settings.probe import described_encoders, described_precision
 from nftbench.generation.settings.solvers import Dpm2Scheduler, build_solver, configuration_digest
 from rewards.base import ConfigError, Prompt
 from tests.helpers import families

@@ -291,7 +291,7 @@ def test_models_that_never_end_do_not_hold_up_the_check(how):
 
 
 def test_headers_without_an_end_are_nobody_there(monkeypatch):
-    monkeypatch.setattr("rewards.vlm.chat.PROBE_TIMEOUT", 0.5)
+    monkeypatch.setattr("rewards.vlm.exchange.PROBE_TIMEOUT", 0.5)
     with hostile(drips_headers) as address, pytest.raises(ConfigError, match="no judge answers"):
         reward(address).check(prompts("a cat"))
 

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import rewards
+from nftbench.benchmark.registry import load_benchmark, load_suite
 from nftbench.training.algorithms import nft
 from nftbench.training.config import recipe as recipe_module
 from nftbench.training.config.overrides import difference, folder, load_recipe, names
@@ -22,11 +24,8 @@ from rewards.base import ConfigError
 
 NFT = ("sd3.5-m-geneval", "sd3.5-m-ocr", "sd3.5-m-pickscore", "sd3.5-m-multireward")
 PUBLISHED = (*NFT, "sd3.5-m-geneval-flow-grpo")
-GENEVAL, OCR, PICK = (
-    "data/geneval/train_metadata.jsonl",
-    "data/ocr/train.txt",
-    "data/pickscore/train.txt",
-)
+GENEVAL, OCR, PICK = "geneval-nft", "ocr", "pick-a-pic"
+"""Benchmarks whose training prompts they are."""
 THREE = "pickscore,hpsv2,clipscore"
 MINIMAL = """
 name = "mine"
@@ -93,10 +92,26 @@ def test_what_all_published_runs_share(name):
     assert (optimizer.weight_decay, optimizer.max_grad_norm, optimizer.ema) == (1e-4, 1.0, 0.9)
     assert (rollout.height, rollout.width, rollout.max_sequence_length) == (512, 512, 128)
     assert rollout.guidance_scale == 1.0
-    assert recipe.evaluation.num_inference_steps == 40 and recipe.evaluation.benchmarks == ()
+    assert recipe.evaluation.num_inference_steps == 40 and recipe.evaluation.limit == 128
     for stage in recipe.stages:
         assert (stage.groups, stage.group_size, stage.adv_clip) == (48, 24, 5.0)
         assert stage.advantage_std == "batch" and stage.combine == "sum"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_a_published_recipe_names_is_there(name):
+    recipe = load_recipe(name)
+    for source in {load_benchmark(p).training for s in recipe.stages for p in s.prompts}:
+        assert source and "24af5554898d85e93efa492f42b5e9cdf4156e9b" in source.url
+        assert source.sha256 or source.blob
+    texts = [*(s.rewards for s in recipe.stages), recipe.evaluation.held_out_rewards]
+    names_ = {item.partition(":")[0] for text in texts for item in text.split(",") if item}
+    keys = {rewards.resolve(f"{n}@{v}" if (v := recipe.variants.get(n)) else n) for n in names_}
+    measured = {c.reward for c in load_suite("table1").columns} | {"geneval@flowgrpo"}
+    assert keys <= {rewards.resolve(key) for key in measured}
+    held_out = [load_benchmark(b) for b in recipe.evaluation.benchmarks]
+    assert {p for s in recipe.stages for p in s.prompts} - {PICK} <= {b.name for b in held_out}
+    assert held_out and all(b.sampling.num_inference_steps == 40 for b in held_out)
 
 
 @pytest.mark.parametrize(

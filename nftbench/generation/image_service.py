@@ -1,0 +1,246 @@
+"""An OpenAI-compatible image service as a checkpoint: `api:URL#model`.
+
+What a service does with a prompt is its own: steps, guidance and noise cannot be asked for, and a run says so. What can
+be held it to is held: the size of every image, and one end for every request.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from nftbench.generation.sampling import Sample
+from rewards.base import ConfigError
+from rewards.images.pixels import ImageError, from_pil
+from rewards.vlm.exchange import Endpoint, Failure, Session, ask_all
+
+PREFIX = "api:"
+KEY = "NFTBENCH_IMAGES_KEY"
+CONCURRENCY, TIMEOUT, RATE = 4.0, 120.0, 0.0
+LARGEST = 64 << 20
+"""Bytes of one answer."""
+FORMATS = ("PNG", "JPEG", "WEBP")
+FATAL = frozenset({401, 403, 404})
+"""Statuses that every other request would have, too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageService:
+    """A model behind an address; what `LoadedModel` is for weights on this machine."""
+
+    name: str
+    """As the user wrote it."""
+    model: str
+    endpoint: Endpoint
+    loras: tuple[()] = ()
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    """Nobody knows on what it runs."""
+
+    @property
+    def digest(self) -> str:
+        """Of the name: nobody can say which weights answer."""
+        return f"{PREFIX}{hashlib.sha256(self.name.encode()).hexdigest()[:12]}"
+
+    @property
+    def kind(self) -> str:
+        """What a manifest has in the place of a pipeline's class."""
+        return "image service"
+
+    @property
+    def said(self) -> list[str]:
+        """What the user should read before any number."""
+        return [
+            f"{self.endpoint.shown} draws as it likes: seeds, steps and guidance are not controllable, and its weights "
+            "may change any day"
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What came of one request."""
+
+    pixels: np.ndarray | None
+    """uint8 RGB (H, W, 3)."""
+    failure: str = ""
+    status: int = 200
+    """Of the last answer; 0 where none came."""
+    attempts: int = 1
+    usage: dict[str, float] = field(default_factory=dict)
+    """What the service counted, such as `total_tokens` or `cost`."""
+
+
+def is_service(checkpoint: str) -> bool:
+    """Whether a checkpoint's words name a service."""
+    return checkpoint.startswith(PREFIX)
+
+
+def load_service(name: str) -> ImageService:
+    """Take `api:URL#model` apart; nothing is asked yet.
+
+    The environment says how it is asked: `NFTBENCH_IMAGES_KEY` (never written anywhere), and numbers above 0 in
+    `NFTBENCH_IMAGES_CONCURRENCY`, `NFTBENCH_IMAGES_TIMEOUT` (seconds) and `NFTBENCH_IMAGES_RATE` (requests a minute).
+
+    Raises:
+        ConfigError: it is none, or a setting is no number above 0.
+    """
+    url, _, model = name.removeprefix(PREFIX).partition("#")
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not model.strip():
+        raise ConfigError(
+            f"{name!r}: expected api:URL#MODEL, such as api:http://127.0.0.1:8000/v1#my-model"
+        )
+    if "@" in parts.netloc:
+        raise ConfigError(f"an address must hold no password, for runs keep it; put it into {KEY}")
+    endpoint = Endpoint(
+        url=url.rstrip("/"),
+        key=os.environ.get(KEY, ""),
+        key_name=KEY,
+        concurrency=max(1, int(_number("CONCURRENCY", CONCURRENCY))),
+        timeout=_number("TIMEOUT", TIMEOUT),
+        rate=_number("RATE", RATE),
+        attempts=4,
+        heeding=True,
+        max_bytes=LARGEST,
+    )
+    return ImageService(name=name, model=model, endpoint=endpoint)
+
+
+def _number(what: str, default: float) -> float:
+    name = f"NFTBENCH_IMAGES_{what}"
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name}={text}: expected a number above 0")
+    return value
+
+
+def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) -> list[Drawn]:
+    """One request an image; what fails for good is an image less, with its reason.
+
+    Args:
+        service: whom to ask.
+        batch: N images wanted.
+        size: height and width in pixels; any other is a failure.
+
+    Raises:
+        ConfigError: the service does not know the model or the key, or cannot be reached for any image of the batch.
+    """
+    questions = [partial(_question, service, sample, size) for sample in batch]
+    outcomes = ask_all(service.endpoint, questions, partial(_attempt, size=size))
+    drawn = [
+        Drawn(o.value[0], attempts=o.attempts, usage=o.value[1])
+        if o.value
+        else Drawn(None, o.failure, o.status, o.attempts)
+        for o in outcomes
+    ]
+    refusal = next((d.failure for d in drawn if d.status in FATAL), "")
+    if all(d.status == 0 or d.status >= 500 for d in drawn):
+        refusal = drawn[0].failure
+    if refusal:
+        raise ConfigError(
+            f"{service.endpoint.shown} made no image of {service.model!r}: {refusal}; is it up, is the model's name "
+            f"right, is the key in {KEY}? What was made is kept"
+        )
+    return drawn
+
+
+def _question(service: ImageService, sample: Sample, size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
+    return {
+        "model": service.model,
+        "prompt": sample.prompt.text,
+        "n": 1,
+        "size": f"{width}x{height}",
+        "response_format": "b64_json",
+    }
+
+
+async def _attempt(
+    session: Session, body: dict[str, Any], *, size: tuple[int, int]
+) -> tuple[np.ndarray, dict[str, float]]:
+    try:
+        text = await session.post("/images/generations", body)
+    except Failure as fault:
+        if fault.status != 400 or "response_format" not in str(fault):
+            raise
+        body.pop("response_format")  # some models send base64 unasked and refuse to be asked
+        raise Failure(str(fault), status=400) from None
+    try:
+        answer = json.loads(text)
+        first = answer["data"][0]
+        encoded, address = first.get("b64_json"), first.get("url")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        shown = session.endpoint.hidden(text)[:200]
+        raise Failure(f"not an answer with an image: {shown}", status=200) from None
+    if isinstance(encoded, str):
+        try:
+            data = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            raise Failure("b64_json is not base64", status=200) from None
+    elif isinstance(address, str):
+        data = await session.get(_on_same_host(session.endpoint.url, address))
+    else:
+        raise Failure("an answer with neither b64_json nor url", status=200)
+    return _pixels(data, size), _usage(answer.get("usage"))
+
+
+def _on_same_host(own: str, address: str) -> str:
+    """An image's address, if the service itself has it: a run follows no link into the network it stands in."""
+    try:
+        mine, other = urlsplit(own), urlsplit(address)
+        same = (mine.scheme, mine.hostname, mine.port) == (other.scheme, other.hostname, other.port)
+    except ValueError:
+        same = False
+    if not same:
+        raise Failure(
+            "the image lies on another host than the service, which is not followed; have it answer with b64_json",
+            again=False,
+            status=200,
+        )
+    return address
+
+
+def _pixels(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if (image.height, image.width) != size:
+                raise Failure(
+                    f"asked for {size[1]}x{size[0]} pixels (width x height), got {image.width}x{image.height}",
+                    again=False,
+                    status=200,
+                )
+            return from_pil(image).pixels
+    except (ImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Failure(
+            f"not an image that can be read ({', '.join(FORMATS)}): {error}", status=200
+        ) from None
+
+
+def _usage(found: Any) -> dict[str, float]:
+    """The numbers of `usage`; what is nested is left out."""
+    if not isinstance(found, dict):
+        return {}
+    return {
+        str(k)[:40]: float(v)
+        for k, v in list(found.items())[:20]
+        if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e15
+    }

@@ -1,0 +1,151 @@
+"""An image service as a checkpoint, asked by the command over a real connection."""
+
+import json
+import shutil
+import time
+import urllib.request
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from nftbench.generation.image_service import draw, load_service
+from nftbench.generation.sampling import Sample
+from rewards.base import ConfigError, Prompt
+from tests.helpers.commands import run_here
+from tests.helpers.fake_images import colour, serving_images
+
+KEY = "a-secret-of-mine"
+ASKED = ("--suite", "geneval-pocket", "--rewards", "jpeg", "--limit", "2")
+
+
+@pytest.fixture(scope="module")
+def service():
+    with serving_images() as url:
+        yield url
+
+
+def log(url: str) -> list[dict]:
+    with urllib.request.urlopen(f"{url}/log", timeout=10) as answer:
+        return json.load(answer)["asked"]
+
+
+def drawn(url: str, text: str, model: str = "fake"):
+    """What comes of a prompt, beside one that is drawn well."""
+    batch = [Sample(Prompt(id=i, text=t), 0) for i, t in (("a", "a red cube"), ("b", text))]
+    return draw(load_service(f"api:{url}#{model}"), batch, (64, 64))
+
+
+def test_a_run_by_the_command_resumed_scored_and_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_IMAGES_KEY", KEY)
+    (tmp_path / "mine.txt").write_text("a red cube\na small cat\na busy-once dog\n", "utf-8")
+    with serving_images(KEY) as url:
+        asked = (
+            "eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg",
+            "--size", "64x96", "--out", "run", "--max-failed", "0.5",
+        )  # fmt: skip
+        code, out = run_here(tmp_path, *asked)
+        assert code == 0, out
+        assert "requests 4, usage total_tokens 14" in out and "1" in out  # the 429 was asked again
+        first = log(url)
+        assert {one["size"] for one in first} == {"96x64"} and {one["n"] for one in first} == {1}
+        code, out = run_here(tmp_path, *asked)
+        assert code == 0 and [a["prompt"] for a in log(url)[len(first) :]] == ["a small cat"]
+    run = tmp_path / "run"
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    (name,) = manifest["protocols"]
+    images = sorted((run / name / "images").glob("*.png"))
+    assert len(images) == 2
+    assert tuple(np.asarray(Image.open(images[0]))[0, 0]) == colour("a red cube")
+    table = pd.read_parquet(run / name / "samples.parquet")
+    assert table["jpeg:reason"].tolist()[1] == "asked for 96x64 pixels (width x height), got 48x32"
+    assert manifest["protocols"][name]["noise"] == "service"
+    assert manifest["protocols"][name]["num_inference_steps"] is None
+    everything = [p.read_bytes() for p in run.rglob("*") if p.is_file()]
+    assert not any(KEY.encode() in data for data in everything)
+    code, out = run_here(tmp_path, "report", "run", "--out", "report")
+    assert code == 0, out
+    shutil.copytree(run, tmp_path / "other")
+    code, out = run_here(tmp_path, "compare", "run", "other")
+    assert code == 0, out
+    pages = " ".join(p.read_text("utf-8") for p in (tmp_path / "report").rglob("*.html"))
+    assert "images from a service" in pages
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a small cat", "got 32x32"),
+        ("refuse this", "status 400"),
+        ("broken", "not an image that can be read"),
+        ("it is elsewhere", "on another host"),
+    ],
+)
+def test_what_fails_is_an_image_less_with_its_reason(service, text, said, monkeypatch):
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
+    good, bad = drawn(service, text)
+    assert good.pixels is not None and good.usage == {"total_tokens": 7.0}
+    assert bad.pixels is None and said in bad.failure
+
+
+def test_an_endless_answer_ends(service, monkeypatch):
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("nftbench.generation.image_service.LARGEST", 1 << 20)
+    assert "more than 1048576 bytes" in drawn(service, "endless")[1].failure
+
+
+def test_an_image_at_an_address_of_the_service(service):
+    assert tuple(drawn(service, "it is linked")[1].pixels[0, 0]) == colour("linked")
+
+
+def test_a_model_that_takes_no_response_format(service):
+    good, other = drawn(service, "a blue cube", "plain")
+    assert (good.attempts, other.attempts) == (2, 2) and other.pixels is not None
+
+
+def test_the_rate_is_kept(service, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_IMAGES_RATE", "240")
+    began = time.monotonic()
+    drawn(service, "a slow cube")
+    assert time.monotonic() - began >= 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("api:", "expected api:URL#MODEL"),
+        ("api:http://127.0.0.1:1/v1", "expected api:URL#MODEL"),
+        ("api:ftp://host/v1#m", "expected api:URL#MODEL"),
+        ("api:http://me:pass@host/v1#m", "must hold no password"),
+    ],
+)
+def test_words_that_name_no_service(name, said):
+    with pytest.raises(ConfigError, match=said):
+        load_service(name)
+
+
+def refused(cwd, *arguments: str) -> str:
+    code, said = run_here(cwd, *arguments)
+    assert code == 2, said
+    return said
+
+
+def test_a_wrong_key_is_one_line_without_the_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_IMAGES_KEY", "not-the-one")
+    with serving_images(KEY) as url:
+        said = refused(tmp_path, "eval", f"api:{url}#fake", *ASKED, "--size", "64")
+    assert "status 401" in said and "NFTBENCH_IMAGES_KEY" in said and "not-the-one" not in said
+
+
+def test_what_cannot_be_asked_is_one_line(tmp_path, service):
+    name = f"api:{service}#fake"
+    assert "pass --size" in refused(tmp_path, "eval", name, *ASKED)
+    assert "cannot be told num_inference_steps" in refused(
+        tmp_path, "eval", name, *ASKED, "--size", "64", "--steps", "3"
+    )
+    assert "is an image service" in refused(tmp_path, "train", name, "--rewards", "jpeg")
+    unknown = f"api:{service}#nobody"
+    assert "status 404" in refused(tmp_path, "eval", unknown, *ASKED, "--size", "64")
+    down = refused(tmp_path, "eval", "api:http://127.0.0.1:9/v1#m", *ASKED, "--size", "64")
+    assert "made no image" in down

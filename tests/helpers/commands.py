@@ -1,0 +1,31 @@
+"""The command line in this process: the same `main`, without a new interpreter's imports."""
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from nftbench.cli.main import main
+from nftbench.generation.sampling import FOREIGN
+
+
+def run_here(cwd: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and all that `nftbench ARGUMENTS` printed; 1 and the traceback of what it did not catch."""
+    said, before = io.StringIO(), (sys.argv, Path.cwd())
+    sys.argv = ["nftbench", *arguments]
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main()
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except FOREIGN:
+        said.write(traceback.format_exc())
+        code = 1
+    finally:
+        sys.argv = before[0]
+        os.chdir(before[1])
+    return code, said.getvalue()
