@@ -3,11 +3,16 @@
 Nothing heavy is imported before something is shown.
 """
 
+import json
 import logging
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
 
 from nftbench.runs.launched import launched
 
@@ -33,6 +38,50 @@ def is_main() -> bool:
     return launched()[0] == 0
 
 
+_answers = {"in_json": False}
+"""How the command that runs answers."""
+
+
+def answer_in_json(wanted: bool) -> bool:
+    """From here on standard output takes JSON alone, or everything."""
+    _answers["in_json"] = wanted
+    return wanted
+
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=answer_in_json,
+        help="Print the result as JSON and nothing else; what else is said goes to standard error.",
+    ),
+]
+"""The flag of every command whose result is a table or a fact."""
+
+
+def answer(grids: "Sequence[Grid]", result: Any) -> None:
+    """Print a command's result: its tables, or with `--json` what they are made of.
+
+    Args:
+        grids: the tables.
+        result: mappings, sequences, data classes and plain values; a number that is not finite becomes null.
+    """
+    if _answers["in_json"]:
+        write(json.dumps(_plain(result), indent=2, default=str) + "\n")
+    else:
+        show(grids)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write(text: str) -> None:
     """Text for standard output, as it is."""
     if is_main():
@@ -41,8 +90,11 @@ def write(text: str) -> None:
 
 
 def line(text: str) -> None:
-    """One line for standard output, however long it is."""
-    write(f"{text}\n")
+    """One line for standard output, however long it is; beside JSON for standard error."""
+    if not _answers["in_json"]:
+        write(f"{text}\n")
+    elif is_main():
+        sys.stderr.write(f"{text}\n")
 
 
 def show(grids: "Sequence[Grid]") -> None:
@@ -51,10 +103,11 @@ def show(grids: "Sequence[Grid]") -> None:
 
     from nftbench.reporting import text_tables
 
-    if sys.stdout.isatty() and is_main():
-        text_tables.show(Console(), grids)
+    stream = sys.stderr if _answers["in_json"] else sys.stdout
+    if stream.isatty() and is_main():
+        text_tables.show(Console(file=stream), grids)
     else:
-        write(text_tables.render("terminal", grids, []))
+        line(text_tables.render("terminal", grids, []).removesuffix("\n"))
 
 
 def fail(message: str, code: int) -> NoReturn:

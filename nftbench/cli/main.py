@@ -66,6 +66,7 @@ def options(
     ] = False,
 ) -> None:
     """Evaluate and train text-to-image models with rewards whose numbers can be trusted."""
+    console.answer_in_json(False)
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose exclude each other; leave out one")
     if quiet or verbose:

@@ -1,5 +1,6 @@
 """`nftbench leaderboard`: add runs, build the pages, verify a run, export it for a model card."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,6 +88,7 @@ def verify(
         str | None,
         typer.Option(help="Your own rewards that scored it, FILE.py:NAME; runs the files."),
     ] = None,
+    as_json: console.Json = False,
 ) -> None:
     """Score a random part of a run's images again; exit code 1 when its numbers are not theirs."""
     import rewards as registry
@@ -106,6 +108,8 @@ def verify(
     looked = f"{found.seen} of {found.images} images scored again"
     rest = f"; of the other {unseen} only the digests were looked at" if unseen else ""
     console.line(f"{run}: {'verified' if found.ok else 'NOT VERIFIED'}: {looked}{rest}")
+    if as_json:
+        console.answer([], {"run": str(run), "ok": found.ok, **asdict(found)})
     if not found.ok:
         raise typer.Exit(console.FAILED)
 

@@ -32,6 +32,7 @@ def table(
     ] = None,
     form: Form = None,
     out: Out = None,
+    as_json: console.Json = False,
 ) -> None:
     """Make a paper's table with our rows beside the published ones: do they agree?"""
     names.check(suite=suite)
@@ -53,6 +54,7 @@ def compare(
     ] = False,
     form: Form = None,
     out: Out = None,
+    as_json: console.Json = False,
 ) -> None:
     """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
     from nftbench.reporting import compare as comparing
@@ -96,6 +98,6 @@ def _show(
         write_atomic(out, text_tables.render(form, grids, records).encode())
         console.line(f"table: {out}")
     elif form == "terminal":
-        console.show(grids)
+        console.answer(grids, records)
     else:
         console.write(text_tables.render(form, grids, records))

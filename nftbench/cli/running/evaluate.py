@@ -178,6 +178,7 @@ def eval_(
     ] = False,
     retry_failed: RetryFailed = True,
     max_failed: MaxFailed = 0.01,
+    as_json: console.Json = False,
 ) -> None:
     """Generate from a checkpoint, judge the images, print a table with error bars."""
     if publish and protocol.limit:
@@ -206,7 +207,7 @@ def eval_(
     for said in drawn_as(run.manifest):
         console.line(said)
     alarms = run_alarms(run)
-    _show(rows, alarms, f"run: {run.folder}")
+    _show(rows, alarms, "run", run.folder)
     for path in leaderboard.add(run) if publish and console.is_main() else ():
         console.line(f"published: {path}")
     _end(alarms, max_failed)
@@ -229,6 +230,7 @@ def score(
     ] = None,
     retry_failed: RetryFailed = True,
     max_failed: MaxFailed = 0.01,
+    as_json: console.Json = False,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
     names.check(rewards=rewards)
@@ -244,29 +246,38 @@ def score(
             alarms, written = run_alarms(Run(target)), target
         else:
             rows, alarms, written = commands.score_listed(target, rewards, batch_size, out, report)
-    _show(rows, alarms, f"scores: {written}")
+    _show(rows, alarms, "scores", written)
     _end(alarms, max_failed)
 
 
 @app.command()
-def benchmarks() -> None:
+def benchmarks(as_json: console.Json = False) -> None:
     """List benchmarks and suites."""
     from nftbench.benchmark import registry
     from nftbench.reporting import summary_tables
 
     benchmarks = [registry.load_benchmark(name) for name in registry.names()]
     suites = [registry.load_suite(name) for name in registry.suite_names()]
-    console.show([summary_tables.benchmarks(benchmarks), summary_tables.suites(suites)])
+    console.answer(
+        [summary_tables.benchmarks(benchmarks), summary_tables.suites(suites)],
+        {
+            "benchmarks": [benchmark.model_dump(mode="json") for benchmark in benchmarks],
+            "suites": [suite.model_dump(mode="json") for suite in suites],
+        },
+    )
 
 
-def _show(rows: "Sequence[Row]", alarms: "Sequence[Alarm]", where: str) -> None:
+def _show(rows: "Sequence[Row]", alarms: "Sequence[Alarm]", what: str, where: Path) -> None:
     """What speaks against the numbers, the numbers, and where they are: in this order."""
     from nftbench.reporting import summary_tables
 
     for alarm in alarms:
         console.line(str(alarm))
-    console.show(summary_tables.scores(rows))
-    console.line(where)
+    records = [row.model_dump() for row in rows]
+    console.answer(
+        summary_tables.scores(rows), {what: str(where), "rows": records, "warnings": alarms}
+    )
+    console.line(f"{what}: {where}")
 
 
 def _end(alarms: "Sequence[Alarm]", max_failed: float) -> None:

@@ -1,6 +1,5 @@
 """`nftbench inspect`: what a checkpoint is, before anything is drawn or trained with it."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -20,7 +19,7 @@ def inspect(
     ] = None,
     loading: flags.Loading,
     machine: flags.Machine,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: console.Json = False,
 ) -> None:
     """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, trainable or why not."""
     names.check(checkpoint=checkpoint)
@@ -38,7 +37,7 @@ def inspect(
     side = {} if size is None else {"height": size, "width": size}
     found = inspect_model(model, SamplingParameters(**{**model.own, **side})).as_dict()
     if as_json:
-        console.line(json.dumps(found, indent=2, ensure_ascii=False))
+        console.answer([], found)
         return
     for name, value in found.items():
         for said in _lines(name.replace("_", " "), value):

@@ -56,6 +56,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Go on from the last checkpoint of this run folder.")
     ] = None,
+    as_json: console.Json = False,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
     stages = {"prompts": prompts, "rewards": rewards, "combine": combine, "iterations": iterations}
@@ -86,7 +87,7 @@ def train(
             say=console.line,
             allowed=loading.allowed,
         )
-    console.show(summary_tables.changes(changes))
+    console.answer(summary_tables.changes(changes), {"run": str(folder), "changes": changes})
     console.line(f"run: {folder}; evaluate it with: nftbench eval {folder}")
 
 
@@ -107,7 +108,7 @@ def _train_seeds(
         parent, changes = commands.train_seeds(
             *everything, seeds, out=out, progress=report, say=console.line, allowed=allowed
         )
-    console.show(summary_tables.changes(changes))
+    console.answer(summary_tables.changes(changes), {"runs": str(parent), "changes": changes})
     console.line(f"runs: {parent}, one folder a seed; the table is their mean")
 
 

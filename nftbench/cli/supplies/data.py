@@ -1,6 +1,7 @@
 """`nftbench data`: prompt files of others, fetched and checked; how well rewards rank ready images."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,13 +21,19 @@ app = typer.Typer(help="Prompt files of others: what is here, fetching; ranking 
 
 
 @app.callback(invoke_without_command=True)
-def list_data(context: typer.Context) -> None:
+def list_data(context: typer.Context, as_json: console.Json = False) -> None:
     """List every benchmark's prompt files; with a command: fetch them, or rank ready images."""
     if context.invoked_subcommand:
         return
     from nftbench.benchmark import data_cache as data
 
-    console.show([_listing(_everything())])
+    everything = _everything()
+    files = [
+        {"benchmark": one.name, "state": data.state(asset), **asdict(asset)}
+        for one in everything
+        for asset in _assets(one)
+    ]
+    console.answer([_listing(everything)], files)
     console.line(f"data cache: {data.cache()}")
 
 

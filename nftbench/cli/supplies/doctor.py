@@ -27,16 +27,18 @@ class Finding:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: console.Json = False) -> None:
     """Say what is installed, what works, and the command for what does not."""
     from nftbench.evaluation.loading import quiet
 
     quiet()
-    broken = 0
+    found = []
     for finding in examine():
-        broken += finding.state == "broken"
+        found.append(finding)
         console.line(f"{finding.state:<7} {finding.what:<28} {finding.detail}")
-    if broken:
+    if as_json:
+        console.answer([], found)
+    if any(finding.state == "broken" for finding in found):
         raise typer.Exit(console.FAILED)
 
 

@@ -74,6 +74,7 @@ def pull_everything(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what is here and what is missing.")
     ] = False,
+    as_json: console.Json = False,
 ) -> None:
     """Fetch all that suites need, prompts and weights; say what else is missing, and how to get it."""
     for name in names:
@@ -86,7 +87,7 @@ def pull_everything(
 
     quiet()
     wanted = needs(names)
-    console.show([_listing(wanted)])
+    console.answer([_listing(wanted)], wanted)
     missing = [need for need in wanted if not need.here and need.file]
     total = size(sum(need.size for need in missing))
     if dry_run:

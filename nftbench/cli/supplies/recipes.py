@@ -18,6 +18,7 @@ def recipes(
     out: Annotated[
         Path | None, typer.Option(help="Write it there: .txt, .md, .tex, .csv, .html or .json.")
     ] = None,
+    as_json: console.Json = False,
 ) -> None:
     """List the recipes; with a name: every key of one, its value, its default and what it means."""
     grid, records = _one(name) if name else _all()
@@ -25,7 +26,7 @@ def recipes(
     from nftbench.runs.io import write_atomic
 
     if out is None:
-        console.show([grid])
+        console.answer([grid], records)
         return
     text = text_tables.render(text_tables.format_of(None, out), [grid], records)
     write_atomic(out, text.encode())

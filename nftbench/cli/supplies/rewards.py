@@ -1,8 +1,9 @@
 """`nftbench rewards`: what the rewards are, their weights, what they cost, how far their variants disagree."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,7 @@ def list_rewards(
             "--benchmark", help="Measure every reward: the same as the command `benchmark`."
         ),
     ] = False,
+    as_json: console.Json = False,
 ) -> None:
     """List the rewards; with a command: pull their weights, measure them, compare variants."""
     if context.invoked_subcommand:
@@ -39,7 +41,8 @@ def list_rewards(
     import rewards
     from nftbench.reporting import reward_tables
 
-    console.show([reward_tables.listing(rewards.available())])
+    keys = rewards.available()
+    console.answer([reward_tables.listing(keys)], [_said(key) for key in keys] if as_json else [])
 
 
 @app.command()
@@ -119,6 +122,17 @@ def variants(
     if csv:
         write_csv(csv, found, paths)
         console.line(f"table: {csv}")
+
+
+def _said(key: str) -> dict[str, Any]:
+    """All that a reward says of itself, or why it cannot."""
+    import rewards
+    from rewards.certify.verdicts import standing
+
+    try:
+        return {"key": key, "parity": standing(key), **asdict(rewards.reward_info(key))}
+    except ConfigError as error:
+        return {"key": key, "not_here": str(error)}
 
 
 # --- what commands need ---------------------------------------------------------------------------
