@@ -53,21 +53,8 @@ def test_numbers_that_are_none(capsys):
 
 @pytest.mark.slow
 def test_an_evaluation_as_json(start, tmp_path):
-    small = [
-        "eval",
-        "pocket",
-        "--suite",
-        "ocr-pocket",
-        "--limit",
-        "2",
-        "--steps",
-        "1",
-        "--rewards",
-        "jpeg",
-        "--out",
-        "run",
-    ]
-    code, out, err = start(*small, "--json").finish()
+    small = ("--suite", "ocr-pocket", "--limit", "2", "--steps", "1", "--rewards", "jpeg")
+    code, out, err = start("eval", "pocket", *small, "--out", "run", "--json").finish()
     assert code == 0 and "ocr-pocket: drawn at" in err and "run: run" in err
     found = json.loads(out)
     (row,) = found["rows"]
