@@ -80,6 +80,14 @@ class Prompt:
     """Names of the only rewards that apply to it, in training; empty is every one that can score it."""
     cluster: str = ""
     """Prompts of one cluster, such as paraphrases, count as one for error bars; empty is a cluster of its own."""
+    origin: str = field(default="", compare=False)
+    """Where a user wrote it, `mine.jsonl, line 4`; empty where others did. It moves no number: what is doubtful in a
+    user's own prompt is refused, and what others published is scored as they did."""
+
+    @property
+    def named(self) -> str:
+        """The prompt as messages name it."""
+        return f"prompt {self.id!r}" + (f" ({self.origin})" if self.origin else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,8 +15,20 @@ class Extra:
 
 EXTRAS = {
     "mmdet": Extra(module="mmdet", rewards=("geneval@mmdet",)),
-    "paddle": Extra(module="paddleocr", rewards=("ocr@paddleocr", "ocr@paddleocr-x4", "ocr@pp3")),
-    "tesseract": Extra(module="pytesseract", rewards=("ocr@tesseract", "ocr@tesseract-x4")),
+    "paddle": Extra(
+        module="paddleocr",
+        rewards=(
+            "ocr@paddleocr",
+            "ocr@paddleocr-nfkc",
+            "ocr@paddleocr-x4",
+            "ocr@pp3",
+            "ocr@pp3-nfkc",
+        ),
+    ),
+    "tesseract": Extra(
+        module="pytesseract",
+        rewards=("ocr@tesseract", "ocr@tesseract-nfkc", "ocr@tesseract-x4"),
+    ),
 }
 """By name."""
 

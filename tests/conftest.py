@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 os.environ["PYTHONUTF8"] = "1"  # of the commands that tests start, whatever the locale
@@ -19,7 +19,10 @@ os.environ["PYTHONUTF8"] = "1"  # of the commands that tests start, whatever the
 # that wait for each other crawl where other work holds the cores. Use `-n` for more cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("house", deadline=None)  # other work on the machine is no failure
+SLOW = [HealthCheck.too_slow]
+settings.register_profile(  # other work on the machine is no failure
+    "house", deadline=None, suppress_health_check=SLOW
+)
 settings.load_profile("house")
 
 CHILD = """

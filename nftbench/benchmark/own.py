@@ -15,13 +15,22 @@ import shutil
 import tempfile
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark import places
-from nftbench.benchmark.prompts import check_id, json_object, load_prompts, text_lines
+from nftbench.benchmark.prompts import (
+    ORIGINS,
+    check_id,
+    json_object,
+    load_prompts,
+    scene,
+    text_lines,
+    whole_characters,
+)
 from rewards.base import ConfigError, Prompt
 
 KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "tag": "tag"}
@@ -52,6 +61,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     for number, record in rows(path, data):
         try:
             prompt = prompt_of(record, f"{number - 1:05d}", first)
+            whole_characters(prompt)
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
         if prompt.id in seen:
@@ -59,7 +69,7 @@ def read_prompts(path: Path) -> list[Prompt]:
                 f"{path}, line {number}: id {prompt.id!r} stands on line {seen[prompt.id]} already"
             )
         seen[prompt.id] = number
-        prompts.append(prompt)
+        prompts.append(replace(prompt, origin=f"{path.name}, line {number}"))
     if not prompts:
         raise ConfigError(f"{path}: expected a prompt a line, got none")
     return prompts
@@ -148,7 +158,7 @@ def prompt_of(record: Mapping[str, Any], own_id: str, first: dict[str, str]) -> 
         id=check_id(own_id),
         text=text,
         tag=_text(found, "tag"),
-        target={k: _things(k, found[k]) for k in TARGETS if k in found},
+        target=scene({k: _from_json(k, found[k]) for k in TARGETS if k in found}),
         cluster="" if cluster == own_id else cluster,
     )
 
@@ -162,16 +172,14 @@ def _text(found: Mapping[str, Any], key: str) -> str:
     return value.strip()
 
 
-def _things(key: str, value: Any) -> list[Any]:
+def _from_json(key: str, value: Any) -> Any:
     """GenEval's list of things; a CSV's cell holds it as JSON."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise ConfigError(f"expected {key!r} to be a JSON list ({error})") from None
-    if not isinstance(value, list) or not all(isinstance(thing, Mapping) for thing in value):
-        raise ConfigError(f"expected {key!r} to be a list of objects, got {value!r}")
-    return value
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"expected {key!r} to be a JSON list ({error})") from None
 
 
 # --- a benchmark of them --------------------------------------------------------------------------
@@ -211,6 +219,8 @@ def add_benchmark(
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "prompts").mkdir()
     (folder / "prompts" / f"{name}.jsonl").write_bytes(data)
+    origins = [prompt.origin or f"line {n}" for n, prompt in enumerate(prompts, start=1)]
+    (folder / "prompts" / f"{name}{ORIGINS}").write_text(json.dumps(origins), encoding="utf-8")
     lines = [
         f"rewards = {json.dumps(list(rewards))}",
         f'aggregation = "{"task_mean" if targeted else "mean"}"',

@@ -5,13 +5,23 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rewards.base import ConfigError, Prompt
 
 T = TypeVar("T")
+ORIGINS = ".origins"
+"""Ending of a file beside a benchmark's prompts: a JSON list of where a user wrote each."""
+ENTRY_KEYS = {
+    "include": ("class", "count", "color", "position"),
+    "exclude": ("class", "count"),
+}
+"""What GenEval's metadata say of things; no rule looks at the colour or place of what is excluded."""
+MOST_OF_ONE = 100
+"""Things of one class that a line may ask for."""
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _REWARD = re.compile(r"[\w.-]+(@[\w.-]+)?")
 
@@ -161,13 +171,33 @@ def _parse(
 ) -> Prompt:
     try:
         prompt = parse(own_id, line)
-        _whole_characters(prompt)
+        whole_characters(prompt)
         return prompt
     except ConfigError as error:
         raise ConfigError(f"{path}, line {number + 1}: {error}") from None
 
 
-def _whole_characters(prompt: Prompt) -> None:
+def with_origins(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts of a user's own file, a line each, with the file and line that they were written on.
+
+    Args:
+        path: the file; beside one that nftbench made of another, `.origins` says where each line came from.
+        prompts: in its order.
+    """
+    noted = path.with_suffix(ORIGINS)
+    if noted.is_file():
+        origins = json.loads(noted.read_bytes())
+    else:
+        origins = [f"{path.name}, line {number}" for number in range(1, len(prompts) + 1)]
+    return [replace(p, origin=origin) for p, origin in zip(prompts, origins, strict=True)]
+
+
+def whole_characters(prompt: Prompt) -> None:
+    """Refuse half a surrogate pair, which no file can hold.
+
+    Raises:
+        ConfigError: there is one; quotes the text.
+    """
     for said in (prompt.text, prompt.tag, json.dumps(prompt.target, ensure_ascii=False)):
         try:
             said.encode()
@@ -210,21 +240,24 @@ def scene(record: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(entries, list):
             raise ConfigError(f"expected {name!r} to be a list, got {entries!r}")
         for place, entry in enumerate(entries):
-            wrong = _entry_fault(entry, place)
+            wrong = _entry_fault(entry, place, ENTRY_KEYS[name])
             if wrong:
                 raise ConfigError(f"{name}[{place}]: expected {wrong}, got {str(entry)[:60]!r}")
     return found
 
 
-def _entry_fault(entry: object, place: int) -> str:
+def _entry_fault(entry: object, place: int, keys: Collection[str]) -> str:
     """What an entry of the metadata should have been; empty where it is right."""
     if not isinstance(entry, dict):
         return "an object such as {'class': 'dog', 'count': 1}"
+    if unknown := sorted(entry.keys() - keys):
+        return f"no key but {', '.join(keys)}, not {unknown[0]!r}"
     if not isinstance(entry.get("class"), str) or not entry["class"]:
         return "'class' to be a name"
     count = entry.get("count")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        return "'count' to be a whole number of at least 1"
+    whole = isinstance(count, int) and not isinstance(count, bool)
+    if not whole or not 1 <= count <= MOST_OF_ONE:
+        return f"'count' to be a whole number from 1 to {MOST_OF_ONE}"
     if not isinstance(entry.get("color", ""), str):
         return "'color' to be a name"
     return _position_fault(entry.get("position"), place)
@@ -262,7 +295,7 @@ def _own(own_id: str, line: str) -> Prompt:
         id=check_id(record.get("id", own_id)),
         text=required(record, "prompt", str),
         tag=str(record.get("tag", "")),
-        target={k: record[k] for k in ("include", "exclude") if k in record},
+        target=scene(record),
         cluster=str(record.get("cluster", "")),
     )
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from nftbench.benchmark import data_cache as data
-from nftbench.benchmark.prompts import load_prompts
+from nftbench.benchmark.prompts import load_prompts, with_origins
 from nftbench.resources import data_folder
 from rewards.base import ConfigError, Prompt, Weight
 
@@ -211,6 +211,8 @@ class PromptSource(Frozen):
             member=self.member,
             copies=self.copies,
         )
+        if self._home and self.copies == 1:
+            prompts = with_origins(self.path(remedy=remedy), prompts)
         return [replace(p, tag=self.tag) for p in prompts] if self.tag else prompts
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nftbench.benchmark import own
-from nftbench.benchmark.prompts import json_object, required, text_lines
+from nftbench.benchmark.prompts import json_object, required, scene, text_lines
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
 from nftbench.evaluation.evaluate import versions
@@ -139,9 +139,9 @@ def _geneval(folder: Path) -> Iterator[GivenImage]:
     try:
         record = json_object(text_lines(path, _short(path))[0])
         text, tag = required(record, "prompt", str), str(record.get("tag", ""))
+        target = scene(record)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    target = {k: record[k] for k in ("include", "exclude") if k in record}
     prompt = Prompt(id=folder.name, text=text, tag=tag, target=target)
     samples = folder / "samples"
     found = _pictures(samples) if samples.is_dir() else []
@@ -163,6 +163,7 @@ def _listed(path: Path) -> Iterator[GivenImage]:
             prompt = own.prompt_of({k: v for k, v in record.items() if k != "image"}, "x", {})
             place = known.setdefault((prompt.text, prompt.tag), f"{number - 1:05d}")
             prompt = replace(prompt, id=prompt.id if "id" in record else place, cluster="")
+            prompt = replace(prompt, origin=f"{path.name}, line {number}")
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
         file = path.parent / image

@@ -37,7 +37,7 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     known: dict[tuple[str, str], str] = {}
     for number, line in enumerate(text_lines(path, path.read_bytes()), start=1):
         try:
-            file, prompt = _entry(line, path.parent, number, known)
+            file, prompt = _entry(line, path, number, known)
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {as_text(str(error))}") from None
         paths.append(file)
@@ -46,7 +46,7 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
 
 
 def _entry(
-    line: str, folder: Path, number: int, known: dict[tuple[str, str], str]
+    line: str, path: Path, number: int, known: dict[tuple[str, str], str]
 ) -> tuple[Path, Prompt]:
     """A line's file and prompt; `known` holds the ids of prompts that have none of their own, by text and tag."""
     record = json_object(line)
@@ -56,8 +56,9 @@ def _entry(
     target = scene(record)
     text, tag = required(record, "prompt", str), as_text(str(record.get("tag", "")))
     own = record["id"] if "id" in record else known.setdefault((text, tag), f"{number - 1:05d}")
-    prompt = Prompt(id=check_id(own), text=text, tag=tag, target=target)
-    return _inside(folder, name), prompt
+    origin = f"{path.name}, line {number}"
+    prompt = Prompt(id=check_id(own), text=text, tag=tag, target=target, origin=origin)
+    return _inside(path.parent, name), prompt
 
 
 def _inside(folder: Path, name: str) -> Path:

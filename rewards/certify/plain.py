@@ -1,6 +1,9 @@
 """Rewards without weights, and the rules of OCR: JPEG size, and what a loaded variant makes of lines read."""
 
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from rewards.weights.stand_ins import standing_in
 
 JPEG = "NVlabs/DiffusionNFT@24af555 flow_grpo/rewards.py (Pillow 10.4)"
 OCR = "NVlabs/DiffusionNFT@24af555 flow_grpo/ocr.py"
+Form = Callable[[str], str]
+CURLY = re.compile("[\u2018\u2019\u201a\u201c\u201d\u201e]")
 FEW_BYTES = 0.02
 """kB: JPEG encoders differ by a few bytes."""
 JPEG_FIELDS = {
@@ -53,7 +58,7 @@ class _Given:
 def _with_given(key: str) -> tuple[Any, _Given]:
     """A reward as it is loaded, but for the engine that reads."""
     engine = _Given()
-    name = key.partition("@")[2].removesuffix("-x4")
+    name = key.partition("@")[2].removesuffix("-x4").removesuffix("-nfkc")
     with standing_in("lines given", {f"engine {name}": lambda: engine}):
         return load_reward(key), engine
 
@@ -61,12 +66,10 @@ def _with_given(key: str) -> tuple[Any, _Given]:
 def ocr(key: str, folder: Path) -> Iterator[Check]:
     """The loaded reward for given lines; where upstream's engine or arithmetic failed, ours is NaN with a reason."""
     cases = read_golden(folder, "ocr_metric.json")["cases"]
-    reward, engine = _with_given(key)
-    values = []
-    for case in cases:
-        engine.page = _lines(case)
-        prompt = Prompt(id=str(case["id"]), text=case["prompt"])
-        values.append(float(reward.score(np.zeros((1, 8, 8, 3), np.uint8), [prompt]).values[0]))
+    if key.endswith("-nfkc"):
+        cases = [case for case in cases if _is_plain(case)]
+        yield _in_other_forms(key, cases)
+    values = _values(key, cases)
     fine = [i for i, case in enumerate(cases) if not _failed(case)]
     yield compare(
         "reward of the lines read",
@@ -83,6 +86,41 @@ def ocr(key: str, folder: Path) -> Iterator[Check]:
         reference=OCR,
     )
     yield from _enlarged(key, folder)
+
+
+def _values(key: str, cases: Sequence[dict[str, Any]], form: Form = str) -> list[float]:
+    """The loaded reward of lines given, each written in another form."""
+    reward, engine = _with_given(key)
+    values = []
+    for case in cases:
+        lines = _lines(case)
+        engine.page = lines and [replace(line, text=form(line.text)) for line in lines]
+        prompt = Prompt(id=str(case["id"]), text=case["prompt"])
+        values.append(float(reward.score(np.zeros((1, 8, 8, 3), np.uint8), [prompt]).values[0]))
+    return values
+
+
+def _is_plain(case: dict[str, Any]) -> bool:
+    """Whether a case's texts are in Unicode's form NFKC, and their quotes are straight."""
+    texts = [case["prompt"], *(text for text, _ in case["lines"] or [])]
+    return all(unicodedata.is_normalized("NFKC", t) and not CURLY.search(t) for t in texts)
+
+
+def _in_other_forms(key: str, cases: Sequence[dict[str, Any]]) -> Check:
+    """The same values where the lines read are in full width, taken apart, or with curly apostrophes."""
+    fine = [case for case in cases if not _failed(case)]
+    forms: tuple[Form, ...] = (
+        lambda text: text.translate({i: i + 0xFEE0 for i in range(0x21, 0x7F)}),
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: text.replace("'", "\u2019"),
+    )
+    return compare(
+        "reward of the lines read in full width, NFD, curly apostrophes",
+        [value for form in forms for value in _values(key, fine, form)],
+        [np.float32(case["reward"]) for _ in forms for case in fine],
+        tolerance=1e-7,
+        reference=OCR,
+    )
 
 
 def _enlarged(key: str, folder: Path) -> Iterator[Check]:

@@ -3,7 +3,9 @@
 Source: NVlabs/DiffusionNFT@24af555 flow_grpo/ocr.py.
 """
 
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,13 @@ from rewards.ocr import engines as ocr_engines
 from rewards.ocr.engines import TextLine
 from rewards.ocr.scorer import Reading, TextScorer, variant
 
+CURLY = "\u201c\u201d\u201e\u00ab\u00bb"
+"""Double quotes that no rule looks at."""
+STRAIGHT = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a", "'") | dict.fromkeys("\u201c\u201d\u201e", '"')
+)
+"""Curly quotes -> straight ones; an apostrophe is most often one of the former."""
+
 
 def quoted_text(prompt: str) -> str:
     """The text that an image should show: what follows the prompt's first `"`, up to the next one.
@@ -21,6 +30,23 @@ def quoted_text(prompt: str) -> str:
     end, as upstream.
     """
     return prompt.split('"')[1] if '"' in prompt else ""
+
+
+def quoting_doubt(prompt: str) -> str:
+    """What makes it open which text a prompt puts in double quotes, in words; empty where nothing does."""
+    before, *rest = prompt.split('"')
+    remedy = "write one text in straight double quotes, and no other (inches as a word)"
+    if len(rest) == 1:
+        return f"its double quote is never closed; {remedy}"
+    if len(rest) > 2:
+        return f"it has {len(rest)} double quotes, of which the first two would count; {remedy}"
+    if before[-1:].isdigit():
+        return f"its first double quote stands behind a digit, as if for inches; {remedy}"
+    if before.endswith("\\"):
+        return f"a backslash stands before its double quote; {remedy}"
+    if any(mark in before + rest[-1] for mark in CURLY):
+        return f"it has curly double quotes beside straight ones; {remedy}"
+    return ""
 
 
 def plain(text: str) -> str:
@@ -76,6 +102,10 @@ class Ocr(TextScorer):
         text = quoted_text(prompt)
         return text if plain(text) else ""
 
+    def doubt(self, prompt: str) -> str:
+        """See `TextScorer.doubt`."""
+        return quoting_doubt(prompt)
+
     def compare(self, lines: Sequence[TextLine], target: str) -> Reading:
         """See `TextScorer.compare`."""
         read = read_text(lines)
@@ -85,6 +115,30 @@ class Ocr(TextScorer):
             parts={"exact": exact, "spam": spam_share(read, target)},
             evidence={"target": target, "read": read, "lines": _json(lines)},
         )
+
+
+class OcrNfkc(Ocr):
+    """The same of texts in one Unicode form: what looks alike to a reader is alike.
+
+    Full width, ligatures, accents written apart and no-break spaces become plain (NFKC), curly quotes straight. On
+    texts that these leave as they are it equals `Ocr`.
+
+    Source: Unicode Standard Annex 15; the quotes are this project's.
+    """
+
+    def target(self, prompt: str) -> str:
+        """The quoted text, normalised; empty where it is blank."""
+        text = normalised(super().target(prompt))
+        return text if plain(text) else ""
+
+    def compare(self, lines: Sequence[TextLine], target: str) -> Reading:
+        """See `TextScorer.compare`."""
+        return super().compare([replace(x, text=normalised(x.text)) for x in lines], target)
+
+
+def normalised(text: str) -> str:
+    """Text in Unicode's form NFKC, with straight quotes."""
+    return unicodedata.normalize("NFKC", text.translate(STRAIGHT))
 
 
 def _json(lines: Sequence[TextLine]) -> list[dict[str, Any]]:
@@ -116,3 +170,17 @@ pp2_9 = _variant(ocr_engines.PpOcr29)
 pp3 = _variant(ocr_engines.PaddleOcr3)
 tesseract = _variant(ocr_engines.Tesseract)
 tesseract_x4 = _variant(ocr_engines.Tesseract, scale=4)
+
+_nfkc = partial(
+    variant,
+    OcrNfkc,
+    name="ocr",
+    ending="-nfkc",
+    summary="share of the quoted text that {engine} reads, both in one Unicode form (NFKC)",
+    source="NVlabs/DiffusionNFT@24af555 flow_grpo/ocr.py; Unicode Standard Annex 15",
+)
+rapidocr_nfkc = _nfkc(ocr_engines.RapidOcr)
+paddleocr_nfkc = _nfkc(ocr_engines.PaddleOcr)
+pp2_9_nfkc = _nfkc(ocr_engines.PpOcr29)
+pp3_nfkc = _nfkc(ocr_engines.PaddleOcr3)
+tesseract_nfkc = _nfkc(ocr_engines.Tesseract)

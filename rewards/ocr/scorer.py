@@ -26,7 +26,8 @@ class Reading:
 class TextScorer(ABC):
     """A reward over the lines of text that an engine reads.
 
-    A prompt that asks for no text, and a picture on which the engine breaks, are NaN with the reason.
+    A prompt that asks for no text, and a picture on which the engine breaks, are NaN with the reason. So is a user's
+    own prompt (`Prompt.origin`) that leaves open which text it means; published ones keep the reference's rule.
     """
 
     parts: ClassVar[tuple[str, ...]]
@@ -51,6 +52,10 @@ class TextScorer(ABC):
         """What an image should show; empty where a prompt asks for no text."""
 
     @abstractmethod
+    def doubt(self, prompt: str) -> str:
+        """What makes it open which text a prompt means, in words; empty where nothing does."""
+
+    @abstractmethod
     def compare(self, lines: Sequence[TextLine], target: Any) -> Reading:
         """The value, every sub-score and the evidence of the lines read."""
 
@@ -69,7 +74,7 @@ class TextScorer(ABC):
         )
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts that ask for no text.
+        """Refuse prompts that ask for no text, and a user's own that leave open for which.
 
         Raises:
             ConfigError: naming the first such prompt.
@@ -77,12 +82,13 @@ class TextScorer(ABC):
         for prompt in prompts:
             fault = self._fault(prompt)
             if fault:
-                raise ConfigError(
-                    f"prompt {prompt.id!r} cannot be scored by {self.info.key}: {fault}."
-                )
+                raise ConfigError(f"{prompt.named} cannot be scored by {self.info.key}: {fault}.")
 
     def _fault(self, prompt: Prompt) -> str:
-        return "" if self.target(prompt.text) else f"{self.asks_nothing}: {prompt.text!r}"
+        if not self.target(prompt.text):
+            return f"{self.asks_nothing}: {prompt.text!r}"
+        doubt = self.doubt(prompt.text) if prompt.origin else ""
+        return f"{doubt}: {prompt.text!r}" if doubt else ""
 
     def _read(self, image: np.ndarray, prompt: Prompt, unseen: str) -> Reading:
         fault = self._fault(prompt) or unseen
@@ -120,12 +126,13 @@ def variant(
         scorer: the rule.
         engine: reads the pictures.
         scale: see `TextScorer`.
-        about: `name`, `summary` and `source` of the `RewardInfo`; `summary` with `{engine}` for the engine's own.
+        about: `name`, `summary` and `source` of the `RewardInfo`; `summary` with `{engine}` for the engine's own;
+            `ending` of the variant's name, where it has one.
     """
     enlarged = f", pictures enlarged {scale}x (bicubic)" if scale > 1 else ""
     info = RewardInfo(
         name=about["name"],
-        variant=engine.name + (f"-x{scale}" if scale > 1 else ""),
+        variant=engine.name + (f"-x{scale}" if scale > 1 else "") + about.get("ending", ""),
         summary=about["summary"].format(engine=engine.summary) + enlarged,
         low=0.0,
         high=1.0,

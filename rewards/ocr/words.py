@@ -66,6 +66,13 @@ class OcrWords(TextScorer):
         """The quoted words."""
         return keywords(prompt)
 
+    def doubt(self, prompt: str) -> str:
+        """See `TextScorer.doubt`: an apostrophe opens a pair of quotes."""
+        remedy = "write the words in pairs of ' and no other apostrophe"
+        if re.search(r"\w'\w", prompt):
+            return f"an apostrophe within a word counts as a quote; {remedy}"
+        return f"it has an odd number of single quotes; {remedy}" if prompt.count("'") % 2 else ""
+
     def compare(self, lines: Sequence[TextLine], target: Sequence[str]) -> Reading:
         """See `TextScorer.compare`."""
         read = words_read(lines)

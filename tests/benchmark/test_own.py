@@ -69,6 +69,8 @@ def test_equal_prompts_are_one_cluster_and_blank_lines_none(tmp_path):
         ("a.jsonl", '{"prompt": "x", "target": 3}\n', "'target' to be an object"),
         ("a.jsonl", '{"prompt": "x", "include": "["}\n', "'include' to be a JSON list"),
         ("a.jsonl", '{"prompt": "x", "id": "1"}\n{"prompt": "y", "id": 1}\n', "line 2: id '1'"),
+        ("a.jsonl", '{"prompt": "x \\ud83d"}\n', "line 1: half a surrogate pair"),
+        ("a.jsonl", '{"prompt": "x", "prompt": "y"}\n', "line 1: key 'prompt' stands twice"),
         ("a.jsonl", "not json\n", "line 1: expected a JSON object"),
         ("a.csv", "words\nx\n", "a column 'prompt'"),
         ("a.csv", "prompt,tag\nx,y,z\n", "line 2: expected 2 cells"),
@@ -77,6 +79,85 @@ def test_equal_prompts_are_one_cluster_and_blank_lines_none(tmp_path):
 def test_a_broken_file_is_refused_with_its_line(tmp_path, name, text, said):
     with pytest.raises(ConfigError, match=said):
         own.read_prompts(written(tmp_path, name, text))
+
+
+ENTRIES = {
+    "[1]": "include.0.: expected an object",
+    "3": "'include' to be a list",
+    '{"class": "dog"}': "'include' to be a list",
+    '[{"class": "dog"}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": 0}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": -1}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": 1.5}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": 1.0}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": true}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": "2"}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": 1e400}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": 99999999999999999999}]': "'count' to be a whole number",
+    '[{"class": "", "count": 1}]': "'class' to be a name",
+    '[{"class": ["dog"], "count": 1}]': "'class' to be a name",
+    '[{"class": "dog", "count": 1, "colour": "red"}]': "no key but class, count, color, position, not 'colour'",
+    '[{"class": "dog", "count": 1, "color": 7}]': "'color' to be a name",
+    '[{"class": "dog", "count": 1, "position": "left of"}]': "'position' to be a relation",
+    '[{"class": "dog", "count": 1, "position": ["left of", 0]}]': "'position' to be a relation",
+}
+"""`include` of a line -> what is said of it."""
+
+
+@pytest.mark.parametrize(("entry", "said"), ENTRIES.items())
+def test_malformed_metadata_name_their_line(tmp_path, entry, said):
+    good = '{"prompt": "x", "include": [{"class": "dog", "count": 1}]}'
+    path = written(tmp_path, "a.jsonl", f'\n{good}\n{{"prompt": "y", "include": {entry}}}\n')
+    with pytest.raises(ConfigError, match=rf"a.jsonl, line 3: .*{said}") as refused:
+        own.read_prompts(path)
+    assert "\n" not in str(refused.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["class", "count", "color", "position", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=6,
+)
+THING = st.fixed_dictionaries(
+    {"class": JSON | st.just("dog"), "count": JSON | st.integers(-2, 3)},
+    optional={"color": JSON | st.just("red"), "position": JSON | st.just(["left of", 0])},
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.dictionaries(
+        st.sampled_from([*own.KEYS, "target", "id"]), JSON | st.lists(THING, max_size=3)
+    )
+)
+def test_whatever_metadata_say_they_are_read_or_refused_in_one_line(tmp_path_factory, record):
+    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
+    path.write_text(json.dumps({"prompt": "x", **record}) + "\n", encoding="utf-8")
+    try:
+        (prompt,) = own.read_prompts(path)
+    except ConfigError as error:
+        assert "fuzz.jsonl, line 1: " in str(error) and "\n" not in str(error)
+        return
+    for thing in prompt.target.get("include", []):
+        assert (
+            isinstance(thing["class"], str) and type(thing["count"]) is int and thing["count"] > 0
+        )
+    places._added.clear()
+    assert load_benchmark(own.add_benchmark("fuzz", [prompt])).load() == [prompt]
+
+
+def test_a_prompt_knows_its_line_through_its_benchmark(tmp_path):
+    path = written(tmp_path, "a.jsonl", '\n{"prompt": "x", "id": "k"}\n\n{"prompt": "y"}\n')
+    loaded = load_benchmark(own.add_benchmark("a", own.read_prompts(path))).load()
+    assert [p.named for p in loaded] == [
+        "prompt 'k' (a.jsonl, line 2)",
+        "prompt '00003' (a.jsonl, line 4)",
+    ]
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
@@ -125,6 +206,7 @@ def test_a_suite_by_its_file(mine):
     assert pocket.benchmark == "ocr-pocket" and "pyproject" not in names()
     loaded = load_benchmark("signs")
     assert [p.text for p in loaded.load()] == ['a sign "one"', 'a sign "two"'] and loaded.count == 2
+    assert loaded.load()[1].origin == "signs.txt, line 2"
 
 
 @pytest.mark.parametrize("way", ["flag", "environment"])

@@ -44,7 +44,7 @@ def begun(recipe: Recipe, digests: Mapping[str, str]) -> Record:
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
     """sha256 of all that prompts ask, the first 16 hexadecimal digits."""
-    return _digest([asdict(p) for p in prompts])
+    return _digest([{k: v for k, v in asdict(p).items() if k != "origin"} for p in prompts])
 
 
 def reward_digest(info: RewardInfo) -> str:

@@ -15,6 +15,7 @@ from tests.helpers.paths import GOLDEN
         (plain.CHECKS["jpeg@compressibility"][0], [7]),
         (plain.CHECKS["ocr@rapidocr"][0], [252, 266, 64 * 64 * 3]),
         (plain.CHECKS["ocr@pp3"][0], [252, 266, 64 * 64 * 3]),
+        (plain.CHECKS["ocr@rapidocr-nfkc"][0], [723, 241, 254, 64 * 64 * 3]),
         (plain.CHECKS["ocr@tesseract-x4"][0], [252, 266, 256 * 256 * 3]),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nftbench.benchmark.registry import load_benchmark
 from nftbench.pocket.world import drawing, scenes
 from rewards import load_reward
 from rewards.base import ConfigError, MissingExtra, MissingWeights, Prompt, RewardInfo
@@ -104,6 +105,67 @@ def test_quoted_text():
     assert quoted_text('a sign "STOP" and "GO"') == "STOP"
     assert quoted_text('a sign "STOP') == "STOP"
     assert quoted_text("a sign \u201cSTOP\u201d") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "doubt"),
+    [
+        ('a 12" ruler beside a card that says "HELLO"', "it has 3 double quotes"),
+        (r"a sign that says \"KITE\"", "a backslash stands before"),
+        ('a sign "STOP" and a sign "GO"', "it has 4 double quotes"),
+        ('a sign "STOP', "never closed"),
+        ('a 12" ruler and a 5" pen', "stands behind a digit"),
+        ('a sign "STOP" and one \u201cGO\u201d', "curly double quotes"),
+    ],
+)
+def test_a_users_own_prompt_says_which_text_it_means(text, doubt):
+    """Of published prompts the reference's rule holds, whatever it makes of them."""
+    image, reward = np.zeros((1, 16, 16, 3), np.uint8), Ocr(FakeEngine([("X", 1.0)]), info=INFO)
+    reward.check([Prompt(id="p", text=text)])
+    assert not np.isnan(reward.score(image, [Prompt(id="p", text=text)]).values[0])
+    mine = Prompt(id="p", text=text, origin="mine.txt, line 3")
+    with pytest.raises(ConfigError, match=rf"prompt 'p' \(mine.txt, line 3\) cannot .*{doubt}"):
+        reward.check([mine])
+    scores = reward.score(image, [mine])
+    assert np.isnan(scores.values[0]) and doubt in scores.reasons[0]
+
+
+@pytest.mark.parametrize("text", ['a sign saying"HI"', 'route "66" in 1950', 'say "it\'s 5" now'])
+def test_one_text_in_quotes_is_no_doubt(text):
+    Ocr(FakeEngine(), info=INFO).check([Prompt(id="p", text=text, origin="mine.txt, line 1")])
+
+
+def test_every_official_prompt_would_pass_as_a_users_own():
+    for name in ("ocr", "ocr-pocket"):
+        try:
+            prompts = load_benchmark(name).load()
+        except ConfigError:
+            continue  # the official file is not shipped
+        assert [p.text for p in prompts if ocr.quoting_doubt(p.text)] == []
+
+
+@pytest.mark.parametrize(
+    ("read", "target"),
+    [
+        ("\uff28\uff25\uff2c\uff2c\uff2f", "HELLO"),
+        ("CAFE\u0301", "caf\u00e9"),
+        ("DON'T", "don\u2019t"),
+        ("\ufb01ne\u00a0day", "fine day"),
+    ],
+)
+def test_nfkc_takes_what_looks_alike_for_alike(read, target):
+    prompt, image = [Prompt(id="p", text=f'a sign "{target}"')], np.zeros((1, 16, 16, 3), np.uint8)
+    values = [
+        kind(FakeEngine([(read, 1.0)]), info=INFO).score(image, prompt).values[0]
+        for kind in (Ocr, ocr.OcrNfkc)
+    ]
+    assert values[0] < 1 == values[1]
+    assert ocr.rapidocr_nfkc.info.key == "ocr@rapidocr-nfkc"
+
+
+@given(st.text(st.characters(max_codepoint=127)), st.text(st.characters(max_codepoint=127)))
+def test_nfkc_changes_no_plain_text(read, target):
+    assert (ocr.normalised(read), ocr.normalised(target)) == (read, target)
 
 
 def test_read_text_joins_lines_without_a_gap():

@@ -103,6 +103,16 @@ def test_a_prompt_without_words_is_refused_and_never_zero():
     assert np.isnan(scores.values[0]) and "single quotes" in scores.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "doubt"), [("a dog's 'DARK'", "within a word"), ("a 'DARK' 'X", "odd number")]
+)
+def test_an_apostrophe_in_a_users_own_prompt_is_refused(text, doubt):
+    judge = OcrWords(Told(), info=rapidocr.info)
+    judge.check([Prompt(id="7", text=text)])
+    with pytest.raises(ConfigError, match=rf"prompt '7' \(mine, line 1\) cannot .*{doubt}"):
+        judge.check([Prompt(id="7", text=text, origin="mine, line 1")])
+
+
 def test_the_name_means_the_only_variant():
     assert rewards.resolve("ocr-words") == "ocr-words@rapidocr"
     assert rewards.reward_info("ocr-words").needs == "quoted text"
