@@ -84,11 +84,6 @@ class Prompt:
     """Where a user wrote it, `mine.jsonl, line 4`; empty where others did. It moves no number: what is doubtful in a
     user's own prompt is refused, and what others published is scored as they did."""
 
-    @property
-    def named(self) -> str:
-        """The prompt as messages name it."""
-        return f"prompt {self.id!r}" + (f" ({self.origin})" if self.origin else "")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weight:

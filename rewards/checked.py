@@ -58,8 +58,22 @@ class CheckedReward:
         return with_conversions(scores, pictures)
 
     def check(self, prompts: Sequence[Prompt | str] | Prompt | str) -> None:
-        """See `Reward.check`."""
-        self.reward.check(as_prompts(prompts))
+        """See `Reward.check`; of a user's own prompt the message begins with its file and line."""
+        asked = as_prompts(prompts)
+        try:
+            self.reward.check(asked)
+        except ConfigError as error:
+            first = next((p for p in asked if self._refuses(p)), None)
+            if first is None or not first.origin:
+                raise
+            raise type(error)(f"{first.origin}: {error}") from None
+
+    def _refuses(self, prompt: Prompt) -> bool:
+        try:
+            self.reward.check([prompt])
+        except ConfigError:
+            return True
+        return False
 
     def _score(self, pictures: Sequence[Picture], prompts: Sequence[Prompt]) -> Scores:
         scores = self.reward.score(np.stack([picture.pixels for picture in pictures]), prompts)

@@ -27,6 +27,7 @@ from nftbench.benchmark.prompts import (
     check_id,
     json_object,
     load_prompts,
+    refuse_twice,
     scene,
     text_lines,
     whole_characters,
@@ -62,13 +63,9 @@ def read_prompts(path: Path) -> list[Prompt]:
         try:
             prompt = prompt_of(record, f"{number - 1:05d}", first)
             whole_characters(prompt)
+            refuse_twice(prompt, number, seen)
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
-        if prompt.id in seen:
-            raise ConfigError(
-                f"{path}, line {number}: id {prompt.id!r} stands on line {seen[prompt.id]} already"
-            )
-        seen[prompt.id] = number
         prompts.append(replace(prompt, origin=f"{path.name}, line {number}"))
     if not prompts:
         raise ConfigError(f"{path}: expected a prompt a line, got none")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rewards.base import ConfigError, Prompt
+from rewards.geneval.judge import MAX_OBJECTS
 
 T = TypeVar("T")
 ORIGINS = ".origins"
@@ -20,8 +21,10 @@ ENTRY_KEYS = {
     "exclude": ("class", "count"),
 }
 """What GenEval's metadata say of things; no rule looks at the colour or place of what is excluded."""
-MOST_OF_ONE = 100
-"""Things of one class that a line may ask for."""
+MOST_OF_ONE = MAX_OBJECTS
+"""Things of one class that a line may ask for: no rule counts further."""
+LONGEST_ID = 200
+"""Characters: file names end at 255."""
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _REWARD = re.compile(r"[\w.-]+(@[\w.-]+)?")
 
@@ -342,14 +345,33 @@ def check_id(value: object) -> str:
     text = str(value) if whole or isinstance(value, str) else ""
     if not text or text.startswith(".") or not set(text) <= _ID_CHARACTERS:
         raise ConfigError(f"expected an id of letters, digits, '.', '_' and '-', got {value!r}")
+    if len(text) > LONGEST_ID:
+        raise ConfigError(f"expected an id of at most {LONGEST_ID} characters, got {len(text)}")
     return text
+
+
+def refuse_twice(prompt: Prompt, number: int, seen: dict[str, int]) -> None:
+    """Refuse an id that an earlier line has; ids name files, of which some systems do not tell the case.
+
+    Args:
+        prompt: of a line.
+        number: of the line.
+        seen: line of each id in lower case; this one is added.
+
+    Raises:
+        ConfigError: it is there already; names the other line.
+    """
+    earlier = seen.setdefault(prompt.id.lower(), number)
+    if earlier != number:
+        raise ConfigError(
+            f"id {prompt.id!r} stands on line {earlier} already, upper and lower case being one"
+        )
 
 
 def _refuse_doubles(path: Path, prompts: list[Prompt]) -> None:
     seen: dict[str, int] = {}
     for number, prompt in enumerate(prompts, start=1):
-        if prompt.id in seen:
-            raise ConfigError(
-                f"{path}, line {number}: id {prompt.id!r} stands on line {seen[prompt.id]} already"
-            )
-        seen[prompt.id] = number
+        try:
+            refuse_twice(prompt, number, seen)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None

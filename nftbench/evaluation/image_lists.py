@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,7 +158,8 @@ def _scored(
 ) -> pd.DataFrame:
     """One reward's `score_table` of all images, batch by batch."""
     key, parts = reward.info.key, []
-    bound = table[list(BOUND[:-1])].assign(scorer=scorer_identity(reward))
+    asked = [_asked(prompt) for prompt in prompts]
+    bound = table[list(BOUND[:-1])].assign(prompt=asked, scorer=scorer_identity(reward))
     for start in range(0, len(paths), batch_size):
         batch, mine = slice(start, start + batch_size), bound[start : start + batch_size]
         number = start // batch_size
@@ -170,6 +172,12 @@ def _scored(
         parts.append(found)
         progress(key, start + len(mine), len(paths))
     return pd.concat(parts, ignore_index=True)
+
+
+def _asked(prompt: Prompt) -> str:
+    """All of a prompt that a score may rest on."""
+    more = [prompt.tag, prompt.target] if prompt.tag or prompt.target else []
+    return as_text(prompt.text) + (f" {json.dumps(more, sort_keys=True)}" if more else "")
 
 
 def _digest(path: Path) -> str:

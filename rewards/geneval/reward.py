@@ -17,7 +17,6 @@ from rewards.geneval.colours import ColorHead, Crop, cut_out
 from rewards.geneval.detector import Detections, Detector
 from rewards.geneval.judge import (
     COUNTING_THRESHOLD,
-    MAX_OBJECTS,
     RELATIONS,
     SCORE_THRESHOLD,
     Verdict,
@@ -114,7 +113,9 @@ class GenEval:
         for prompt in prompts:
             fault = self._fault(prompt)
             if fault:
-                raise ConfigError(f"{prompt.named} cannot be scored by {self.info.key}: {fault}.")
+                raise ConfigError(
+                    f"prompt {prompt.id!r} cannot be scored by {self.info.key}: {fault}."
+                )
 
     def _unfit_for_jpeg(self, images: np.ndarray) -> str:
         if self._jpeg_quality is None or max(images.shape[1:3]) <= MAX_SIDE:
@@ -122,12 +123,7 @@ class GenEval:
         return f"a side of {max(images.shape[1:3])} pixels; JPEG holds {MAX_SIDE} at most"
 
     def _fault(self, prompt: Prompt) -> str:
-        fault = target_fault(prompt.target, self.detector.classes, self.color_head.colors)
-        if fault or not prompt.origin:
-            return fault
-        clauses = (*prompt.target["include"], *prompt.target.get("exclude", ()))
-        most = max(clause["count"] for clause in clauses)
-        return f"a count of {most}, where {MAX_OBJECTS} are counted" if most > MAX_OBJECTS else ""
+        return target_fault(prompt.target, self.detector.classes, self.color_head.colors)
 
     def _case(self, image: np.ndarray, prompt: Prompt, found: Detections, unseen: str) -> _Case:
         fault = self._fault(prompt) or unseen

@@ -82,7 +82,9 @@ class TextScorer(ABC):
         for prompt in prompts:
             fault = self._fault(prompt)
             if fault:
-                raise ConfigError(f"{prompt.named} cannot be scored by {self.info.key}: {fault}.")
+                raise ConfigError(
+                    f"prompt {prompt.id!r} cannot be scored by {self.info.key}: {fault}."
+                )
 
     def _fault(self, prompt: Prompt) -> str:
         if not self.target(prompt.text):

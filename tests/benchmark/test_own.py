@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nftbench.benchmark import own, places
 from nftbench.benchmark.registry import load_benchmark, load_suite, names, protocols_of
 from nftbench.stats.paired import clusters
+from rewards import load_reward
 from rewards.base import ConfigError, Prompt
 
 
@@ -71,6 +72,8 @@ def test_equal_prompts_are_one_cluster_and_blank_lines_none(tmp_path):
         ("a.jsonl", '{"prompt": "x", "id": "1"}\n{"prompt": "y", "id": 1}\n', "line 2: id '1'"),
         ("a.jsonl", '{"prompt": "x \\ud83d"}\n', "line 1: half a surrogate pair"),
         ("a.jsonl", '{"prompt": "x", "prompt": "y"}\n', "line 1: key 'prompt' stands twice"),
+        ("a.jsonl", '{"prompt": "x", "id": "A"}\n{"prompt": "y", "id": "a"}\n', "line 2: id 'a'"),
+        ("a.jsonl", '{"prompt": "x", "id": "%s"}\n' % ("i" * 201), "line 1: .* at most 200"),
         ("a.jsonl", "not json\n", "line 1: expected a JSON object"),
         ("a.csv", "words\nx\n", "a column 'prompt'"),
         ("a.csv", "prompt,tag\nx,y,z\n", "line 2: expected 2 cells"),
@@ -94,6 +97,7 @@ ENTRIES = {
     '[{"class": "dog", "count": "2"}]': "'count' to be a whole number",
     '[{"class": "dog", "count": 1e400}]': "'count' to be a whole number",
     '[{"class": "dog", "count": 99999999999999999999}]': "'count' to be a whole number",
+    '[{"class": "dog", "count": 17}]': "'count' to be a whole number from 1 to 16",
     '[{"class": "", "count": 1}]': "'class' to be a name",
     '[{"class": ["dog"], "count": 1}]': "'class' to be a name",
     '[{"class": "dog", "count": 1, "colour": "red"}]': "no key but class, count, color, position, not 'colour'",
@@ -154,10 +158,9 @@ def test_whatever_metadata_say_they_are_read_or_refused_in_one_line(tmp_path_fac
 def test_a_prompt_knows_its_line_through_its_benchmark(tmp_path):
     path = written(tmp_path, "a.jsonl", '\n{"prompt": "x", "id": "k"}\n\n{"prompt": "y"}\n')
     loaded = load_benchmark(own.add_benchmark("a", own.read_prompts(path))).load()
-    assert [p.named for p in loaded] == [
-        "prompt 'k' (a.jsonl, line 2)",
-        "prompt '00003' (a.jsonl, line 4)",
-    ]
+    assert [p.origin for p in loaded] == ["a.jsonl, line 2", "a.jsonl, line 4"]
+    with pytest.raises(ConfigError, match=r"^a.jsonl, line 2: prompt 'k' cannot be scored by ocr"):
+        load_reward("ocr").check(loaded)
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)

@@ -114,6 +114,25 @@ def test_a_list_that_was_stopped_resumes(tmp_path):
     assert not (tmp_path / ".images.scores.parquet.parts").exists()
 
 
+def test_what_a_line_asks_for_is_more_than_its_text(tmp_path):
+    """Scores kept of a list that was stopped are of its metadata too."""
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", 10 * i + 5)
+
+    def lines(count: int) -> list[dict]:
+        thing = {"class": "circle", "count": count}
+        return [{"image": f"{i}.png", "prompt": "x", "include": [thing]} for i in range(4)]
+
+    def stop(stage, done, total):
+        raise Stop
+
+    with pytest.raises(Stop):
+        scored(listed(tmp_path, *lines(1)), None, stop)
+    again = Brightness()
+    scored(listed(tmp_path, *lines(2)), bright=again)
+    assert [len(prompts) for _, prompts in again.shown] == [2, 2]  # nothing of the first was kept
+
+
 def test_lines_of_one_prompt_are_one_cluster(tmp_path):
     picture(tmp_path / "a.png", 9)
     lines = [{"image": "a.png", "prompt": text} for text in ("x", "y", "x")]

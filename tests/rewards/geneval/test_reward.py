@@ -233,15 +233,6 @@ def test_check_names_prompt_and_fault(reward, target, fault):
         reward.check(prompts)
 
 
-def test_more_than_are_counted_is_refused_of_a_users_own(reward):
-    target = {"include": [block(17)]}
-    reward.check([Prompt(id="theirs", text="", target=target)])
-    with pytest.raises(
-        ConfigError, match=r"prompt 'x' \(a.jsonl, line 2\) .* count of 17, where 16"
-    ):
-        reward.check([Prompt(id="x", text="", target=target, origin="a.jsonl, line 2")])
-
-
 def test_good_targets_pass():
     target = {
         "include": [block(2, color="red"), {"class": "ball", "count": 1, "position": ["above", 0]}],

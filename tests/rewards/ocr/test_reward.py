@@ -15,6 +15,7 @@ from nftbench.benchmark.registry import load_benchmark
 from nftbench.pocket.world import drawing, scenes
 from rewards import load_reward
 from rewards.base import ConfigError, MissingExtra, MissingWeights, Prompt, RewardInfo
+from rewards.checked import checked
 from rewards.ocr import models as ocr_models
 from rewards.ocr import reward as ocr
 from rewards.ocr.engines import (
@@ -124,8 +125,8 @@ def test_a_users_own_prompt_says_which_text_it_means(text, doubt):
     reward.check([Prompt(id="p", text=text)])
     assert not np.isnan(reward.score(image, [Prompt(id="p", text=text)]).values[0])
     mine = Prompt(id="p", text=text, origin="mine.txt, line 3")
-    with pytest.raises(ConfigError, match=rf"prompt 'p' \(mine.txt, line 3\) cannot .*{doubt}"):
-        reward.check([mine])
+    with pytest.raises(ConfigError, match=rf"^mine.txt, line 3: prompt 'p' cannot .*{doubt}"):
+        checked(reward).check([Prompt(id="q", text='a sign "GO"'), mine])
     scores = reward.score(image, [mine])
     assert np.isnan(scores.values[0]) and doubt in scores.reasons[0]
 
