@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import nftbench
 from nftbench.cli import console
 from rewards.base import ConfigError
 
@@ -86,7 +87,7 @@ def _golden() -> Path:
     Raises:
         ConfigError: there is none.
     """
-    folder = Path(__file__).parents[2] / "tests" / "golden"
+    folder = Path(nftbench.__file__).parents[1] / "tests" / "golden"
     if not folder.is_dir():
         raise ConfigError(
             f"there are no golden numbers at {folder}; name their folder with --golden"

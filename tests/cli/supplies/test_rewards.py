@@ -342,3 +342,9 @@ def test_bad_input_of_variants(run, tmp_path, arguments, said):
     (tmp_path / "twice" / "a.txt").write_text("one\n")
     (tmp_path / "twice" / "b.jsonl").write_text("{}\n")
     assert said in refused(run("variants", *arguments))
+
+
+def test_certify_finds_the_golden_numbers_of_its_checkout(start, tmp_path):
+    code, out, error = start("certify", "jpeg", "--out", str(tmp_path / "made")).finish()
+    assert code == 0 and "jpeg: equal" in out, error
+    assert (tmp_path / "made" / "jpeg.json").is_file()
