@@ -22,8 +22,8 @@ test-all: # what the README's command runs
 full-size: # networks of up to a billion parameters against the references' numbers: 6 GiB
 	$(PYTHON) -m pytest -m full_size
 
-mutation: # one-line faults in what scores an image, and what notices each
-	$(PYTHON) -m tests.mutation.mutants
+mutation: # one-line faults in what scores an image, and what notices each; writes TABLE.md
+	$(PYTHON) -m tests.mutation.run
 
 faults: # kills, double starts, damaged files, full disks, hostile servers; writes nftbench/runs/FAULTS.md
 	$(PYTHON) -m tests.faults
