@@ -137,8 +137,8 @@ SMALL: dict[str, Callable[[], Callable[..., Reward]]] = {
 """Key -> what makes the reward, once it is given the key's own `info`."""
 ELSEWHERE = {
     "geneval@mmdet": "tests/extras, with the extra",
-    "ocr@pp2.9": "another engine over weights that are fetched",
-    "ocr@pp3": "the extra [paddle], with weights of its own",
+    **dict.fromkeys(("ocr@pp2.9", "ocr@pp2.9-nfkc"), "an engine over weights that are fetched"),
+    **dict.fromkeys(("ocr@pp3", "ocr@pp3-nfkc"), "the extra [paddle], with weights of its own"),
 }
 """Rewards over fetched weights that no small network stands in for, and where they are tested."""
 

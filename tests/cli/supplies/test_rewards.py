@@ -301,7 +301,10 @@ def test_variants_that_cannot_run_are_listed(run, tmp_path, shop, monkeypatch):
     (tmp_path / "album" / "images.jsonl").write_text(text)
     code, out, err = run("variants", "ocr", "album/images.jsonl", "--csv", "t.csv")
     assert (code, err) == (0, ""), err
-    assert "not compared: ocr@rapidocr: prompt '00000' cannot be scored by ocr@rapidocr" in out
+    assert (
+        "not compared: ocr@rapidocr: images.jsonl, line 1: prompt '00000' cannot be scored by ocr@rapidocr"
+        in out
+    )
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
     names = [key for key in rewards.available() if key.startswith("ocr@")]
     assert [row["first"] for row in rows] == names and all(row["reason"] for row in rows)
