@@ -75,6 +75,7 @@ class Trainer:
         self._policy.weights.load_state(weights)
         self.update.load_state_dict(**optimizer)
         self.state = train_state
+        self._enter_stage()  # the recipe may have been given another number of iterations since
 
     def iterate(self) -> dict[str, float]:
         """One iteration: rollout, advantages, update, old policy.
@@ -159,7 +160,11 @@ class Trainer:
         state.updates = 0
         state.iteration += 1
         state.done += 1
-        if state.iteration == self.data.stage.iterations and state.stage + 1 < len(self._stages):
+        self._enter_stage()
+
+    def _enter_stage(self) -> None:
+        state = self.state
+        if state.iteration >= self.data.stage.iterations and state.stage + 1 < len(self._stages):
             state.stage, state.iteration = state.stage + 1, 0
             self._begin_stage()
 

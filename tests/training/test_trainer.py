@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nftbench.generation.sampling import Sample
 from nftbench.training import RewardFailed, TrainingFailed
+from nftbench.training.callbacks.checkpoints import TrainState
 from nftbench.training.rollouts import batches, grouped, prompts_of, weighted
 from nftbench.training.run import TrainingRun
 from nftbench.training.stages import WeightedReward
@@ -324,3 +325,12 @@ def test_flow_grpo_begins_on_policy_and_then_moves(tmp_path):
     assert abs(first["policy_loss"]) < 1.0 and first["kl"] < 1e-8
     assert second["ratio_deviation"] < 1 and second["kl"] > 0
     assert (theta(run) - before).abs().max() > 0
+
+
+def test_a_stage_that_was_shortened_on_resume_is_over(tmp_path):
+    trainer = begin(small(*ONE), tmp_path).trainer
+    trainer._stages = [trainer.data, trainer.data]  # of one iteration each
+    state = trainer.state_dict() | {"train_state": TrainState(iteration=3, done=3)}
+    trainer.load_state_dict(**state)
+    assert (trainer.state.stage, trainer.state.iteration, trainer.state.done) == (1, 0, 3)
+    assert not trainer.finished
