@@ -295,9 +295,9 @@ class _Learner:
             fitted = fitted_scale(seen.last)
             main = _main([k for k in knobs if k.kind == "cfg"])
             known = main.default + main.shift if main and main.default is not None else None
-            return _Guidance(
-                kind="cfg", scale=known if fitted is None else fitted, arguments={}, seen=seen
-            )
+            if fitted is None or (known and abs(fitted - known) <= TOLERANCE * known):
+                fitted = known  # what is fitted carries rounding
+            return _Guidance(kind="cfg", scale=fitted, arguments={}, seen=seen)
         inside = _main([k for k in knobs if k.kind == "embedded"])
         if inside:
             return _Guidance(kind="embedded", scale=inside.default, arguments={}, seen=seen)

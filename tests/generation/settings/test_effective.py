@@ -54,6 +54,7 @@ def rows_a_step(pipeline, settings: Effective, steps: int = 3) -> float:
         slow("flux_schnell", {}, "off", 1.0, 1),
         slow("qwen_image", {}, "off", 1.0, 1),
         slow("qwen_image", {"guidance_scale": 4.5}, "cfg", 4.5, 2),
+        slow("auraflow", {}, "cfg", 3.5, 2),
         slow("cogview4", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
         slow("omnigen", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
         slow("lcm", {}, "embedded", 8.5, 1),
