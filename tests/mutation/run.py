@@ -240,8 +240,8 @@ def table(found: Mapping[str, str]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that a Markdown table can hold."""
-    return text.replace("|", "/").replace("`", "'")
+    """Text that a Markdown table can hold, and that no reader takes for a link."""
+    return text.replace("|", "/").replace("`", "'").replace("](", "] (")
 
 
 if __name__ == "__main__":
