@@ -9,6 +9,7 @@ import torch
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel
+from nftbench.generation.encoders import RememberedTexts
 from nftbench.generation.sampling import Sample, generate
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import Run
@@ -30,12 +31,23 @@ def make_images(
         ConfigError: the memory does not do for one image.
     """
     origin, total, at_once = image_origin(policy.digest, work.protocol), len(work.samples), 0
-    for number, batch in processes.share(list(work.batches())):
-        made = run.made(work.name, number, batch, origin)
-        if not all(made) or made != [run.image_digest(work.name, s) for s in batch]:
-            pixels, at_once = _generated(policy, work, batch, at_once or work.batch_size)
-            run.save_images(work.name, number, batch, pixels, origin)
-        progress(f"{work.name}: images", number * work.batch_size + len(batch), total)
+    mine = processes.share(list(work.batches()))
+    missing = [(n, batch) for n, batch in mine if not _made(run, work, n, batch, origin)]
+    numbers = {number for number, _ in missing}
+    with RememberedTexts(policy.pipeline) as texts:
+        encoded = texts.ahead(missing, work.settings or work.protocol)
+        for number, batch in mine:
+            if number in numbers:
+                next(encoded)
+                pixels, at_once = _generated(policy, work, batch, at_once or work.batch_size)
+                run.save_images(work.name, number, batch, pixels, origin)
+            progress(f"{work.name}: images", number * work.batch_size + len(batch), total)
+
+
+def _made(run: Run, work: Work, number: int, batch: Sequence[Sample], origin: str) -> bool:
+    """Whether a batch's images all lie there as they were made."""
+    made = run.made(work.name, number, batch, origin)
+    return all(made) and made == [run.image_digest(work.name, s) for s in batch]
 
 
 def _generated(
