@@ -3,7 +3,7 @@
 The number of images comes from the suite; images a second are given. A part that was not measured stands as not
 measured: it is not guessed, and the sum says that it is without it.
 
-Run: python tests/performance/table1_estimate.py --images-per-second 4.1 --at-steps 40 [--rewards pickscore=60,aesthetic=90]
+Run: python tests/performance/table1_estimate.py --images-per-second 4.1 --at-steps 40 [--rewards pickscore=60]
 """
 
 import argparse
