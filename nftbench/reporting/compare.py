@@ -1,26 +1,22 @@
-"""Two runs, image against image: is B better than A, by how much, and could this have been seen at all?"""
+"""Two runs, or several seeds of each, image against image: is B better than A, by how much, and could one see it?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from nftbench.benchmark.schema import Protocol
 from nftbench.reporting.grid import Grid, GridCell, GridLine
-from nftbench.reporting.leaderboard.board import (
-    LOWER_IS_BETTER,
-)
-from nftbench.runs.rows import metric_range
-from nftbench.runs.run_folder import Run
-from nftbench.stats.paired import PAIR, Averaging, Change, Tally, change, paired_samples, tally
+from nftbench.reporting.results import TRAINING, Result, pair_seeds
+from nftbench.reporting.sides import Side, side_of
+from nftbench.stats.paired import PAIR, Change, paired_samples, tally
+from nftbench.stats.seeds import change_over_seeds, mean_image
 from nftbench.stats.significance import ALPHA, EXACT, FLIPS, holm
-from rewards.base import ConfigError, Metric, RewardInfo
+from rewards.base import ConfigError
 
-SCORED_BY = ("weights", "files", "needs", "higher_is_better")
-"""Of what a reward says of itself: what makes it another reward under the same name."""
-WORDS = ("reason", "evidence")
 HEADINGS = "metric|of|A|B|B - A|95% interval|p|p (Holm)|smallest seen|B wins|loses|ties|n|failed"
 SPARE = ("ties", "loses", "B wins", "smallest seen", "n", "p", "A", "B", "p (Holm)")
 
@@ -53,11 +49,13 @@ class Compared:
     """p by Holm over all metrics compared."""
 
 
-def compare(a: Run, b: Run, *, benchmark: str | None = None, force: bool = False) -> list[Compared]:
-    """Every metric that two runs share, over pairs of images: same prompt, same image index.
+def compare(
+    a: Result, b: Result, *, benchmark: str | None = None, force: bool = False
+) -> list[Compared]:
+    """Every metric that two results share, over pairs of images: same prompt, same image index.
 
     Args:
-        a: the run compared with.
+        a: the one compared with: an evaluation, a training's held-out images, or several seeds of either.
         b: the other one; differences are B less A.
         benchmark: of this one alone; None takes all that both have.
         force: compare what was generated or scored differently, all the same.
@@ -65,14 +63,20 @@ def compare(a: Run, b: Run, *, benchmark: str | None = None, force: bool = False
     Raises:
         ConfigError: nothing is shared; or protocols or rewards differ and `force` is off: the field is named.
     """
-    found: list[Compared] = []
-    for shared in _shared(a, b, benchmark):
+    if a.kind != b.kind:
+        trained = a if a.kind == TRAINING else b
+        raise ConfigError(
+            f"{a.folder} is of one kind and {b.folder} of the other; evaluate the training first: "
+            f"nftbench eval {trained.folder}"
+        )
+    sides, found = (side_of(a), side_of(b)), []
+    for shared in _shared(*sides, benchmark):
         if shared.faults and not force:
             raise ConfigError(
                 f"{a.folder} and {b.folder} differ in {shared.name}: {'; '.join(shared.faults)}; "
                 "make both alike, or pass --force to compare them all the same"
             )
-        found += _metrics(a, b, shared)
+        found += _metrics(*sides, shared)
     if not found:
         raise ConfigError(
             f"{a.folder} and {b.folder} share no image of the same prompt that one reward scored in both"
@@ -81,9 +85,9 @@ def compare(a: Run, b: Run, *, benchmark: str | None = None, force: bool = False
     return [replace(one, corrected=float(p)) for one, p in zip(found, corrected, strict=True)]
 
 
-def _shared(a: Run, b: Run, benchmark: str | None) -> list[Shared]:
-    """Benchmarks of both runs; of one with several protocols, those that are most alike."""
-    mine, theirs = a.protocols(), b.protocols()
+def _shared(a: Side, b: Side, benchmark: str | None) -> list[Shared]:
+    """Benchmarks of both; of one with several protocols, those that are most alike."""
+    mine, theirs = a.protocols, b.protocols
     both = {p.benchmark for p in mine.values()} & {p.benchmark for p in theirs.values()}
     if benchmark is not None and benchmark not in both:
         raise ConfigError(
@@ -106,78 +110,98 @@ def _distance(one: Protocol, other: Protocol) -> int:
     return sum(mine[field] != theirs[field] for field in mine)
 
 
-def _other_rewards(a: Run, name: str, b: Run, other: str) -> list[str]:
-    mine, theirs = a.manifest["rewards"][name], b.manifest["rewards"][other]
+def _other_rewards(a: Side, name: str, b: Side, other: str) -> list[str]:
+    mine, theirs = a.rewards(name), b.rewards(other)
     return [
         f"{key} is another reward (other {field})"
         for key in mine
         if key in theirs
-        for field in SCORED_BY
-        if field in mine[key] and field in theirs[key] and mine[key][field] != theirs[key][field]
+        for field in mine[key]
+        if field in theirs[key] and mine[key][field] != theirs[key][field]
     ]
 
 
-def _metrics(a: Run, b: Run, shared: Shared) -> list[Compared]:
+def _metrics(a: Side, b: Side, shared: Shared) -> list[Compared]:
     """Every metric of one benchmark, not yet corrected for there being several."""
-    before, after = a.read_samples(shared.name), b.read_samples(shared.other)
-    pairs = paired_samples(before, after, (*PAIR, "prompt"))
-    if pairs.empty:
-        return []
-    by_task = a.protocols()[shared.name].aggregation == "task_mean"
-    infos: Mapping[str, Any] = a.manifest["rewards"][shared.name]
-    found = []
-    for metric in (c for c in before if c in after and Metric.parse(c).key in infos):
-        key, part = (of := Metric.parse(metric)).key, of.part
-        if part in WORDS:
-            continue
-        info = RewardInfo(**infos[key])
-        tasks = by_task and info.needs_metadata
-        how = Averaging(within=metric_range(info, part), by_task=tasks)
-        wins, losses, ties = _wins(tally(pairs, metric), infos[key], part)
-        found.append(
-            Compared(
-                shared=shared,
-                change=change(pairs, shared.name, metric, how),
-                wins=wins,
-                losses=losses,
-                ties=ties,
-                alone=(len(before) - len(pairs), len(after) - len(pairs)),
-            )
+    pairing = pair_seeds(a.result, b.result)
+    tables = [
+        [of[place] for place in places]
+        for of, places in zip(
+            (a.tables(shared.name), b.tables(shared.other)), pairing.places, strict=True
         )
+    ]
+    images = _images([t for of in tables for t in of], [*PAIR, *a.key])
+    if images.empty:
+        return []
+    alone = tuple(len(of[0]) - len(images) for of in tables)
+    kept = [[t.merge(images, on=list(images)) for t in of] for of in tables]
+    found = []
+    for metric, how in a.metrics(shared.name).items():
+        if all(metric in t for of in kept for t in of):
+            changed = change_over_seeds(*kept, shared.name, metric, how, paired=pairing.same)
+            wins, losses, ties = _wins(kept, metric, a.higher_is_better(shared.name, metric))
+            found.append(
+                Compared(
+                    shared=shared,
+                    change=changed,
+                    wins=wins,
+                    losses=losses,
+                    ties=ties,
+                    alone=(alone[0], alone[1]),
+                )
+            )
     return found
 
 
-def _wins(found: Tally, info: Mapping[str, Any], part: str) -> tuple[int, int, int]:
-    better_when_higher = part not in LOWER_IS_BETTER and (bool(part) or info["higher_is_better"])
+def _images(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
+    """The images that all tables hold."""
+    images = tables[0][key]
+    for table in tables[1:]:
+        images = images.merge(table[key], on=key)
+    return images
+
+
+def _wins(
+    tables: Sequence[Sequence[pd.DataFrame]], metric: str, higher_is_better: bool
+) -> tuple[int, int, int]:
+    """Prompts for which B is better, worse and alike, by the mean over seeds and images."""
+    found = tally(paired_samples(*(mean_image(of, [metric]) for of in tables)), metric)
     wins, losses = found.higher, found.lower
-    return (wins, losses, found.same) if better_when_higher else (losses, wins, found.same)
+    return (wins, losses, found.same) if higher_is_better else (losses, wins, found.same)
 
 
 # --- how it is shown ------------------------------------------------------------------------------
 
 
-def grids(a: Run, b: Run, found: Sequence[Compared]) -> list[Grid]:
+def grids(a: Result, b: Result, found: Sequence[Compared]) -> list[Grid]:
     """One table a benchmark; a difference that stands after Holm's correction is bold."""
     tables = [
         _grid(a, b, shared, [one for one in found if one.shared == shared])
         for shared in dict.fromkeys(one.shared for one in found)
     ]
-    return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *_legend(found)])]
+    return [*tables[:-1], replace(tables[-1], notes=[*tables[-1].notes, *_legend(a, b, found)])]
 
 
-def _grid(a: Run, b: Run, shared: Shared, found: Sequence[Compared]) -> Grid:
+def _grid(a: Result, b: Result, shared: Shared, found: Sequence[Compared]) -> Grid:
     warnings = [f"Forced; here is A, there is B: {fault}." for fault in shared.faults]
+    warnings = ["FORCED: NOT ALIKE", *warnings] if warnings else []
+    lacking = [note for one in (a, b) if one.lacking for note in one.notes[1:]]
     alone = found[0].alone
     left_out = f"Unpaired images, left out: {alone[0]} of A, {alone[1]} of B."
     return Grid(
-        title=f"{shared.name}: A {a.folder} against B {b.folder}",
+        title=f"{shared.name}: A {called(a)} against B {called(b)}",
         headings=HEADINGS.split("|"),
         lines=[_line(one) for one in found],
         notes=[left_out] if any(alone) else [],
-        warnings=["FORCED: NOT ALIKE", *warnings] if warnings else [],
+        warnings=[*warnings, *lacking],
         words=2,
         spare=SPARE,
     )
+
+
+def called(one: Result) -> str:
+    """A result by its label, or its folder."""
+    return one.label or str(one.folder)
 
 
 def _line(one: Compared) -> GridLine:
@@ -212,9 +236,23 @@ def _smallest(size: float) -> str:
     return f"{size:.3f}" if math.isfinite(size) else "none"
 
 
-def _legend(found: Sequence[Compared]) -> list[str]:
+def _seeds(a: Result, b: Result) -> list[str]:
+    """What seeds the numbers are of, and how they are paired."""
+    means = [note for one in (a, b) for note in one.notes[:1]]
+    said = pair_seeds(a, b).said
+    errors = (
+        "Intervals and p have the error of seeds and of prompts in them, each with its own Student's t: few seeds, "
+        "wide intervals."
+    )
+    return [*means, *([said] if said else []), *([errors] if means else [])]
+
+
+def _legend(a: Result, b: Result, found: Sequence[Compared]) -> list[str]:
     tests = sum(math.isfinite(one.change.significance.p) for one in found)
+    held_out = ["Held-out images of the policies at the end of the trainings."]
     return [
+        *(held_out if a.kind == TRAINING else []),
+        *_seeds(a, b),
         "Pairs: same prompt, same image index; A and B are over the images that both runs could score. Intervals: "
         "clustered by prompt, inside the metric's range; where tasks weigh alike, stratified by task.",
         f"p: signs of the prompts' differences flipped, all ways up to {EXACT} prompts that changed, else {FLIPS} "
@@ -226,10 +264,15 @@ def _legend(found: Sequence[Compared]) -> list[str]:
     ]
 
 
-def records(found: Sequence[Compared]) -> list[dict[str, Any]]:
+def records(a: Result, b: Result, found: Sequence[Compared]) -> list[dict[str, Any]]:
     """One record a metric, for CSV; what is unknown is empty."""
     return [
         {
+            "run_a": called(a),
+            "run_b": called(b),
+            "seeds_a": " ".join(map(str, a.seeds)),
+            "seeds_b": " ".join(map(str, b.seeds)),
+            "paired_by_seed": bool(a.seeds and b.seeds) and pair_seeds(a, b).same,
             "benchmark": one.shared.name,
             "metric": one.change.metric,
             "aggregate": one.change.aggregate.replace(" ", "_"),

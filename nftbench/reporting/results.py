@@ -71,10 +71,11 @@ def split_label(argument: str | Path) -> tuple[Path, str]:
         ConfigError: the label is empty, too long or more than one line.
     """
     text = str(argument)
-    path, equals, label = text.rpartition("=")
-    if not equals or Path(text).exists():
+    signs = [place for place, sign in enumerate(text) if sign == "="]
+    if not signs or Path(text).exists():
         return Path(text), ""
-    return Path(path), checked_label(label.strip(" "), text)
+    place = next((p for p in signs if Path(text[:p]).exists()), signs[0])
+    return Path(text[:place]), checked_label(text[place + 1 :].strip(" "), text)
 
 
 def checked_label(label: str, argument: str) -> str:

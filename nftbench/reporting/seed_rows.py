@@ -32,7 +32,7 @@ def rows_of(result: Result) -> list[Row]:
     if len(runs) == 1:
         return rows
     for run in runs[1:]:
-        _refuse_other(runs[0], run)
+        refuse_other_seeds(runs[0], run)
     means = {
         (row.benchmark, row.spelled, row.aggregate): row
         for name, protocol in protocols.items()
@@ -53,7 +53,12 @@ def _under_its_folder(row: Row, protocols: Mapping[str, Protocol]) -> Row:
     return row.model_copy(update={"benchmark": next(names, row.benchmark)})
 
 
-def _refuse_other(first: Run, other: Run) -> None:
+def refuse_other_seeds(first: Run, other: Run) -> None:
+    """Refuse two seeds whose evaluations are not alike.
+
+    Raises:
+        ConfigError: names the field.
+    """
     mine, theirs = first.protocols(), other.protocols()
     if list(mine) != list(theirs):
         raise ConfigError(f"{first.folder} and {other.folder} hold different benchmarks")

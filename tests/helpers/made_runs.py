@@ -76,6 +76,24 @@ def samples(prompts: list[str], images: int, seed: int, shift: float) -> pd.Data
     )
 
 
+def made_protocol(**changes) -> Protocol:
+    return Protocol(
+        **{
+            "benchmark": BENCHMARK,
+            "version": 1,
+            "prompts_sha256": "0" * 64,
+            "images_per_prompt": 2,
+            "height": 16,
+            "width": 16,
+            "num_inference_steps": 4,
+            "guidance_scale": 1.0,
+            "aggregation": "task_mean",
+            "seed": 0,
+        }
+        | changes
+    )
+
+
 def evaluation(
     folder: Path,
     prompts: list[str],
@@ -88,17 +106,8 @@ def evaluation(
 ) -> Path:
     """A finished run of `nftbench eval`."""
     run = Run(folder)
-    protocol = Protocol(
-        benchmark=BENCHMARK,
-        version=1,
-        prompts_sha256="0" * 64,
-        images_per_prompt=images,
-        height=side,
-        width=side,
-        num_inference_steps=4,
-        guidance_scale=guidance,
-        aggregation="task_mean",
-        seed=seed,
+    protocol = made_protocol(
+        images_per_prompt=images, height=side, width=side, guidance_scale=guidance, seed=seed
     )
     table = samples(prompts, images, seed, shift)
     (folder / BENCHMARK / "images").mkdir(parents=True)
@@ -163,6 +172,9 @@ def training(folder: Path, *, slope: float = 1.0) -> Path:
         **{PICK.key: held_out[PICK.key] + slope * np.array([1, 1, 2, 2, 3, 3, 4, 4])}
     )
     write_table(folder / "held_out" / "after.parquet", gained)
+    protocol = made_protocol(aggregation="mean").model_dump(mode="json")
+    sets = {BENCHMARK: {"whole": protocol, "part": protocol, "rewards": {PICK.key: "ab12"}}}
+    (folder / "held_out" / "measured.json").write_text(json.dumps({"sets": sets}), "utf-8")
     (folder / "grids").mkdir()
     for i in (0, 2):
         (folder / "grids" / f"{i:06d}.png").write_bytes(png((0, 100 * i, 0), 32))

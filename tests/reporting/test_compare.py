@@ -14,7 +14,8 @@ from scipy.stats import permutation_test, ttest_rel
 from typer.testing import CliRunner
 
 from nftbench.cli import main as cli
-from nftbench.reporting.compare import compare, grids, records
+from nftbench.reporting import compare as comparing
+from nftbench.reporting.results import read_result
 from nftbench.reporting.text_tables import render
 from nftbench.runs.io import write_table
 from nftbench.runs.run_folder import Run
@@ -30,6 +31,18 @@ GENEVAL, PICK, OCR = (info.key for info in made_runs.INFOS)
 
 def run(folder, **changes) -> Run:
     return Run(made_runs.evaluation(folder, PROMPTS, **changes))
+
+
+def compare(a: Run, b: Run, **options) -> list[comparing.Compared]:
+    return comparing.compare(read_result(a.folder), read_result(b.folder), **options)
+
+
+def grids(a: Run, b: Run, found) -> list:
+    return comparing.grids(read_result(a.folder), read_result(b.folder), found)
+
+
+def records(a: Run, b: Run, found) -> list:
+    return comparing.records(read_result(a.folder), read_result(b.folder), found)
 
 
 def edit(one: Run, **columns) -> pd.DataFrame:
@@ -161,7 +174,7 @@ def test_images_without_a_counterpart_are_left_out_and_counted(tmp_path):
     write_table(path, table.iloc[:-3])
     found = compare(a, b)
     assert found[0].alone == (4, 1) and found[0].change.difference.n == 12
-    text = render("terminal", grids(a, b, found), records(found))
+    text = render("terminal", grids(a, b, found), records(a, b, found))
     assert "left out: 4 of A, 1 of B" in text
 
 
@@ -213,7 +226,7 @@ def test_another_protocol_is_refused_by_name_and_marked_when_forced(tmp_path, le
     found = compare(a, b, force=True)
     assert found[0].shared.faults == ("guidance_scale: 1.0 here, 4.5 there",)
     for form in ("terminal", "markdown", "latex", "html", "csv"):
-        text = render(form, grids(a, b, found), records(found))
+        text = render(form, grids(a, b, found), records(a, b, found))
         assert "4.5 there" in text
         assert form == "csv" or "FORCED: NOT ALIKE" in text
     lines = render("terminal", grids(a, b, found), []).splitlines()

@@ -23,7 +23,7 @@ def parent(folder, *seeds):
 
 def test_a_label_and_a_folder_with_an_equals_sign(tmp_path):
     assert split_label("runs/a=My model") == (type(tmp_path)("runs/a"), "My model")
-    assert split_label("runs/a=b=c") == (type(tmp_path)("runs/a=b"), "c")
+    assert split_label("runs/a=b=c") == (type(tmp_path)("runs/a"), "b=c")
     folder = tmp_path / "x=y"
     folder.mkdir()
     assert split_label(folder) == (folder, "")

@@ -46,8 +46,11 @@ def table(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="The run folder compared with.")],
-    b: Annotated[Path, typer.Argument(help="The other one; differences are B less A.")],
+    a: Annotated[
+        str,
+        typer.Argument(help="The run compared with, or a parent of --seeds; RUN=LABEL names it."),
+    ],
+    b: Annotated[str, typer.Argument(help="The other one; differences are B less A.")],
     benchmark: Annotated[str | None, typer.Option(help="This one alone.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compare different protocols all the same, marked.")
@@ -58,13 +61,18 @@ def compare(
 ) -> None:
     """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
     from nftbench.reporting import compare as comparing
+    from nftbench.reporting.results import read_result
     from nftbench.reporting.text_tables import format_of
-    from nftbench.runs.run_folder import Run
 
     written_as = format_of(form, out)
-    first, second = Run.open(a), Run.open(b)
+    first, second = read_result(a), read_result(b)
     found = comparing.compare(first, second, benchmark=benchmark, force=force)
-    _show(written_as, out, comparing.grids(first, second, found), comparing.records(found))
+    _show(
+        written_as,
+        out,
+        comparing.grids(first, second, found),
+        comparing.records(first, second, found),
+    )
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """A paper's table as it is shown: a line of numbers, below it how they stand to the paper's; the rest in notes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +9,10 @@ from nftbench.benchmark.suites import Column
 from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.paper.protocol import OPEN
 from nftbench.reporting.paper.table import PaperCell, PaperLine, PaperTable
+from nftbench.reporting.results import Result
 from nftbench.runs.row_files import stated
 from nftbench.runs.rows import Row
+from nftbench.runs.run_folder import Run
 
 HELD_OUT = " °"
 
@@ -76,8 +78,9 @@ def _effort(table: PaperTable, line: PaperLine) -> list[GridCell]:
     said = [stated(entry.row.settings) for entry in line.published.values()]
     iterations = next((s["iterations"] for s in said if "iterations" in s), "")
     sizes = {_size(s.get("height"), s.get("width")) for s in said}
-    if line.run:
-        sizes = {_size(p.height, p.width) for p in line.run.protocols().values()}
+    if line.result:
+        drawn = Run(line.result.runs[0]).protocols().values()
+        sizes = {_size(p.height, p.width) for p in drawn}
     known = sorted(size for size in sizes if size)
     return [GridCell(str(iterations)), GridCell(", ".join(known))]
 
@@ -113,9 +116,9 @@ def _names(table: PaperTable) -> list[str]:
         further = []
         if line.cells and table.suite.published:
             further.append("ours")
-        if line.run and ours.count(line.label) > 1:
-            further.append(line.run.folder.name)
-        shown = table.suite.line(line.label).shown or line.label
+        if line.result and not line.called and ours.count(line.label) > 1:
+            further.append(line.result.folder.name)
+        shown = line.called or table.suite.line(line.label).shown or line.label
         names.append(shown + (f" ({', '.join(further)})" if further else ""))
     return names
 
@@ -201,17 +204,27 @@ def _provenance(table: PaperTable) -> list[str]:
     """Where each line of ours comes from, and how many images stand behind it."""
     found = []
     for line, name in zip(table.lines, _names(table), strict=True):
-        if line.run:
+        if line.result:
             rows = [cell.row for cell in line.cells if cell.row]
             protocols = dict.fromkeys(f"{r.benchmark} {r.protocol} (n = {r.n})" for r in rows)
             failed = sum(r.n_failed or 0 for r in rows)
-            made = line.run.manifest["checkpoint"]
             found.append(
-                f"{name}: {line.run.folder}, checkpoint {made['name']} {made['digest']}; "
+                f"{name}: {line.result.folder}, {_checkpoint(line.result)}; "
                 f"protocols {', '.join(protocols) or 'none'}; {failed} scores failed."
             )
+            found += line.result.notes
         found += [f"{name}: {line.note}"] * bool(line.note)
     return found
+
+
+def _named(made: Mapping[str, Any]) -> str:
+    return f"{made['name']} {made['digest']}"
+
+
+def _checkpoint(result: Result) -> str:
+    made = [Run(folder).manifest["checkpoint"] for folder in result.runs]
+    plural = "s" * (len(made) > 1)
+    return f"checkpoint{plural} {', '.join(_named(one) for one in made)}"
 
 
 def records(table: PaperTable) -> list[dict[str, Any]]:
@@ -251,7 +264,9 @@ def _record(
     return {
         "label": line.label,
         "source": "measured" if cell else "published",
-        "run": str(line.run.folder) if line.run else "",
+        "called": line.called,
+        "run": str(line.result.folder) if line.result else "",
+        "seeds": " ".join(map(str, line.result.seeds)) if line.result else "",
         "column": column.name,
         "benchmark": column.benchmark,
         "metric": column.metric,

@@ -8,6 +8,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,15 @@ from nftbench.benchmark.suites import Column, Suite
 from nftbench.reporting.leaderboard import board as leaderboard
 from nftbench.reporting.naming import MEANS
 from nftbench.reporting.paper.protocol import OPEN, Wanted, comparable, wanted
-from nftbench.runs.row_files import (
-    Entry,
-    run_rows,
-    stated,
-)
+from nftbench.reporting.results import TRAINING, Result, read_results
+from nftbench.reporting.seed_rows import rows_of
+from nftbench.runs.row_files import Entry, stated
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Metric
 
+NEAR = 0.8
+"""Likeness from which a label is taken for a misspelled line of the table."""
 FLAGS = {
     "guidance_scale": "--guidance-scale",
     "num_inference_steps": "--steps",
@@ -78,7 +79,9 @@ class PaperLine:
     """One line of the table: a published model's, or a run's."""
 
     label: str
-    run: Run | None = None
+    called: str = ""
+    """What the user calls it, where that is not the label of a line."""
+    result: Result | None = None
     """None of a published line, and of one that nobody ran."""
     published: Mapping[Column, Entry] = field(default_factory=dict)
     """Of a published line."""
@@ -128,12 +131,6 @@ def rounding(written: str) -> float:
     return 0.5 * 10.0 ** (int(exponent or 0) - len(digits))
 
 
-def named(argument: str) -> tuple[Path, str]:
-    """`RUN=LABEL` as the folder and the label; a folder that holds an `=` in its own name is taken whole."""
-    path, equals, label = argument.rpartition("=")
-    return (Path(path), label) if equals and not Path(argument).exists() else (Path(argument), "")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Rival:
     """What a run is held against."""
@@ -158,11 +155,12 @@ def paper_table(suite: Suite, runs: Sequence[str], where: Path | None = None) ->
 
     Args:
         suite: with columns.
-        runs: folders, each `RUN` or `RUN=LABEL` with the label of the line that it is held against.
+        runs: folders, and parents of several seeds', each `RUN` or `RUN=LABEL`: the label of the line that it is
+            held against, or a name of one's own.
         where: the leaderboards' folder, which holds the published rows; the project's own when None.
 
     Raises:
-        ConfigError: a suite without a table, a folder that is no run or is not finished, no such label.
+        ConfigError: a suite without a table, a folder that is no run or is not finished, a bad label.
     """
     if not suite.columns:
         raise ConfigError(
@@ -182,8 +180,12 @@ def paper_table(suite: Suite, runs: Sequence[str], where: Path | None = None) ->
         label: [PaperLine(label=label, published=rival.published)] * bool(rival.published)
         for label, rival in rivals.items()
     }
-    for argument in runs:
-        line = _measured(suite, rivals, argument)
+    for result in read_results(runs):
+        if result.kind == TRAINING:
+            raise ConfigError(
+                f"{result.folder} is a training; evaluate it first: nftbench eval {result.folder} --suite {suite.name}"
+            )
+        line = _measured(suite, rivals, result)
         lines.setdefault(line.label, []).append(line)
     for label in own:
         lines[label] = lines[label] or [_not_run(suite, rivals[label], own[label].checkpoint)]
@@ -231,25 +233,27 @@ def _stands_in(row: Row, column: Column, suite: Suite) -> bool:
 # --- our lines ------------------------------------------------------------------------------------
 
 
-def _measured(suite: Suite, rivals: Mapping[str, _Rival], argument: str) -> PaperLine:
-    """A run's line, against the line it names, else against that of its checkpoint which is drawn most alike."""
-    folder, label = named(argument)
-    run = Run.open(folder)
-    name = run.manifest["checkpoint"]["name"]
-    if label:
-        chosen = [rivals[known(label, list(rivals), "label")]]
-    else:
-        chosen = [r for r in rivals.values() if name in _checkpoints(suite, r)]
-    held = [(rival, _cells(suite, run, rival)) for rival in chosen]
+def _measured(suite: Suite, rivals: Mapping[str, _Rival], result: Result) -> PaperLine:
+    """A result's line, against the line it names, else against that of its checkpoint which is drawn most alike."""
+    run = Run.open(result.runs[0])
+    name, label = run.manifest["checkpoint"]["name"], result.label
+    called = "" if label in rivals else label
+    if called and get_close_matches(called, list(rivals), n=1, cutoff=NEAR):
+        known(called, list(rivals), "label")  # a line is meant, and misspelled: refused
+    mine = [r for r in rivals.values() if name in _checkpoints(suite, r)]
+    chosen = [rivals[label]] if label and not called else mine
+    held = [(rival, _cells(suite, result, rival)) for rival in chosen]
     apart = [sum(len(c.faults) for c in cells) for _, cells in held]
     nearest = [h for h, n in zip(held, apart, strict=True) if n == min(apart)]
     if len(nearest) == 1:
         rival, cells = nearest[0]
-        return PaperLine(label=rival.label, run=run, cells=cells)
+        return PaperLine(label=rival.label, called=called, result=result, cells=cells)
     alike = " or ".join(repr(r.label) for r, _ in nearest)
-    note = f"could be held against {alike}: say {folder}=LABEL" if nearest else ""
-    alone = _Rival(label=name, free=frozenset({"guidance_scale"}))
-    return PaperLine(label=name, run=run, cells=_cells(suite, run, alone), note=note)
+    note = f"could be held against {alike}: say {result.folder}=LABEL" if nearest else ""
+    alone = _Rival(label=called or name, free=frozenset({"guidance_scale"}))
+    return PaperLine(
+        label=alone.label, result=result, cells=_cells(suite, result, alone), note=note
+    )
 
 
 def _checkpoints(suite: Suite, rival: _Rival) -> set[str]:
@@ -257,8 +261,13 @@ def _checkpoints(suite: Suite, rival: _Rival) -> set[str]:
     return known | {e.row.checkpoint for e in rival.published.values()} - {""}
 
 
-def _cells(suite: Suite, run: Run, rival: _Rival) -> list[PaperCell]:
-    rows, protocols = run_rows(run), {p.hash: p for p in run.protocols().values()}
+def _cells(suite: Suite, result: Result, rival: _Rival) -> list[PaperCell]:
+    run = Run.open(result.runs[0])
+    protocols = {p.hash: p for p in run.protocols().values()}
+    rows = [
+        row.model_copy(update={"benchmark": protocols[row.protocol].benchmark})
+        for row in rows_of(result)
+    ]
     again = _evaluate(suite, run.manifest["checkpoint"]["name"], rival)
     cells = []
     for column in suite.columns:

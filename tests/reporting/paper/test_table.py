@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from nftbench.benchmark.registry import load_benchmark, load_suite
-from nftbench.benchmark.suites import Settings, Suite, SuiteRow
+from nftbench.benchmark.suites import Column, Settings, Suite, SuiteRow
 from nftbench.cli import main as cli
 from nftbench.reporting.paper.render import as_table
-from nftbench.reporting.paper.table import PaperCell, named, paper_table, rounding
+from nftbench.reporting.paper.table import PaperCell, paper_table, rounding
 from nftbench.reporting.text_tables import render
 from nftbench.runs.row_files import read_rows
+from nftbench.runs.seeds import write_parent
 from rewards.base import ConfigError
+from tests.helpers import made_runs
 from tests.helpers.made_tables import (
     BASE,
     COLUMN,
@@ -54,7 +56,7 @@ def placed(tmp_path, table1) -> str:
 
 def ours(suite: Suite, *runs: str) -> dict[str, PaperCell]:
     """Cells of the last run, by column."""
-    lines = [line for line in paper_table(suite, runs).lines if line.run]
+    lines = [line for line in paper_table(suite, runs).lines if line.result]
     return {cell.column.name: cell for cell in lines[-1].cells}
 
 
@@ -154,7 +156,7 @@ def test_the_line_is_the_one_whose_guidance_is_ours(tmp_path, table1):
     settings = {name: {"guidance_scale": 4.5} for name in table1.benchmarks}
     guided = made(tmp_path / "b", table1, cells, name=BASE, drawn=settings)
     lines = paper_table(table1, [str(without.folder), str(guided.folder)]).lines
-    found = {line.run.folder.name: line for line in lines if line.run}
+    found = {line.result.folder.name: line for line in lines if line.result}
     assert found["a"].label == "SD3.5-M w/o CFG" and found["b"].label == "SD3.5-M + CFG"
     assert found["a"].cells[0].verdict == "agrees" and found["b"].cells[0].verdict == "differs"
     places = [line.label for line in lines]
@@ -169,7 +171,7 @@ def test_the_line_is_the_one_whose_guidance_is_ours(tmp_path, table1):
 def test_neither_line_is_chosen_by_chance(tmp_path, table1):
     settings = {name: {"guidance_scale": 3.0} for name in table1.benchmarks}
     run = made(tmp_path / "a", table1, {"GenEval": (0.5, 0.01)}, name=BASE, drawn=settings)
-    (line,) = [line for line in paper_table(table1, [str(run.folder)]).lines if line.run]
+    (line,) = [line for line in paper_table(table1, [str(run.folder)]).lines if line.result]
     assert line.label == BASE and "'SD3.5-M w/o CFG'" in line.note and "=LABEL" in line.note
     assert line.cells[0].verdict == "" and line.cells[0].published is None
 
@@ -272,7 +274,7 @@ def test_rows_by_label_in_the_suites_order(tmp_path):
     table = paper_table(suite, [str(nft.folder), str(cfg.folder)])
     assert [line.label for line in table.lines] == [r.label for r in suite.rows]
     found = {line.label: line for line in table.lines}
-    assert found["+ CFG"].run.folder == cfg.folder
+    assert found["+ CFG"].result.folder == cfg.folder
     assert {c.verdict for c in found["+ CFG"].cells} == {""}
     assert {c.verdict for c in found["+ NFT (multi-reward)"].cells} == {""}
     missing = found["pocket w/o CFG"].cells
@@ -306,16 +308,44 @@ def test_the_command_names_the_settings_of_a_row():
 # --- bad input, and the command -------------------------------------------------------------------
 
 
-def test_run_and_label(tmp_path):
-    assert named("runs/a") == (named("runs/a=B + C")[0], "") and named("runs/a=B + C")[1] == "B + C"
-    (tmp_path / "x=y").mkdir()
-    assert named(str(tmp_path / "x=y")) == (tmp_path / "x=y", "")
+def test_a_label_of_ones_own_names_the_row(placed, table1):
+    """It is shown in every format, escaped, and the run is still held against the line it is drawn like."""
+    table = paper_table(table1, [f"{placed}=Mine & <b>yours</b>"])
+    (line,) = [line for line in table.lines if line.result]
+    assert (line.label, line.called) == (LABEL, "Mine & <b>yours</b>")
+    texts = {form: render(form, *as_table(table)) for form in FORMATS}
+    assert "Mine &amp; &lt;b&gt;yours&lt;/b&gt; (ours)" in texts["html"]
+    assert r"Mine \& " in texts["latex"] and "<b>yours" not in texts["html"]
+    cells = csv.DictReader(io.StringIO(texts["csv"]))
+    assert {cell["called"] for cell in cells} == {"", "Mine & <b>yours</b>"}
+
+
+def test_seeds_in_a_papers_table(tmp_path, monkeypatch):
+    """The mean of three runs in a line, with the error of seeds in its interval."""
+    monkeypatch.setattr(made_runs, "BENCHMARK", "geneval-pocket")
+    parent = tmp_path / "seeds"
+    for run in write_parent(parent, [0, 1, 2]):
+        made_runs.evaluation(run, ["a star", "two stars"])
+    suite = made_suite()
+    (line,) = [one for one in paper_table(suite, [f"{parent}=Ours"]).lines if one.result]
+    cell = line.cells[0]
+    assert line.label == "Ours" and cell.row.value == pytest.approx(21.5)
+    notes = render("markdown", *as_table(paper_table(suite, [str(parent)])))
+    assert "seeds: mean over seeds 0, 1, 2." in notes
+    with pytest.raises(ConfigError, match="evaluate it first: nftbench eval"):
+        paper_table(suite, [str(made_runs.training(tmp_path / "train"))])
+
+
+def made_suite() -> Suite:
+    """A suite of one column that the made runs have."""
+    column = Column(name="Pick", benchmark=made_runs.BENCHMARK, metric="pick", variant="made")
+    return Suite(name="made", title="Made", benchmarks=(made_runs.BENCHMARK,), columns=(column,))
 
 
 def test_refusals(placed, table1, tmp_path):
     with pytest.raises(ConfigError, match=r"unknown label 'SD-XXL'.*'SD-XL'"):
         paper_table(table1, [f"{placed}=SD-XXL"])
-    with pytest.raises(ConfigError, match="not a run: "):
+    with pytest.raises(ConfigError, match="is not a run: "):
         paper_table(table1, [str(tmp_path / "nowhere")])
     with pytest.raises(ConfigError, match="has no table"):
         paper_table(load_suite("geneval-pocket"), [])

@@ -1,0 +1,221 @@
+"""Several seeds as one result: compared, in tables, in the report; against loops and closed forms."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t as student
+from typer.testing import CliRunner
+
+from nftbench.cli import main as cli
+from nftbench.reporting.compare import compare, grids, records
+from nftbench.reporting.html_report.build import write_report
+from nftbench.reporting.results import read_result
+from nftbench.reporting.seed_rows import rows_of
+from nftbench.reporting.text_tables import render
+from nftbench.runs.io import write_table
+from nftbench.runs.row_files import run_rows
+from nftbench.runs.rows import Provenance, summarise
+from nftbench.runs.run_folder import Run
+from nftbench.runs.seeds import write_parent
+from nftbench.stats.estimates import clustered_mean
+from nftbench.stats.intervals import MetricRange
+from rewards.base import ConfigError
+from tests.helpers import made_runs
+
+PROMPTS = [f"prompt {i}" for i in range(8)]
+GENEVAL, PICK, _ = (info.key for info in made_runs.INFOS)
+
+
+def quiet(*_):
+    """Told of progress, says nothing."""
+
+
+def evaluations(folder, seeds, shifts):
+    """Evaluations of several seeds; each one's scores are those of a single run, moved."""
+    rng = np.random.default_rng(0)
+    for run, shift in zip(write_parent(folder, seeds), shifts, strict=True):
+        made_runs.evaluation(run, PROMPTS)
+        path = run / made_runs.BENCHMARK / "samples.parquet"
+        table = pd.read_parquet(path)
+        table[PICK] = np.float32(15 + shift + np.arange(16) // 2 * 0.01 + rng.normal(0, 0.01, 16))
+        write_table(path, table)
+        again(run, table)
+    return folder
+
+
+def again(folder, table):
+    """Rows that fit a changed table."""
+    run = Run(folder)
+    old = run_rows(run)[0]
+    about = Provenance(
+        model=old.model,
+        checkpoint=old.checkpoint,
+        benchmark=old.benchmark,
+        protocol=old.protocol,
+        limited=False,
+        by_task=True,
+        date=old.date,
+    )
+    run.save_rows(summarise(table, made_runs.INFOS, about))
+
+
+def compared(a, b, **options):
+    results = read_result(a), read_result(b)
+    found = compare(*results, **options)
+    by_metric = {one.change.metric: one for one in found}
+    text = render("terminal", grids(*results, found), [])
+    return by_metric, " ".join(text.split()), records(*results, found)
+
+
+def test_seeds_are_paired_where_they_are_shared(tmp_path):
+    """The shift of a seed goes out of the difference; what is left over is the gain and a little noise."""
+    a = evaluations(tmp_path / "a", [0, 1, 2], [0, 3, 6])
+    b = evaluations(tmp_path / "b", [2, 1, 9], [6.5, 3.5, -5])
+    found, text, rows = compared(a, f"{b}=Better")
+    gain = found[PICK].change.difference
+    assert gain.value == pytest.approx(0.5, abs=0.02) and gain.low > 0
+    assert gain.high - gain.low < 0.3 and found[PICK].change.significance.p < 0.05
+    assert (
+        "Paired by seeds 1, 2, which both have; seed 0 of a left out; seed 9 of Better left out."
+        in text
+    )
+    assert "against B Better" in text and "Better: mean over seeds 2, 1, 9." in text
+    assert rows[0]["run_b"] == "Better" and rows[0]["seeds_a"] == "0 1 2"
+    assert rows[0]["paired_by_seed"] is True
+
+
+def test_other_seeds_are_independent_and_said(tmp_path):
+    a = evaluations(tmp_path / "a", [0, 1], [0, 1])
+    b = evaluations(tmp_path / "b", [5, 6, 7], [4, 5, 6])
+    found, text, rows = compared(a, b)
+    change = found[PICK].change
+    assert "Not paired by seed" in text and rows[0]["paired_by_seed"] is False
+    assert change.difference.value == pytest.approx(4.5, abs=0.02)
+    added = (0.5 / 2) * student.ppf(0.975, 1) ** 2 + (1 / 3) * student.ppf(0.975, 2) ** 2
+    assert change.difference.high - change.difference.value == pytest.approx(added**0.5, rel=0.02)
+
+
+def test_a_parent_against_one_run(tmp_path):
+    a = made_runs.evaluation(tmp_path / "base", PROMPTS)
+    b = evaluations(tmp_path / "b", [0, 1, 2], [0, 0, 3])
+    found, text, _ = compared(a, b)
+    half = student.ppf(0.975, 2) * 3 / np.sqrt(3) / np.sqrt(3)
+    gain = found[PICK].change.difference
+    assert gain.high - gain.value > half
+    assert "base: one run, whose own seed is not in the interval." in text
+
+
+def test_trainings_are_compared_by_their_held_out_images(tmp_path):
+    a = made_runs.training(tmp_path / "a", slope=1.0)
+    b = made_runs.training(tmp_path / "b", slope=2.0)
+    found, text, _ = compared(a, b)
+    assert found[PICK].change.difference.value == 2.5
+    assert (found[PICK].wins, found[PICK].losses) == (4, 0)
+    assert "Held-out images of the policies at the end" in text
+    seeds = write_parent(tmp_path / "c", [0, 1])
+    for run, slope in zip(seeds, (2.0, 4.0), strict=True):
+        made_runs.training(run, slope=slope)
+    found, text, _ = compared(a, tmp_path / "c")
+    assert found[PICK].change.difference.value == 5
+    (seeds[1] / "held_out" / "after.parquet").unlink()
+    found, text, _ = compared(a, tmp_path / "c")
+    assert found[PICK].change.difference.value == 2.5
+    assert "c: seed 1 missing or not finished, left out." in text
+
+
+def test_a_training_and_an_evaluation_are_not_compared(tmp_path):
+    a = made_runs.training(tmp_path / "a")
+    b = made_runs.evaluation(tmp_path / "b", PROMPTS)
+    with pytest.raises(ConfigError, match=r"evaluate the training first: nftbench eval .*/a"):
+        compared(a, b)
+
+
+def test_trainings_that_were_validated_otherwise_are_refused(tmp_path):
+    a, b = made_runs.training(tmp_path / "a"), made_runs.training(tmp_path / "b")
+    path = b / "held_out" / "measured.json"
+    noted = json.loads(path.read_text("utf-8"))
+    noted["sets"]["made"]["whole"]["num_inference_steps"] = 9
+    path.write_text(json.dumps(noted), "utf-8")
+    with pytest.raises(ConfigError, match="num_inference_steps: 4 here, 9 there"):
+        compared(a, b)
+    assert compared(a, b, force=True)[0][PICK].change.difference.value == 0
+    path.unlink()
+    with pytest.raises(ConfigError, match="does not say how it was validated"):
+        compared(a, b)
+
+
+def test_seeds_that_were_drawn_differently_are_refused(tmp_path):
+    folders = write_parent(tmp_path / "p", [0, 1])
+    made_runs.evaluation(folders[0], PROMPTS)
+    made_runs.evaluation(folders[1], PROMPTS, guidance=4.5)
+    with pytest.raises(
+        ConfigError, match=r"guidance_scale: 1\.0 here, 4\.5 there; evaluate all seeds"
+    ):
+        rows_of(read_result(tmp_path / "p"))
+    with pytest.raises(ConfigError, match="evaluate all seeds alike"):
+        compared(tmp_path / "p", folders[0])
+
+
+def test_rows_over_seeds_against_a_loop(tmp_path):
+    parent = evaluations(tmp_path / "p", [0, 1, 2], [0, 1, 5])
+    row = next(r for r in rows_of(read_result(parent)) if str(r.spelled) == PICK)
+    tables = [
+        pd.read_parquet(r / "made" / "samples.parquet") for r in sorted(parent.glob("seed-*"))
+    ]
+    images = np.mean([t[PICK].to_numpy(np.float64) for t in tables], axis=0)
+    alone = clustered_mean(images, tables[0]["prompt_id"].to_numpy(), MetricRange(low=0, high=30))
+    means = [t[PICK].mean() for t in tables]
+    added = np.var(means, ddof=1) / 3
+    assert row.value == pytest.approx(images.mean()) and row.n == 16
+    assert row.stderr == pytest.approx(np.sqrt(alone.stderr**2 + added), rel=1e-5)
+    half = np.hypot(alone.high - alone.value, student.ppf(0.975, 2) * np.sqrt(added))
+    assert row.high - row.value == pytest.approx(half, rel=1e-5)
+
+
+def test_rows_of_seeds_that_agree_are_those_of_one(tmp_path):
+    parent = tmp_path / "p"
+    for run in write_parent(parent, [0, 1]):
+        made_runs.evaluation(run, PROMPTS)
+    alone = run_rows(Run(parent / "seed-0"))
+    for one, other in zip(rows_of(read_result(parent)), alone, strict=True):
+        assert one.model_dump(exclude={"value", "stderr", "low", "high"}) == other.model_dump(
+            exclude={"value", "stderr", "low", "high"}
+        )
+        for field in ("value", "stderr", "low", "high"):
+            assert getattr(one, field) == pytest.approx(
+                getattr(other, field), rel=1e-6, nan_ok=True
+            )
+
+
+def test_the_report_of_evaluated_seeds(tmp_path):
+    a = made_runs.evaluation(tmp_path / "base", PROMPTS)
+    b = evaluations(tmp_path / "b", [0, 1], [0, 3])
+    page = write_report([a, f"{b}=NFT"], tmp_path / "out", quiet).page.read_text("utf-8")
+    assert "NFT: mean over seeds 0, 1." in page and "base and NFT: base: one run" in page
+    data = (tmp_path / "out" / "data" / "0.js").read_text("ascii")
+    sides = json.loads(data.removeprefix("REPORT.add(").removesuffix(");\n"))["runs"]
+    assert [(s["letter"], s["name"]) for s in sides] == [
+        ("A", "base"),
+        ("B", "NFT, seed 0"),
+        ("B", "NFT, seed 1"),
+    ]
+    assert sides[2]["file"][0] == "images/Bseed-1-0/00000.png"
+
+
+def test_the_command_takes_labels_and_writes_them(tmp_path):
+    a = made_runs.evaluation(tmp_path / "a", PROMPTS)
+    b = made_runs.evaluation(tmp_path / "b", PROMPTS, shift=1.0)
+    labels = f"{a}==1+1", f"{b}=<b>B</b> & C_1"
+    out = tmp_path / "c.csv"
+    result = CliRunner().invoke(cli.app, ["compare", *labels, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    row = next(csv.DictReader(io.StringIO(out.read_text("utf-8"))))
+    assert row["run_a"] in ("'=1+1", "=1+1") and row["run_b"] == "<b>B</b> & C_1"
+    result = CliRunner().invoke(cli.app, ["compare", *labels, "--format", "html"])
+    assert "&lt;b&gt;B&lt;/b&gt; &amp; C_1" in result.output and "<b>B</b>" not in result.output
+    result = CliRunner().invoke(cli.app, ["compare", f"{a}=", str(b)])
+    assert result.exit_code == 2 or isinstance(result.exception, ConfigError)
