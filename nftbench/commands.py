@@ -28,7 +28,7 @@ from nftbench.runs.lock import new_folder
 from nftbench.runs.processes import Processes
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
-from nftbench.runs.seeds import write_parent
+from nftbench.runs.seeds import folder_of, is_parent, seeds_of, write_parent
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
 from nftbench.training.callbacks.checkpoints import checkpoints
@@ -106,6 +106,31 @@ def evaluate_checkpoint(
         run, works, model, chosen.name, progress, retry_failed=retry_failed, processes=processes
     )
     return run, rows
+
+
+def seeds_to_evaluate(
+    checkpoint: str, suite: str | None, out: Path | None
+) -> list[tuple[str, Path | None]]:
+    """The trainings of a parent, each with the run folder of its evaluation; nothing of any other checkpoint.
+
+    Args:
+        checkpoint: the parent that `nftbench train --seeds` made, or any other checkpoint.
+        suite: as for `evaluate_checkpoint`.
+        out: the parent of the evaluations; None makes one under `runs/`.
+
+    Raises:
+        ConfigError: no seed is finished, or `out` belongs to something else.
+    """
+    parent = Path(checkpoint)
+    if not is_parent(parent):
+        return []
+    runs = seeds.runs_of(parent)
+    if not runs:
+        raise ConfigError(f"{parent} holds no finished training yet; run nftbench train again")
+    kept = [seed for seed in seeds_of(parent) if folder_of(parent, seed) in runs]
+    name = f"{folder_name(parent.resolve().name)}-{folder_name(suite or 'eval')}"
+    folders = write_parent(named(out) or RUNS / name, kept)
+    return [(str(run), folder) for run, folder in zip(runs, folders, strict=True)]
 
 
 def train_checkpoint(

@@ -298,7 +298,7 @@ def aggregate(run: Run, work: Work) -> list[Row]:
     table = sample_table(run, work)
     write_table(run.samples_path(work.name), table)
     run.seal(work.name)
-    contact_sheet(run, work.name, work.samples)
+    contact_sheet(run, work.name, work.samples, table)
     manifest = run.manifest
     known = manifest["rewards"][work.name]
     infos = [RewardInfo(**info) for key, info in known.items() if key in table]

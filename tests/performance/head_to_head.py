@@ -2,10 +2,14 @@
 
 Each side tries as many settings with one seed and one image budget; the best by its last validation is frozen and run
 with new seeds until the running mean of three validations crosses the last threshold, or the budget is spent. All runs
-are reported; one that does not cross is censored. Validation stands outside the clock. A run that is finished is not
-made again, so that the whole can be stopped and begun again.
+are reported; one that does not cross is censored: its cost is more than what it was given. Validation stands outside
+the clock. A run that is finished is not made again, and one that was cut goes on from its last checkpoint, so that the
+whole can be stopped and begun again, or made a run a call.
 
-Run: python tests/performance/head_to_head.py head-to-head [--protocol FILE]
+Run: python tests/performance/head_to_head.py OUT [--protocol FILE]
+     python tests/performance/head_to_head.py OUT --list            the runs, and which are done
+     python tests/performance/head_to_head.py OUT --run nft-screen-0   this run alone
+     python tests/performance/head_to_head.py OUT --table           the table of what is done
 """
 
 import argparse
@@ -25,12 +29,15 @@ from accelerate import Accelerator
 from nftbench.evaluation.loading import quiet
 from nftbench.runs.io import write_atomic
 from nftbench.training.callbacks.base import Iteration
+from nftbench.training.callbacks.checkpoints import checkpoints
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun
 from rewards.base import ConfigError
 
 PROTOCOL = Path(__file__).with_name("head_to_head.toml")
+POINTS = "points.json"
+"""In a run's folder, once it is finished."""
 COSTS = ("images", "cpu_seconds", "network_calls")
 SPAN = 3
 """Validations in the running mean."""
@@ -47,23 +54,39 @@ class Meter:
     run: TrainingRun
     metric: str
     last_threshold: float
+    costs: Path
+    """A line an iteration: what a run that was cut goes on counting from."""
     cpu_seconds: float = 0.0
     network_calls: int = 0
     """Rows of forward passes."""
     points: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        done = self.run.trainer.state.done
+        lines = self.costs.read_text("utf-8").splitlines() if self.costs.is_file() else []
+        kept = [line for text in lines if (line := json.loads(text))["iteration"] <= done]
+        kept = kept if done else []
+        write_atomic(self.costs, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
+        for line in kept:
+            self.cpu_seconds, self.network_calls = line["cpu_seconds"], line["network_calls"]
+        self.points = [
+            {key: line[key] for key in (*COSTS, "score")} for line in kept if "score" in line
+        ]
         self._iterate = self.run.trainer.iterate
         self.run.trainer.iterate = self._timed
         self.run.policy.denoiser.register_forward_pre_hook(self._count, with_kwargs=True)
         self._counting = False
 
     def __call__(self, iteration: Iteration) -> None:
-        """Note a validation; Crossed where it is the last that is needed."""
-        if self.metric not in iteration.metrics:
-            return
+        """Note the costs, and a validation; Crossed where it is the last that is needed."""
         costs = (iteration.metrics["images"], self.cpu_seconds, self.network_calls)
-        point = dict(zip(COSTS, costs, strict=True)) | {"score": iteration.metrics[self.metric]}
+        point = dict(zip(COSTS, costs, strict=True))
+        if self.metric in iteration.metrics:
+            point["score"] = iteration.metrics[self.metric]
+        with self.costs.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps({'iteration': iteration.done} | point)}\n")
+        if "score" not in point:
+            return
         self.points.append(point)
         if crossing(self.points, self.last_threshold):
             raise Crossed
@@ -117,97 +140,247 @@ def recipe_of(
     size = recipe.stages[0].groups * recipe.stages[0].group_size
     fields = recipe.model_dump(mode="json")
     fields["stages"][0]["iterations"] = images // size
-    fields["evaluation"]["every"] = protocol["every_images"] // size
+    fields["evaluation"]["every"] = every = max(protocol["every_images"] // size, 1)
+    fields["checkpoints"]["every"] = every
     return Recipe.model_validate(fields)
 
 
 def measure(
     recipe: Recipe, seed: int, folder: Path, protocol: dict[str, Any], threshold: float
 ) -> list[dict]:
-    """The validations of one run, made unless it is there."""
-    path = folder / "points.json"
+    """The validations of one run, made unless it is there; one that was cut goes on from its last checkpoint."""
+    path = folder / POINTS
     if not path.is_file():
         recipe = recipe.model_copy(update={"seed": seed})
         run = TrainingRun(recipe, folder, Accelerator(), lambda *_: None, lambda _: None)
-        meter = Meter(run, f"held_out/{protocol['benchmark']}/{protocol['metric']}", threshold)
-        run.callbacks.append(meter)
-        run.open(resume=False)
+        run.open(resume=bool(checkpoints(folder / "checkpoints")))
+        metric = f"held_out/{protocol['benchmark']}/{protocol['metric']}"
+        meter = Meter(run, metric, threshold, folder / "costs.jsonl")
+        run.callbacks.insert(
+            -1, meter
+        )  # before the checkpoint, which must not know more than the costs
         with contextlib.suppress(Crossed):
             run._iterate()  # no validation of the whole before and after
         write_atomic(path, json.dumps(meter.points, indent=1).encode())
     return json.loads(path.read_text("utf-8"))
 
 
-def compare(protocol: dict[str, Any], sides: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Screen and confirm both sides."""
-    counts = {name: len(side["settings"]) for name, side in sides.items()}
-    if min(counts.values()) < 1 or len(set(counts.values())) > 1:
-        raise ConfigError(f"expected as many settings a side, at least one, got {counts}")
-    found: dict[str, Any] = {}
-    for name, side in sides.items():
-        screened = []
-        for i, settings in enumerate(side["settings"]):
-            recipe = recipe_of(side, settings, protocol, protocol["screen_images"])
-            folder = out / f"{name}-screen-{i}"
-            points = measure(recipe, protocol["screen_seed"], folder, protocol, np.inf)
-            screened.append({"settings": settings, "score": points[-1]["score"], "points": points})
-            print(f"{name} screen {settings}: {points[-1]['score']:.3f}", flush=True)
-        best = max(screened, key=lambda one: one["score"])
-        recipe = recipe_of(side, best["settings"], protocol, protocol["confirm_images"])
+# --- the runs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides by one protocol, and the folder that holds their runs."""
+
+    protocol: dict[str, Any]
+    sides: dict[str, Any]
+    out: Path
+
+    def __post_init__(self) -> None:
+        counts = {name: len(side["settings"]) for name, side in self.sides.items()}
+        if len(counts) != 2 or min(counts.values()) < 1 or len(set(counts.values())) > 1:
+            raise ConfigError(
+                f"expected two sides with as many settings a side, at least one, got {counts}"
+            )
+        seeds = self.protocol["confirm_seeds"]
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ConfigError(f"expected different confirm_seeds, at least one, got {seeds}")
+        if self.protocol["screen_seed"] in seeds:
+            raise ConfigError(
+                f"seed {self.protocol['screen_seed']} chose the settings; confirm_seeds must be new ones"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Every run, in the order in which they can be made."""
+        screens = [
+            f"{n}-screen-{i}" for n, s in self.sides.items() for i in range(len(s["settings"]))
+        ]
+        return screens + [
+            f"{n}-seed-{s}" for s in self.protocol["confirm_seeds"] for n in self.sides
+        ]
+
+    def done(self, name: str) -> bool:
+        """Whether a run is finished."""
+        return (self.out / name / POINTS).is_file()
+
+    def points(self, name: str) -> list[dict]:
+        """The validations of a run that is finished."""
+        return json.loads((self.out / name / POINTS).read_text("utf-8"))
+
+    def make(self, name: str) -> list[dict]:
+        """One run's validations.
+
+        Raises:
+            ConfigError: no such run, or one that needs others first.
+        """
+        if name not in self.names:
+            raise ConfigError(f"no run {name!r}; expected one of {', '.join(self.names)}")
+        side, kind, number = name.rsplit("-", 2)
+        if kind == "screen":
+            recipe = self._recipe(side, self.sides[side]["settings"][int(number)], "screen_images")
+            return measure(
+                recipe, self.protocol["screen_seed"], self.out / name, self.protocol, np.inf
+            )
+        recipe = self._recipe(side, self.best(side), "confirm_images")
+        last = self.protocol["thresholds"][-1]
+        return measure(recipe, int(number), self.out / name, self.protocol, last)
+
+    def _recipe(self, side: str, settings: Sequence[str], budget: str) -> Recipe:
+        return recipe_of(self.sides[side], settings, self.protocol, self.protocol[budget])
+
+    def best(self, side: str) -> list[str]:
+        """The settings with the best last validation.
+
+        Raises:
+            ConfigError: not all were tried.
+        """
+        settings = self.sides[side]["settings"]
+        names = [f"{side}-screen-{i}" for i in range(len(settings))]
+        open_ones = [name for name in names if not self.done(name)]
+        if open_ones:
+            raise ConfigError(f"first make {', '.join(open_ones)}; the best of them is confirmed")
+        scores = [self.points(name)[-1]["score"] for name in names]
+        return settings[int(np.argmax(scores))]
+
+    def found(self) -> dict[str, Any]:
+        """All that is done so far, each side's screens and confirming runs."""
+        return {side: self._side(side) for side in self.sides}
+
+    def _side(self, side: str) -> dict[str, Any]:
+        settings = self.sides[side]["settings"]
+        screened = [
+            {"settings": of, "points": self.points(name)}
+            for i, of in enumerate(settings)
+            if self.done(name := f"{side}-screen-{i}")
+        ]
         confirmed = {}
-        for seed in protocol["confirm_seeds"]:
-            points = measure(
-                recipe, seed, out / f"{name}-seed-{seed}", protocol, protocol["thresholds"][-1]
+        for seed in self.protocol["confirm_seeds"]:
+            if self.done(name := f"{side}-seed-{seed}"):
+                points = self.points(name)
+                confirmed[seed] = {"points": points, "spent": points[-1]} | {
+                    str(threshold): crossing(points, threshold)
+                    for threshold in self.protocol["thresholds"]
+                }
+        best = self.best(side) if len(screened) == len(settings) else []
+        return {"screened": screened, "best": best, "confirmed": confirmed}
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def lines_of(found: dict[str, Any], thresholds: Sequence[float]) -> list[str]:
+    """Every run in a line; what did not cross as more than it was given."""
+    lines = []
+    for side, of in found.items():
+        for one in of["screened"]:
+            chosen = " (chosen)" if one["settings"] == of["best"] else ""
+            lines.append(
+                f"{side} screen {one['points'][-1]['score']:.3f} {one['settings']}{chosen}"
             )
-            confirmed[seed] = {"points": points}
-            for threshold in protocol["thresholds"]:
-                confirmed[seed][str(threshold)] = crossing(points, threshold)
-            print(
-                f"{name} seed {seed}: {confirmed[seed][str(protocol['thresholds'][0])]}", flush=True
-            )
-        found[name] = {"screened": screened, "best": best["settings"], "confirmed": confirmed}
-    return found
+    for threshold in map(str, thresholds):
+        for side, of in found.items():
+            for seed, run in of["confirmed"].items():
+                costs = [_cost(run, threshold, key) for key in COSTS]
+                told = ", ".join(f"{_told(c)} {k}" for c, k in zip(costs, COSTS, strict=True))
+                lines.append(f"{threshold} {side} seed {seed}: {told}")
+    return lines
+
+
+def _cost(run: dict[str, Any], threshold: str, key: str) -> tuple[float, bool]:
+    """What a run paid, and whether it crossed; what it spent where it did not."""
+    crossed = run[threshold]
+    return (crossed[key], True) if crossed else (run["spent"][key], False)
+
+
+def _told(cost: tuple[float, bool]) -> str:
+    value, crossed = cost
+    return f"{'' if crossed else '> '}{value:,.0f}"
 
 
 def ratios(found: dict[str, Any], thresholds: Sequence[float]) -> list[str]:
-    """Lines of the second side's cost over the first's: of the medians, and its range over all pairs of seeds."""
+    """Lines of the second side's cost over the first's: of the medians, and its range over all pairs of seeds.
+
+    A censored run costs more than it spent: so a ratio with one above is more than it says, with one below less, and
+    with one in both nothing.
+    """
     one, other = found
     lines = []
     for threshold in map(str, thresholds):
-        costs = {
-            name: [run[threshold] for run in found[name]["confirmed"].values()] for name in found
-        }
-        crossed = {name: [c for c in runs if c] for name, runs in costs.items()}
-        told = ", ".join(f"{n} {len(c)} of {len(costs[n])} crossed" for n, c in crossed.items())
-        if not all(crossed.values()):
+        runs = {name: list(found[name]["confirmed"].values()) for name in found}
+        crossed = {name: sum(bool(run[threshold]) for run in of) for name, of in runs.items()}
+        told = ", ".join(f"{n} {crossed[n]} of {len(of)} crossed" for n, of in runs.items())
+        if not all(runs.values()) or not any(crossed.values()):
             lines.append(f"{threshold}: {told}: no ratio")
             continue
         for key in COSTS:
-            mine, theirs = ([c[key] for c in crossed[n]] for n in (one, other))
-            pairs = [b / a for a in mine for b in theirs]
-            middle = np.median(theirs) / np.median(mine)
+            mine, theirs = ([_cost(run, threshold, key) for run in runs[n]] for n in (one, other))
+            pairs = [_ratio(b, a) for a in mine for b in theirs]
+            known = sorted((pair for pair in pairs if pair), key=lambda pair: pair[1])
+            ends = f"{_shown(known[0])} to {_shown(known[-1])}"
+            middle = _ratio(_median(theirs), _median(mine))
             lines.append(
-                f"{threshold}: {key} {other} / {one} = {middle:.2f} ({min(pairs):.2f} to {max(pairs):.2f}); {told}"
+                f"{threshold}: {key} {other} / {one} = {_shown(middle) if middle else 'unknown'} ({ends}); {told}"
             )
     return lines
 
 
+def _median(costs: Sequence[tuple[float, bool]]) -> tuple[float, bool]:
+    """The middle cost, censored ones above all others; of an even number the mean of two, censored if either is."""
+    ranked = sorted(costs, key=lambda cost: (not cost[1], cost[0]))
+    middle = ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]
+    return float(np.mean([c for c, _ in middle])), all(crossed for _, crossed in middle)
+
+
+def _ratio(above: tuple[float, bool], below: tuple[float, bool]) -> tuple[str, float] | None:
+    """(sign, number): `>` where only the one above is censored, `<` where only the one below; None where both are."""
+    if not above[1] and not below[1]:
+        return None
+    sign = "" if above[1] and below[1] else "<" if above[1] else ">"
+    return sign, above[0] / below[0]
+
+
+def _shown(ratio: tuple[str, float]) -> str:
+    return f"{ratio[0]}{ratio[1]:.2f}"
+
+
 def main() -> None:
-    """Measure, print and write `result.json`."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Make what is asked for, print the table and write `result.json`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--protocol", type=Path, default=PROTOCOL)
-    asked = parser.parse_args()
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--run", help="make this run alone")
+    what.add_argument("--list", action="store_true", help="name the runs")
+    what.add_argument("--table", action="store_true", help="print what is done")
+    try:
+        _main(parser.parse_args())
+    except ConfigError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def _main(asked: argparse.Namespace) -> None:
+    file = tomllib.loads(asked.protocol.read_text("utf-8"))
+    whole = Comparison(file["protocol"], file["sides"], asked.out)
+    if asked.list:
+        print("\n".join(f"{'done' if whole.done(n) else 'open'} {n}" for n in whole.names))
+        return
     quiet()
     torch.set_num_threads(1)
-    file = tomllib.loads(asked.protocol.read_text("utf-8"))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    found = compare(file["protocol"], file["sides"], asked.out)
-    lines = ratios(found, file["protocol"]["thresholds"])
+    for name in () if asked.table else (asked.run,) if asked.run else whole.names:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        points = whole.make(name)
+        print(
+            f"{name}: {points[-1]['score']:.3f} after {points[-1]['images']:g} images", flush=True
+        )
+    found, thresholds = whole.found(), file["protocol"]["thresholds"]
+    lines = [*lines_of(found, thresholds), *ratios(found, thresholds)]
     print("\n".join(lines))
-    write_atomic(
-        asked.out / "result.json", json.dumps(found | {"ratios": lines}, indent=1).encode()
-    )
+    if asked.out.is_dir():
+        result = json.dumps(found | {"protocol": file["protocol"], "table": lines}, indent=1)
+        write_atomic(asked.out / "result.json", result.encode())
 
 
 if __name__ == "__main__":

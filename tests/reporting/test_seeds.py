@@ -219,3 +219,29 @@ def test_the_command_takes_labels_and_writes_them(tmp_path):
     assert "&lt;b&gt;B&lt;/b&gt; &amp; C_1" in result.output and "<b>B</b>" not in result.output
     result = CliRunner().invoke(cli.app, ["compare", f"{a}=", str(b)])
     assert result.exit_code == 2 or isinstance(result.exception, ConfigError)
+
+
+def test_eval_of_a_parent_evaluates_each_seed_and_shows_their_mean(tmp_path, monkeypatch):
+    """The drawing itself is `tests/evaluation`'s; here each seed's checkpoint gets its folder."""
+    trained = tmp_path / "trained"
+    for folder in write_parent(trained, [0, 4, 5]):
+        made_runs.training(folder)
+    (trained / "seed-5" / "held_out" / "after.parquet").unlink()  # not finished
+    asked = []
+
+    def evaluated(checkpoint, *_, out, **__):
+        asked.append((checkpoint, out))
+        run = Run(made_runs.evaluation(out, PROMPTS))
+        return run, run_rows(run)
+
+    monkeypatch.setattr("nftbench.commands.evaluate_checkpoint", evaluated)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        cli.app, ["eval", str(trained), "--out", str(out), "--max-failed", "1"]
+    )
+    assert result.exit_code == 0, result.output
+    assert asked == [(str(trained / f"seed-{s}"), out / f"seed-{s}") for s in (0, 4)]
+    assert "out: mean over seeds 0, 4." in result.output
+    assert read_result(out).seeds == (0, 4)
+    result = CliRunner().invoke(cli.app, ["eval", str(trained), "--publish"])
+    assert "--publish takes one run" in str(result.exception)

@@ -1,10 +1,24 @@
 """Where a curve crosses a threshold, by hand; the protocol that is shipped can be begun."""
 
+import json
+import re
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
-from tests.performance.head_to_head import PROTOCOL, compare, crossing, ratios, recipe_of
+from nftbench.training.callbacks.base import Iteration
+from rewards.base import ConfigError
+from tests.performance.head_to_head import (
+    COSTS,
+    PROTOCOL,
+    Comparison,
+    Meter,
+    crossing,
+    lines_of,
+    ratios,
+    recipe_of,
+)
 
 
 def points(*scores: float) -> list[dict[str, float]]:
@@ -22,14 +36,42 @@ def test_a_crossing_is_that_of_the_mean_of_three():
     assert crossing(points(0.9, 0.9), 0.55) is None
 
 
-def test_runs_that_do_not_cross_give_no_ratio():
-    cost = dict.fromkeys(("images", "cpu_seconds", "network_calls"), 2.0)
-    twice = {k: 2 * v for k, v in cost.items()}
-    found = {"a": {"confirmed": {1: {"0.5": cost}, 2: {"0.5": twice}}}}
-    found |= {"b": {"confirmed": {1: {"0.5": twice}, 2: {"0.5": None}}}}
-    assert ratios(found, [0.5])[0].startswith("0.5: images b / a = 1.33 (1.00 to 2.00); a 2 of 2")
-    found["b"]["confirmed"][1]["0.5"] = None
-    assert ratios(found, [0.5]) == ["0.5: a 2 of 2 crossed, b 0 of 2 crossed: no ratio"]
+def cost(size: float) -> dict[str, float]:
+    return dict.fromkeys(COSTS, size)
+
+
+def run(crossed: float | None, spent: float = 10.0) -> dict:
+    return {"0.5": cost(crossed) if crossed else None, "spent": cost(spent)}
+
+
+def told(a: list[dict], b: list[dict]) -> str:
+    found = {name: {"confirmed": dict(enumerate(runs))} for name, runs in (("a", a), ("b", b))}
+    return ratios(found, [0.5])[0].removeprefix("0.5: ").removeprefix("images b / a = ")
+
+
+def test_ratios_say_what_is_not_known():
+    """A censored run paid more than it spent, so a ratio over it is a bound, and one of two of them nothing."""
+    assert (
+        told([run(2), run(4)], [run(4), run(8)])
+        == "2.00 (1.00 to 4.00); a 2 of 2 crossed, b 2 of 2 crossed"
+    )
+    assert told([run(2), run(4), run(4)], [run(4), run(8), run(None)]).startswith(
+        "2.00 (1.00 to >5.00)"
+    )
+    assert told([run(2), run(4)], [run(None), run(None)]).startswith(">3.33 (>2.50 to >5.00)")
+    assert told([run(2), run(None)], [run(None), run(8)]).startswith("unknown (<0.80 to >5.00)")
+    assert told([run(None)], [run(None)]) == "a 0 of 1 crossed, b 0 of 1 crossed: no ratio"
+
+
+def test_runs_that_do_not_cross_are_listed_as_more_than_they_spent():
+    side = {
+        "screened": [{"settings": ["x=1"], "points": points(0.4)}],
+        "best": ["x=1"],
+        "confirmed": {3: run(None, spent=26000)},
+    }
+    lines = lines_of({"a": side}, [0.5])
+    assert lines[0] == "a screen 0.400 ['x=1'] (chosen)"
+    assert lines[1].startswith("0.5 a seed 3: > 26,000 images")
 
 
 def test_the_shipped_protocol_gives_both_sides_as_many_settings_that_load():
@@ -44,6 +86,62 @@ def test_the_shipped_protocol_gives_both_sides_as_many_settings_that_load():
             assert recipe.policy == recipes[0].policy and stage.lr is None
 
 
-def test_a_search_of_no_settings_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="as many settings a side, at least one"):
-        compare({}, {"a": {"settings": []}, "b": {"settings": []}}, tmp_path)
+@pytest.mark.parametrize(
+    ("sides", "seeds", "wrong"),
+    [
+        ({"a": [], "b": []}, [1], "as many settings a side, at least one, got {'a': 0, 'b': 0}"),
+        ({"a": [[]], "b": [[], []]}, [1], "as many settings a side"),
+        ({"a": [[]]}, [1], "expected two sides"),
+        ({"a": [[]], "b": [[]]}, [1, 1], "expected different confirm_seeds"),
+        ({"a": [[]], "b": [[]]}, [], "expected different confirm_seeds, at least one"),
+        ({"a": [[]], "b": [[]]}, [0, 1], "seed 0 chose the settings"),
+    ],
+)
+def test_a_comparison_that_is_none_is_refused(tmp_path, sides, seeds, wrong):
+    protocol = {"confirm_seeds": seeds, "screen_seed": 0}
+    with pytest.raises(ConfigError, match=re.escape(wrong)):
+        Comparison(protocol, {n: {"settings": s} for n, s in sides.items()}, tmp_path)
+
+
+def test_runs_are_named_and_made_in_their_order(tmp_path):
+    protocol = {"confirm_seeds": [1, 2], "screen_seed": 0}
+    sides = {"a": {"settings": [["x=1"], ["x=2"]]}, "b-c": {"settings": [[], []]}}
+    whole = Comparison(protocol, sides, tmp_path)
+    assert whole.names[:4] == ["a-screen-0", "a-screen-1", "b-c-screen-0", "b-c-screen-1"]
+    assert whole.names[4:] == ["a-seed-1", "b-c-seed-1", "a-seed-2", "b-c-seed-2"]
+    with pytest.raises(ConfigError, match="no run 'a-screen-7'; expected one of a-screen-0"):
+        whole.make("a-screen-7")
+    (tmp_path / "a-screen-0").mkdir()
+    (tmp_path / "a-screen-0" / "points.json").write_text(json.dumps(points(0.1, 0.4)))
+    with pytest.raises(ConfigError, match="first make a-screen-1"):
+        whole.make("a-seed-1")
+    (tmp_path / "a-screen-1").mkdir()
+    (tmp_path / "a-screen-1" / "points.json").write_text(json.dumps(points(0.1, 0.6)))
+    assert whole.best("a") == ["x=2"] and whole.done("a-screen-1") and not whole.done("a-seed-1")
+
+
+class Trainer:
+    """As far as a meter looks into it."""
+
+    def __init__(self, done: int) -> None:
+        self.state = SimpleNamespace(done=done)
+        self.iterate = dict
+
+
+def metered(folder, done: int) -> Meter:
+    denoiser = SimpleNamespace(register_forward_pre_hook=lambda *_, **__: None)
+    run = SimpleNamespace(trainer=Trainer(done), policy=SimpleNamespace(denoiser=denoiser))
+    return Meter(run, "m", 0.5, folder / "costs.jsonl")
+
+
+def test_a_run_that_was_cut_counts_on_from_its_checkpoint(tmp_path):
+    meter = metered(tmp_path, 0)
+    for done in range(1, 5):
+        meter.cpu_seconds, meter.network_calls = 2.0 * done, 10 * done
+        values = {"images": 100 * done} | ({"m": 0.1 * done} if done % 2 == 0 else {})
+        meter(Iteration(done=done, metrics=values))
+    again = metered(tmp_path, 3)  # the checkpoint is one iteration behind the log
+    assert (again.cpu_seconds, again.network_calls) == (6.0, 30)
+    assert [point["score"] for point in again.points] == [0.2]
+    anew = metered(tmp_path, 0)
+    assert (anew.cpu_seconds, anew.points) == (0.0, [])

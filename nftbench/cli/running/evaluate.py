@@ -190,27 +190,48 @@ def eval_(
     from nftbench.evaluation.planning import drawn_as
     from nftbench.reporting.leaderboard import board as leaderboard
 
-    with console.progress() as report:
-        run, rows = commands.evaluate_checkpoint(
-            loading.named(checkpoint),
-            suite,
-            protocol.settings(),
-            rewards=rewards,
-            batch_size=batch_size,
-            out=out,
-            progress=report,
-            allowed=loading.allowed,
-            hardware=machine.hardware(),
-            say=console.line,
-            retry_failed=retry_failed,
-        )
-    for said in drawn_as(run.manifest):
-        console.line(said)
-    alarms = run_alarms(run)
-    _show(rows, alarms, "run", run.folder)
+    several = commands.seeds_to_evaluate(checkpoint, suite, out)
+    if several and publish:
+        raise ConfigError("--publish takes one run; evaluate and publish one seed's folder")
+    alarms = []
+    for trained, folder in several or [(checkpoint, out)]:
+        with console.progress() as report:
+            run, rows = commands.evaluate_checkpoint(
+                loading.named(trained),
+                suite,
+                protocol.settings(),
+                rewards=rewards,
+                batch_size=batch_size,
+                out=folder,
+                progress=report,
+                allowed=loading.allowed,
+                hardware=machine.hardware(),
+                say=console.line,
+                retry_failed=retry_failed,
+            )
+        for said in drawn_as(run.manifest):
+            console.line(said)
+        found = run_alarms(run)
+        _show(rows, found, "run", run.folder)
+        alarms += found
+    if several:
+        _show_seeds(run.folder.parent)
     for path in leaderboard.add(run) if publish and console.is_main() else ():
         console.line(f"published: {path}")
     _end(alarms, max_failed)
+
+
+def _show_seeds(parent: Path) -> None:
+    """The mean over the seeds that were evaluated."""
+    from nftbench.reporting import summary_tables
+    from nftbench.reporting.results import read_result
+    from nftbench.reporting.seed_rows import rows_of
+
+    result = read_result(parent)
+    console.show(summary_tables.scores(rows_of(result)))
+    for note in result.notes:
+        console.line(note)
+    console.line(f"runs: {parent}, one folder a seed; the table is their mean")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The report: run folders in, one folder of HTML out that needs neither a server nor a network.
 
-    OUT/index.html, report.css, report.js   the page; words and tables stand in it
+    OUT/index.html, *.css, *.js             the page; words and tables stand in it
     OUT/data/N.js                           the samples of one benchmark, for the gallery
     OUT/images/                             images_of and thumbnails, numbered
 
@@ -35,6 +35,7 @@ from nftbench.stats.estimates import Estimate
 from rewards.base import ConfigError, Progress
 
 PAGE = "index.html"
+ASSETS = ("report.css", "report.js", "gallery.js", "downloads.js")
 MARK = '<meta name="generator" content="nftbench report">'
 """By this a folder is known to be a report, which may be replaced."""
 
@@ -138,7 +139,7 @@ def _write(
         )
     )
     write_atomic(out / PAGE, page.encode())
-    for name in ("report.css", "report.js"):
+    for name in ASSETS:
         source = jinja2.PackageLoader("nftbench.reporting", "templates/report").get_source(
             _environment(), name
         )

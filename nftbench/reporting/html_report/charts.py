@@ -68,6 +68,8 @@ class Bar:
     text: str
     known: bool
     """Whether there is an interval."""
+    data: str
+    """JSON [run, value, low, high, images], for a table; unknown ends are empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +162,13 @@ def _bar(one: Evaluated, row: Row, low: float, top: float) -> Bar:
         high=over,
         text=text,
         known=known,
+        data=json.dumps(
+            [
+                one.name,
+                *(f"{v:.6g}" if math.isfinite(v) else "" for v in (row.value, row.low, row.high)),
+                row.n,
+            ]
+        ),
     )
 
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
+from nftbench.runs.contact_sheet import Tile
 from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.stats.paired import Change, changes
 from nftbench.training import RewardFailed
@@ -242,7 +242,7 @@ class Validate:
 
     def _draw(
         self, sets: list[ValidationSet], which: str
-    ) -> tuple[pd.DataFrame, Mapping[str, np.ndarray], list[Failures]]:
+    ) -> tuple[pd.DataFrame, Mapping[str, Tile], list[Failures]]:
         """Draw and score, in smaller batches where the memory does not do."""
         self._pace.begin()
         while True:

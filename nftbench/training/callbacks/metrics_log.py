@@ -18,7 +18,7 @@ import pandas as pd
 from accelerate import Accelerator
 from PIL import Image
 
-from nftbench.runs.contact_sheet import sheet
+from nftbench.runs.contact_sheet import Tile, sheet
 from nftbench.runs.io import write_atomic
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import PAIR, Averaging, Change, changes
@@ -125,12 +125,12 @@ class MetricsLog:
         run = recorded_id(self.folder)
         write_atomic(self.path, "".join(_line(line, run) for line in kept).encode())
 
-    def grid(self, done: int, images: Mapping[str, np.ndarray]) -> None:
+    def grid(self, done: int, images: Mapping[str, Tile]) -> None:
         """Write `grids/NNNNNN.png`: always the same prompts, from the same noise, in the same places.
 
         Args:
             done: iterations done.
-            images: by `BENCHMARK/KEY`, uint8 RGB (H, W, 3) each.
+            images: by `BENCHMARK/KEY`, each with its task, score and prompt.
         """
         if not self.accelerator.is_main_process:
             return

@@ -12,6 +12,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import Sample, generate, samples
 from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
+from nftbench.runs.contact_sheet import Tile, heading
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import PAIR, Averaging, mean
@@ -87,7 +88,7 @@ def validate(
     batch_size: int,
     processes: TrainingProcesses,
     progress: Progress,
-) -> tuple[pd.DataFrame, dict[str, np.ndarray], list[Failures]]:
+) -> tuple[pd.DataFrame, dict[str, Tile], list[Failures]]:
     """Draw and score.
 
     Args:
@@ -99,7 +100,7 @@ def validate(
 
     Returns:
         One row an image: `COLUMNS`, each reward and its parts, NaN where it does not apply; the images of this
-        process by `BENCHMARK/KEY`; and what could not be scored.
+        process by `BENCHMARK/KEY`, with their captions; and what could not be scored.
 
     Raises:
         Interrupted: a stop was asked for.
@@ -118,11 +119,22 @@ def validate(
             failed += [
                 pair for i in range(len(batch)) for pair in failure_reasons(scored, i).items()
             ]
-            images |= {f"{one.name}/{s.key}": p for s, p in zip(batch, pixels, strict=True)}
+            images |= _tiles(one.name, batch, pixels, scored)
             progress(f"validation: {one.name}", start + len(batch), len(everything))
     table = pd.concat(processes.gather(tables), ignore_index=True)
     failures = list(_failures(processes.gather(failed), table))
     return table.sort_values(list(COLUMNS), ignore_index=True), images, failures
+
+
+def _tiles(
+    name: str, batch: Sequence[Sample], pixels: Sequence[np.ndarray], scored: Mapping[str, Scores]
+) -> dict[str, Tile]:
+    """Each image with its task, its score by the first reward and its prompt."""
+    key, scores = next(iter(scored.items()))
+    return {
+        f"{name}/{s.key}": Tile(p, heading(s.prompt.tag, key, float(value)), s.prompt.text)
+        for s, p, value in zip(batch, pixels, scores.values, strict=True)
+    }
 
 
 def _failures(failed: Sequence[tuple[str, str]], table: pd.DataFrame) -> Iterator[Failures]:
