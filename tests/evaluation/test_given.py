@@ -11,6 +11,7 @@ from nftbench.benchmark import places
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.commands import score_run
 from nftbench.evaluation.given import GIVEN, import_images
+from nftbench.runs.lock import hold
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 from rewards.images.pixels import read_picture
@@ -142,3 +143,22 @@ def test_two_imports_are_compared_and_reported(start, geneval, tmp_path):
     code, _, error = start("import", str(geneval), "--name", "c", "--out", "a").finish()
     assert code == 2 and "holds something already" in error
     assert pd.read_csv(tmp_path / "a" / "rows.csv")["limited"].all()
+
+
+def test_of_two_imports_into_one_folder_the_second_is_refused(tmp_path):
+    """The slower one, which saw an empty folder, removes nothing of the faster one's run."""
+    for number in range(2):
+        picture(tmp_path / f"{number}.png", number)
+    lines = [{"image": str(tmp_path / f"{n}.png"), "prompt": f"picture {n}"} for n in range(2)]
+    (tmp_path / "images.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    refused = []
+
+    def meanwhile(stage: str, done: int, total: int) -> None:
+        with pytest.raises(ConfigError, match="holds something already"):
+            import_images(tmp_path / "images.jsonl", "slow", tmp_path / "run")
+        refused.append(done)
+
+    run = import_images(tmp_path / "images.jsonl", "fast", tmp_path / "run", progress=meanwhile)
+    assert refused and run.manifest["checkpoint"]["name"] == "fast"
+    with hold(tmp_path / "new"), pytest.raises(ConfigError, match="in use by process"):
+        import_images(tmp_path / "images.jsonl", "slow", tmp_path / "new")

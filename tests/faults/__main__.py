@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.faults import found
 from tests.helpers.paths import ROOT
 
 os.environ.update(HF_HUB_OFFLINE="1", PYTHONUTF8="1")
@@ -114,7 +115,7 @@ def page(known: dict) -> str:
         for f in _faults([], quick=False)
         if (m := known.get(f.trial.__name__))
     ]
-    return INTRODUCTION + "".join(lines)
+    return INTRODUCTION + "".join(lines) + found.table()
 
 
 if __name__ == "__main__":
