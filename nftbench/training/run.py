@@ -271,7 +271,7 @@ class TrainingRun:
     def _iterate(self) -> None:
         trainer = self.trainer
         iterations = sum(stage.iterations for stage in self.recipe.stages)
-        if not self._log.begun():
+        if not self._log.begun() and not trainer.state.done:
             self._call(Iteration(done=0, metrics={"minutes": 0.0, "images": 0}))
         while not trainer.finished:
             first = trainer.state.iteration == 0

@@ -38,6 +38,12 @@ FOUND = (
         "tests/training/callbacks/test_metrics_log.py",
     ),
     (
+        "`metrics.jsonl` lost, then resumed",
+        "the trained policy's held-out mean stood as that of iteration 0",
+        "iterations that were lost stay lost",
+        "tests/training/callbacks/test_checkpoints.py",
+    ),
+    (
         "`RUN/lora` damaged or replaced",
         "`eval RUN` scored it as the trained policy",
         "refused; `--resume` exports it again",

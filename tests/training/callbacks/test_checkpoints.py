@@ -183,6 +183,14 @@ def test_a_cut_last_line_of_the_metrics_is_dropped_with_a_word(trained, run):
 # --- whose folder it is -----------------------------------------------------------------------------------------------
 
 
+def test_metrics_that_are_lost_are_not_measured_of_another_policy(run):
+    """The line of iteration 0 is the untouched base's: a resumed run can no longer write it."""
+    (run / "metrics.jsonl").unlink()
+    recipe = small("stages.iterations=3", "stages.updates=1", "checkpoints.every=1")
+    begin(recipe, run, resume=True).run()
+    assert [line["iteration"] for line in metrics_of(run)] == [3]
+
+
 def test_a_finished_run_or_another_folder_is_not_begun_in(run, tmp_path):
     shutil.rmtree(run / "checkpoints")
     metrics = (run / "metrics.jsonl").read_bytes()
