@@ -118,13 +118,16 @@ def verify(
 def card(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Write it there and not to the screen.")] = None,
+    readme: Annotated[
+        bool, typer.Option("--readme", help="The model's whole README, with how to use it.")
+    ] = False,
 ) -> None:
     """Print a run as Hugging Face model-card metadata (`model-index`), to stand between `---` lines."""
-    from nftbench.reporting.leaderboard.model_card import card as as_yaml
+    from nftbench.reporting.leaderboard import model_card
     from nftbench.runs.io import write_atomic
     from nftbench.runs.run_folder import Run
 
-    text = as_yaml(Run.open(run))
+    text = (model_card.readme if readme else model_card.card)(Run.open(run))
     if out is None:
         console.write(text)
         return

@@ -1,10 +1,17 @@
 """A run as the metadata of a Hugging Face model card: the `model-index` that the hub shows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import jinja2
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Protocol
+from nftbench.generation.checkpoint import trained_folder
+from nftbench.generation.sources.packaged import packaged, place_of
+from nftbench.generation.sources.pipelines import read_index
+from nftbench.generation.sources.reference import INDEX, hub_place
 from nftbench.reporting.leaderboard.board import (
     refuse,
 )
@@ -40,6 +47,64 @@ def card(run: Run) -> str:
         model_name=name, pipeline_tag=TASK, eval_results=eval_results(rows, run.protocols())
     )
     return str(data.to_yaml()) + "\n"
+
+
+def readme(run: Run) -> str:
+    """A model's whole README as the hub reads it: metadata, how to use the model, its numbers.
+
+    The example draws the run's first image: what diffusers makes of it is what was scored.
+
+    Raises:
+        ConfigError: a run that may not be published.
+    """
+    from huggingface_hub import ModelCardData
+
+    from nftbench.reporting import summary_tables, text_tables
+
+    rows = run_rows(run)
+    for row in rows:
+        refuse(row)
+    name = run.manifest["checkpoint"]["name"]
+    trained = trained_folder(name)
+    base = trained.base if trained else name
+    hub = None if place_of(base).exists() else hub_place(base)
+    data = ModelCardData(
+        model_name=Path(name).name,
+        pipeline_tag=TASK,
+        library_name="diffusers",
+        base_model=hub.id if hub and trained else None,
+        tags=[TASK, "nftbench", *(["lora"] if trained and trained.method == "lora" else [])],
+        eval_results=eval_results(rows, run.protocols()),
+    )
+    loader = jinja2.PackageLoader("nftbench.reporting")
+    page = jinja2.Environment(loader=loader, trim_blocks=True, autoescape=False)  # Markdown
+    return page.get_template("model_card.md.j2").render(
+        metadata=str(data.to_yaml()),
+        name=Path(name).name,
+        base=base,
+        trained=trained,
+        packaged=base in packaged(),
+        pipeline=run.manifest["checkpoint"]["pipeline"],
+        absent=_absent(base),
+        **_first_image(run),
+        tables=text_tables.render("markdown", summary_tables.scores(rows), []),
+    )
+
+
+def _absent(base: str) -> list[str]:
+    """Parts that a saved pipeline has none of, which diffusers wants to be told."""
+    index = place_of(base) / INDEX
+    if not index.is_file():
+        return []
+    return [k for k, v in read_index(index).items() if isinstance(v, list) and v[0] is None]
+
+
+def _first_image(run: Run) -> dict[str, Any]:
+    """What the first image of a run was drawn with."""
+    benchmark = next(iter(run.protocols()))
+    first = run.read_samples(benchmark).iloc[0]
+    arguments = run.manifest["drawn"].get(benchmark, {}).get("arguments", {})
+    return {"prompt": first["prompt"], "seed": int(first["seed"]), "arguments": arguments}
 
 
 def eval_results(rows: Sequence[Row], protocols: dict[str, Protocol]) -> "list[EvalResult]":

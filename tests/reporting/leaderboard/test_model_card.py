@@ -2,10 +2,15 @@
 
 import datetime
 import json
+import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.reporting.leaderboard.model_card import card
@@ -107,3 +112,32 @@ def test_a_data_set_is_a_benchmark_under_one_protocol(tmp_path):
 def test_what_may_not_be_published_gets_no_card(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
         card(a_run(tmp_path / "run", [row("geneval-pocket", **changes)]))
+
+
+@pytest.mark.slow
+def test_the_readmes_example_draws_the_image_that_was_scored(start, tmp_path):
+    """A LoRA, trained and asked by commands; plain diffusers, told by the README, makes the run's first picture."""
+    (tmp_path / "mine.txt").write_text("a red circle\na blue square\n")
+    small = [f"stages.{k}" for k in ("iterations=1", "groups=2", "group_size=2", "rewards=jpeg")]
+    small += ["stages.num_inference_steps=2", "evaluation.every=0", "optimizer.lr=0.01"]
+    flags = [word for setting in small for word in ("--set", setting)]
+    code, _, err = start("train", "--prompts", "mine.txt", *flags, "--out", "trained").finish()
+    assert code == 0, err
+    asked = ["--prompts", "mine.txt", "--rewards", "jpeg", "--steps", "2", "--batch-size", "1"]
+    code, _, err = start("eval", "trained", *asked, "--out", "run").finish()
+    assert code == 0, err
+    target = tmp_path / "trained" / "README.md"
+    code, _, err = start("leaderboard", "card", "run", "--readme", "--out", str(target)).finish()
+    assert code == 0, err
+    text = target.read_text("utf-8")
+    data = ModelCard(text).data
+    assert (data.library_name, data.tags) == ("diffusers", ["text-to-image", "nftbench", "lora"])
+    assert data.model_name == "trained" and len(data.eval_results) == 1
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=target.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    drawn = np.asarray(Image.open(target.parent / "image.png"))
+    (scored, _) = sorted((tmp_path / "run").rglob("images/*.png"))
+    np.testing.assert_array_equal(drawn, np.asarray(Image.open(scored)))
