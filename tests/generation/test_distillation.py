@@ -11,11 +11,11 @@ def test_evidence_is_in_the_settings_and_never_in_a_name():
     pipeline = tiny.build("sd3")
     pipeline.register_to_config(_name_or_path="someone/SD3-Turbo-lightning-4-steps-distilled")
     assert distillation(pipeline).verdict == "unknown" and warning(pipeline) == ""
-    pipeline.register_to_config(is_distilled=True)
-    assert str(distillation(pipeline)) == "yes: pipeline setting is_distilled=True"
+    pipeline.transformer.register_to_config(is_distilled=True)
+    assert str(distillation(pipeline)) == "yes: transformer setting is_distilled=True"
     assert "train the model it was distilled from" in warning(pipeline)
-    pipeline.register_to_config(is_distilled=False)
-    assert str(distillation(pipeline)) == "no: pipeline setting is_distilled=False"
+    pipeline.transformer.register_to_config(is_distilled=False)
+    assert str(distillation(pipeline)) == "no: transformer setting is_distilled=False"
     pipeline.register_modules(scheduler=LCMScheduler())
     assert distillation(pipeline).evidence == ("scheduler setting original_inference_steps=50",)
 
