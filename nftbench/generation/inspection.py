@@ -9,6 +9,7 @@ from torch import nn
 
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
+from nftbench.generation.distillation import distillation
 from nftbench.generation.replay import learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
@@ -51,6 +52,8 @@ class Inspection:
     loras: tuple[str, ...]
     trainable: str
     """"yes", or why not."""
+    distilled: str
+    """To few steps: "yes", "no" or "unknown", with the evidence."""
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def inspect_model(model: LoadedModel, asked: SamplingParameters) -> Inspection:
         text_lengths=_text_lengths(pipeline, native),
         loras=tuple(map(str, model.loras)),
         trainable=_trainable(pipeline, asked),
+        distilled=str(distillation(pipeline)),
         notes=(*model.notes, *native.notes),
     )
 

@@ -16,11 +16,9 @@ Every network is brought to one form, x_t = (1 - t) x_0 + t eps and v = eps - x_
 x = alpha x_0 + sigma eps: divided by alpha + sigma, x is x_t with t = sigma / (alpha + sigma).
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +39,6 @@ from nftbench.generation.trace import (
     Prediction,
     Step,
     Trace,
-    denoiser_of,
     first_output,
     prediction_of,
     watch,
@@ -368,29 +365,3 @@ def _moment(name: str, value: Any) -> Tensor:
             f"argument {name} of the network holds different times in one call; expected one"
         )
     return times[0].clone()
-
-
-MARKS = ("turbo", "schnell", "lightning", "lcm", "tcd", "distill", "klein", "hyper")
-"""In the names of checkpoints and solvers made for few steps."""
-
-
-def distilled(pipeline: DiffusionPipeline, num_inference_steps: int) -> str:
-    """A warning where a pipeline looks step-distilled, which training undoes; empty otherwise.
-
-    Source: NVlabs/DiffusionNFT issue 45 (blur and collapse).
-    """
-    configs = {"pipeline": pipeline, "network": denoiser_of(pipeline)[1]}
-    seen = [f"solver {type(pipeline.scheduler).__name__}"]
-    for part, owner in configs.items():
-        seen += [f"{part} {Path(str(owner.config.get('_name_or_path', ''))).name}"]
-        seen += [f"{part} setting {k}" for k, v in owner.config.items() if v is True]
-    found = [s for s in seen if any(mark in s.lower() for mark in MARKS)]
-    default = inspect.signature(pipeline.__call__).parameters.get("num_inference_steps")
-    steps = {"asked for": num_inference_steps, "its default": getattr(default, "default", None)}
-    found += [f"{n} steps ({why})" for why, n in steps.items() if isinstance(n, int) and n <= 4]
-    if not found:
-        return ""
-    return (
-        f"{type(pipeline).__name__} looks step-distilled ({'; '.join(found)}): training is known to blur such models; "
-        "train the model it was distilled from"
-    )

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of
-from nftbench.generation.replay import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.generation.sources.lora_files import PEFT_CONFIG
+from nftbench.generation.trace import denoiser_of
 from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.training.config.recipe import PolicyConfig
 from rewards.base import ConfigError

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
+from nftbench.generation.distillation import warning
 from nftbench.generation.hardware import Hardware
-from nftbench.generation.replay import Layout, distilled, learn
+from nftbench.generation.replay import Layout, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
@@ -108,9 +109,8 @@ def set_up(
     base = load_model(recipe.checkpoint, hardware=hardware, allowed=allowed)
     for line in base.said:
         say(line)
-    warning = distilled(base.pipeline, min(s.num_inference_steps for s in recipe.stages))
-    if warning:
-        say(f"warning: {warning}")
+    if suspicion := warning(base.pipeline):
+        say(f"warning: {suspicion}")
     policy = TrainedPolicy(base.pipeline, recipe.policy, seed=recipe.seed)
     settings = _settings(base, recipe)
     layout = learn(base.pipeline, lambda texts: _draw_briefly(base, settings, texts))

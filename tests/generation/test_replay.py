@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from nftbench.generation.call_arguments import flat
-from nftbench.generation.replay import Layout, Record, distilled, learn, record
+from nftbench.generation.replay import Layout, Record, learn, record
 from nftbench.generation.trace import Step, Trace, denoiser_of, watch
 from rewards.base import ConfigError
 from tests.helpers import tiny
@@ -361,23 +361,6 @@ def test_a_pipeline_without_a_network_is_refused():
     pipeline.transformer = None
     with pytest.raises(ConfigError, match="neither a transformer nor a unet"):
         denoiser_of(pipeline)
-
-
-# --- step-distilled models ------------------------------------------------------------------------
-
-
-def test_step_distilled_models_are_told():
-    pipeline = tiny.build("sd3")
-    assert distilled(pipeline, 10) == ""
-    assert "4 steps (asked for)" in distilled(pipeline, 4)
-    pipeline.register_to_config(_name_or_path="someone/SD3-Turbo")
-    assert "pipeline SD3-Turbo" in distilled(pipeline, 10)
-    pipeline.register_to_config(_name_or_path="/turbo/sd3", is_distilled=True)
-    assert "pipeline setting is_distilled" in distilled(pipeline, 10)
-    pipeline.register_to_config(is_distilled=False)
-    assert distilled(pipeline, 10) == ""
-    pipeline.scheduler = LCMScheduler()
-    assert "solver LCMScheduler" in distilled(pipeline, 10)
 
 
 @pytest.mark.parametrize(
