@@ -28,8 +28,8 @@ def in_words(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}, got {first['input']!r}"
 
 
-class SamplingParameters(Frozen):
-    """How images are drawn, in evaluation and in training; None leaves a setting to the model."""
+class SamplingSettings(Frozen):
+    """How images are drawn, as a suite, a benchmark or a checkpoint fixes it; None leaves one as it is."""
 
     height: int | None = Field(default=None, ge=8)
     width: int | None = Field(default=None, ge=8)
@@ -44,6 +44,16 @@ class SamplingParameters(Frozen):
     negative_prompt: str | None = None
     solver: str | None = None
     """Asked for, a name that `--solver` knows; drawn, also the class and the digest of its configuration."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are fixed."""
+        return self.model_dump(exclude_none=True)
+
+
+class SamplingParameters(SamplingSettings):
+    """How images are drawn, in evaluation and in training; None leaves a setting to the model."""
+
     seed: int = Field(default=0, ge=0)
 
     @property
@@ -222,18 +232,10 @@ def git_blob(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-class SamplingDefaults(Frozen):
+class SamplingDefaults(SamplingSettings):
     """The benchmark's own setting; flags of `nftbench eval` replace single fields, what is None is the model's own."""
 
     images_per_prompt: int = Field(ge=1)
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int | None = None
-    guidance: Literal["native", "off", "cfg", "embedded"] | None = None
-    guidance_scale: float | None = None
-    max_sequence_length: int | None = None
-    negative_prompt: str | None = None
-    solver: str | None = None
 
 
 class Benchmark(Frozen):

@@ -1,29 +1,9 @@
 """Suites: benchmarks that are run together, and the table that they make."""
 
-from typing import Any, Literal
-
 from pydantic import Field, model_validator
 
-from nftbench.benchmark.schema import Frozen
+from nftbench.benchmark.schema import Frozen, SamplingSettings
 from rewards.base import Metric
-
-
-class Settings(Frozen):
-    """Sampling parameters that a suite fixes; None leaves one as it is."""
-
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int | None = None
-    guidance: Literal["native", "off", "cfg", "embedded"] | None = None
-    guidance_scale: float | None = None
-    max_sequence_length: int | None = None
-    negative_prompt: str | None = None
-    solver: str | None = None
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Those that are fixed."""
-        return self.model_dump(exclude_none=True)
 
 
 class Column(Frozen):
@@ -37,7 +17,7 @@ class Column(Frozen):
     variant: str = ""
     aggregate: str = "image_mean"
     """As in `Row.aggregate`."""
-    settings: Settings = Settings()
+    settings: SamplingSettings = SamplingSettings()
     """Of this cell alone: they replace the suite's, and what a flag says too."""
     digits: int = Field(default=3, ge=0)
     held_out: bool = False
@@ -55,7 +35,7 @@ class SuiteRow(Frozen):
     label: str
     checkpoint: str
     """As `nftbench eval` takes it."""
-    settings: Settings = Settings()
+    settings: SamplingSettings = SamplingSettings()
     """Given as flags: `--guidance-scale 4.5`."""
 
 
@@ -81,7 +61,7 @@ class Suite(Frozen):
     published: str = ""
     """Name of the published protocol whose rows are the table's; empty where there is none."""
     benchmarks: tuple[str, ...] = Field(min_length=1)
-    settings: Settings = Settings()
+    settings: SamplingSettings = SamplingSettings()
     columns: tuple[Column, ...] = ()
     rows: tuple[SuiteRow, ...] = ()
     lines: tuple[PrintedLine, ...] = ()

@@ -54,7 +54,7 @@ def compare(
     paths: Sequence[Path],
     prompts: Sequence[Prompt],
     batch_size: int,
-    report: Progress,
+    progress: Progress,
 ) -> Comparison:
     """Score the same images by several variants.
 
@@ -63,12 +63,12 @@ def compare(
         paths: N images.
         prompts: N, one an image.
         batch_size: images scored at once.
-        report: told of progress.
+        progress: told of what is done.
     """
     scores, missing = {}, {}
     quiet()
     for key in keys:
-        scored = _scored(key, paths, prompts, batch_size, report)
+        scored = _scored(key, paths, prompts, batch_size, progress)
         if isinstance(scored, str):
             missing[key] = scored
         else:
@@ -90,7 +90,7 @@ def _scored(
     paths: Sequence[Path],
     prompts: Sequence[Prompt],
     batch_size: int,
-    report: Progress,
+    progress: Progress,
 ) -> np.ndarray | str:
     """Values of one variant, (N,), NaN for what it cannot score; or in words why it has none."""
     try:
@@ -105,7 +105,7 @@ def _scored(
         scores = score_files(reward, [paths[i] for i in batch], [prompts[i] for i in batch])
         values[batch] = scores.values
         reason = next(filter(None, scores.reasons), reason)
-        report(key, start + len(batch), len(places))
+        progress(key, start + len(batch), len(places))
     return reason if np.isnan(values).all() else values
 
 

@@ -14,8 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from pydantic import ValidationError
 
-from nftbench.benchmark.schema import in_words
-from nftbench.benchmark.suites import Settings
+from nftbench.benchmark.schema import SamplingSettings, in_words
 from nftbench.generation.hardware import Hardware, described, dtype_of, numerics, settle
 from nftbench.generation.image_service import is_service
 from nftbench.generation.sources.digest import folder_digest
@@ -99,7 +98,7 @@ def own_suite(checkpoint: str) -> str | None:
 def own_settings(checkpoint: str) -> dict[str, Any]:
     """The sampling parameters that a checkpoint asks for, `[sampling]` of its `nftbench.toml`."""
     try:
-        own = Settings.model_validate(_own_file(parse(checkpoint).base).get("sampling", {}))
+        own = SamplingSettings.model_validate(_own_file(parse(checkpoint).base).get("sampling", {}))
     except ValidationError as error:
         raise ConfigError(f"nftbench.toml of {checkpoint}: sampling.{in_words(error)}") from None
     return own.given

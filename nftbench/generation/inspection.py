@@ -20,7 +20,7 @@ from rewards.base import ConfigError, Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class PipelinePart:
     """One network of a pipeline."""
 
     name: str
@@ -37,7 +37,7 @@ class Inspection:
     checkpoint: str
     digest: str
     family: str
-    parts: tuple[Part, ...]
+    parts: tuple[PipelinePart, ...]
     schedulers: Mapping[str, str]
     """Class of each, with what its network predicts."""
     guidance: str
@@ -93,7 +93,7 @@ def inspect_model(model: LoadedModel, asked: SamplingParameters) -> Inspection:
     )
 
 
-def parts_of(pipeline: DiffusionPipeline) -> tuple[Part, ...]:
+def parts_of(pipeline: DiffusionPipeline) -> tuple[PipelinePart, ...]:
     """The networks of a pipeline with their sizes."""
     found = []
     for name, part in pipeline.components.items():
@@ -101,7 +101,7 @@ def parts_of(pipeline: DiffusionPipeline) -> tuple[Part, ...]:
             tensors = list(part.parameters())
             dtypes = {str(t.dtype).removeprefix("torch.") for t in tensors}
             found.append(
-                Part(
+                PipelinePart(
                     name=name,
                     kind=type(part).__name__,
                     parameters=sum(t.numel() for t in tensors),

@@ -37,8 +37,12 @@ from nftbench.generation.call_arguments import (
 )
 from nftbench.generation.trace import (
     Prediction,
-    Step,
     Trace,
+<<<<<<< HEAD
+=======
+    TracedStep,
+    denoiser_of,
+>>>>>>> a0a9ecbd5b77986e042a74174103165f87dd6b27
     first_output,
     prediction_of,
     watch,
@@ -91,7 +95,7 @@ def learn(pipeline: DiffusionPipeline, draw: Callable[[list[str]], object]) -> L
 
 def _watched(
     pipeline: DiffusionPipeline, draw: Callable[[list[str]], object], prompts: list[str]
-) -> list[Step]:
+) -> list[TracedStep]:
     with watch(pipeline) as trace:
         draw(list(prompts))  # some pipelines change the list
     if len(trace.steps) < 2:
@@ -107,7 +111,7 @@ def _watched(
     return trace.steps
 
 
-def _refuse_guidance(step: Step, names: Iterable[str]) -> None:
+def _refuse_guidance(step: TracedStep, names: Iterable[str]) -> None:
     """Refuse a step with two network calls, or one whose network saw more images than the solver."""
     wanted = _rows(step.sample, "the solver's sample")
     values = [flat(step.arguments[k]) for k in names if k in step.arguments]
@@ -139,7 +143,7 @@ def _rows(value: Any, what: str) -> Tensor:
     return rows
 
 
-def _changing(steps: Sequence[Step], *, flow: bool) -> tuple[str, str]:
+def _changing(steps: Sequence[TracedStep], *, flow: bool) -> tuple[str, str]:
     """Names of the two arguments that change from step to step: the noisy sample and the time."""
     first, *rest = steps
     changing = [
@@ -161,7 +165,7 @@ def _changing(steps: Sequence[Step], *, flow: bool) -> tuple[str, str]:
     return noisy[0], times[0]
 
 
-def _holds_sample(value: Any, step: Step, flow: bool) -> bool:
+def _holds_sample(value: Any, step: TracedStep, flow: bool) -> bool:
     """Whether an argument is the solver's sample, or alpha times it, up to rounding to the argument's dtype."""
     seen, sample = flat(value), _rows(step.sample, "the solver's sample")
     if seen is None or seen.shape != sample.shape or not seen.is_floating_point():
@@ -173,7 +177,7 @@ def _holds_sample(value: Any, step: Step, flow: bool) -> bool:
     )
 
 
-def _sign(steps: Sequence[Step]) -> int:
+def _sign(steps: Sequence[TracedStep]) -> int:
     """1 where the solver is given what the network returns, -1 where it is given the negative."""
     signs = [s for s in (1, -1) if all(_explains(s, step) for step in steps)]
     if len(signs) == 1:
@@ -186,7 +190,7 @@ def _sign(steps: Sequence[Step]) -> int:
     )
 
 
-def _explains(sign: int, step: Step) -> bool:
+def _explains(sign: int, step: TracedStep) -> bool:
     raw, given = (
         flat(first_output(step.output)),
         _rows(step.model_output, "the solver's model output"),
@@ -307,7 +311,7 @@ def record(trace: Trace, layout: Layout, rows: Sequence[int]) -> Record:
     """
     last, firsts = trace.steps[-1], sorted(set(rows))
     assert len(rows) == len(last.prev_sample), "one row an image"
-    moments: dict[tuple[float, float], tuple[Tensor, Step]] = {}
+    moments: dict[tuple[float, float], tuple[Tensor, TracedStep]] = {}
     for step in trace.steps:
         _refuse_guidance(step, [layout.noisy])
         moment = _moment(layout.time, step.arguments[layout.time])
@@ -340,7 +344,7 @@ def record(trace: Trace, layout: Layout, rows: Sequence[int]) -> Record:
     )
 
 
-def _once_a_prompt(step: Step, layout: Layout, rows: Sequence[int]) -> dict[str, Any]:
+def _once_a_prompt(step: TracedStep, layout: Layout, rows: Sequence[int]) -> dict[str, Any]:
     kept, everyone = {}, torch.arange(len(rows))
     for name, value in step.arguments.items():
         if name in (layout.noisy, layout.time):

@@ -20,7 +20,7 @@ Prediction = Literal["flow_prediction", "epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class TracedStep:
     """One step of a solver, and the network call it rests on."""
 
     arguments: Mapping[str, Any]
@@ -43,7 +43,7 @@ class Step:
 class Trace:
     """All steps of one call of a pipeline."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[TracedStep] = field(default_factory=list)
 
 
 def denoiser_of(pipeline: DiffusionPipeline) -> tuple[str, nn.Module]:
@@ -86,7 +86,7 @@ def watch(pipeline: DiffusionPipeline) -> Iterator[Trace]:
         alpha, sigma = _level(scheduler, given["timestep"])
         arguments, output = calls[-1] if calls else ({}, None)
         trace.steps.append(
-            Step(
+            TracedStep(
                 arguments=arguments,
                 output=output,
                 calls=len(calls),

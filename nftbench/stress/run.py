@@ -54,7 +54,7 @@ def stress(
     base: str | None,
     benchmark: str | None,
     out: Path | None,
-    report: Progress,
+    progress: Progress,
     load: Callable[[str], LoadedModel] = load_model,
 ) -> tuple[Path, Card]:
     """Generate, score, and write the card.
@@ -65,7 +65,7 @@ def stress(
         base: what it is compared with; None takes the checkpoint that a trained policy says it came from.
         benchmark: whose prompts; None takes the checkpoint's own.
         out: folder; None makes one under `runs/`. One that was begun goes on.
-        report: called as the work goes on.
+        progress: called as the work goes on.
         load: loads both checkpoints.
 
     Returns:
@@ -82,11 +82,11 @@ def stress(
     plan = with_guidance_of(plan, policy)
     works = arms(plan)
     folder = out or RUNS / _name(checkpoint, base, [w.protocol for w in works])
-    own, theirs = _generate(Run(folder), works, policy, report), {}
+    own, theirs = _generate(Run(folder), works, policy, progress), {}
     del policy  # never two large networks at once
     gc.collect()
     if base:
-        theirs = _generate(Run(folder / "base"), base_arms(plan), load(base), report)
+        theirs = _generate(Run(folder / "base"), base_arms(plan), load(base), progress)
     card = Card(
         checkpoint=checkpoint,
         base=base,
@@ -106,10 +106,10 @@ def _name(checkpoint: str, base: str | None, protocols: Sequence[Protocol]) -> s
 
 
 def _generate(
-    run: Run, works: Sequence[Work], policy: LoadedModel, report: Progress
+    run: Run, works: Sequence[Work], policy: LoadedModel, progress: Progress
 ) -> dict[str, pd.DataFrame]:
     """Every arm's table of scored images, with each image's file and its brightness and saturation."""
-    evaluate(run, works, policy, "stress", report)
+    evaluate(run, works, policy, "stress", progress)
     tables = {}
     for work in works:
         table = run.read_samples(work.name)

@@ -20,8 +20,8 @@ from nftbench.training.callbacks.base import (
     Callback,
     Checkpoints,
     Iteration,
+    IterationLines,
     LogMetrics,
-    Report,
     WatchGuards,
 )
 from nftbench.training.callbacks.guards import Guards
@@ -29,7 +29,7 @@ from nftbench.training.callbacks.held_out import Validate
 from nftbench.training.callbacks.metrics_log import METRICS, MetricsLog, curve
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
-    Record,
+    RunRecord,
     begun,
     save_recipe,
     settings_changed,
@@ -154,7 +154,7 @@ class TrainingRun:
             watch,
             self._validation,
             LogMetrics(self._log),
-            Report(self.setup, say),
+            IterationLines(self.setup, say),
             self._saved,
         ]
         self._resumed = self._finished = False
@@ -176,7 +176,7 @@ class TrainingRun:
         watching = f"; watch it with: tensorboard --logdir {self.folder}"
         self._say(f"run: {self.folder}{watching * ('tensorboard' in self.recipe.loggers)}")
 
-    def _begun(self) -> Record:
+    def _begun(self) -> RunRecord:
         record = begun(self.recipe, self.setup.digests())
         self._saved.run = record.id
         refuse_used_folder(self.folder, self.recipe.name)
@@ -184,7 +184,7 @@ class TrainingRun:
         self._log.rewind(-1)  # of a run that ended before its first checkpoint
         return record
 
-    def _reopened(self) -> Record:
+    def _reopened(self) -> RunRecord:
         record, before = stored_record(self.folder), stored_recipe(self.folder)
         changes = settings_changed(before, self.recipe)
         refuse_other_run(self.setup, record, changes)

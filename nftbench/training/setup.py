@@ -20,7 +20,7 @@ from nftbench.training.config.overrides import changed, difference
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
     RECIPE,
-    Record,
+    RunRecord,
     prompts_digest,
     reward_digest,
     stored_recipe,
@@ -215,7 +215,7 @@ def refuse_used_folder(folder: Path, name: str) -> None:
         )
 
 
-def refuse_other_run(setup: Setup, record: Record, changes: Collection[str]) -> None:
+def refuse_other_run(setup: Setup, record: RunRecord, changes: Collection[str]) -> None:
     """Refuse to resume a run as another one.
 
     Args:

@@ -28,7 +28,7 @@ UNRESIZED = "sq224"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class TowerFacts:
     """What a reference is, said once more and independently of the code that is certified."""
 
     file: str
@@ -52,14 +52,14 @@ class Facts:
 
 PIL, FLOATS = 5e-7, 1e-5
 FACTS = {
-    "clipscore@nft": Facts(
+    "clipscore@nft": TowerFacts(
         file="reward_clipscore.json",
         network="openai",
         transforms=(("clipscore_nft", f"{NFT}/clip_scorer.py"),),
         tolerance=FLOATS,
         tokens="input_ids",
     ),
-    "clipscore@openai": Facts(
+    "clipscore@openai": TowerFacts(
         file="reward_clipscore.json",
         network="openai",
         transforms=(("imagereward", "image-reward 1.5 _transform, which is CLIP's own"),),
@@ -67,7 +67,7 @@ FACTS = {
         tokens="input_ids",
         own_values=False,
     ),
-    "pickscore": Facts(
+    "pickscore": TowerFacts(
         file="reward_pickscore.json",
         network="pickscore",
         transforms=(("pickscore", "transformers 4.40 CLIPImageProcessor"),),
@@ -76,7 +76,7 @@ FACTS = {
         activation="gelu",
         scale=100.0,
     ),
-    "hpsv2@nft": Facts(
+    "hpsv2@nft": TowerFacts(
         file="reward_hpsv2.json",
         network="hpsv2",
         transforms=(
@@ -87,7 +87,7 @@ FACTS = {
         tokens="tokens",
         activation="gelu",
     ),
-    "hpsv2@2024": Facts(
+    "hpsv2@2024": TowerFacts(
         file="reward_hpsv2.json",
         network="hpsv2",
         transforms=(
@@ -98,7 +98,7 @@ FACTS = {
         activation="gelu",
         own_values=False,
     ),
-    "aesthetic": Facts(
+    "aesthetic": TowerFacts(
         file="reward_aesthetic.json",
         names="reward_clipscore.json",
         network="openai",
@@ -251,7 +251,7 @@ def network(key: str, folder: Path) -> Iterator[Check]:
 
 
 def _embeddings(
-    tower: Any, golden: Mapping[str, Any], pictures: Mapping[str, np.ndarray], facts: Facts
+    tower: Any, golden: Mapping[str, Any], pictures: Mapping[str, np.ndarray], facts: TowerFacts
 ) -> Iterator[Check]:
     """Of every prompt, and of every picture as the reference of the golden file prepares it."""
     here = [i for i, image in enumerate(golden["images"]) if image in pictures]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nftbench.generation.call_arguments import flat
 from nftbench.generation.replay import Layout, Record, learn, record
-from nftbench.generation.trace import Step, Trace, denoiser_of, watch
+from nftbench.generation.trace import Trace, TracedStep, denoiser_of, watch
 from rewards.base import ConfigError
 from tests.helpers import tiny
 
@@ -63,7 +63,7 @@ def moments(run: Rollout) -> list[int]:
 
 
 @torch.no_grad()
-def again(network: torch.nn.Module, step: Step) -> Any:
+def again(network: torch.nn.Module, step: TracedStep) -> Any:
     """The network called as it was called in a step."""
     return network(**step.arguments)
 

@@ -5,7 +5,8 @@ import re
 from html.parser import HTMLParser
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.benchmark.suites import Column, Settings, Suite
+from nftbench.benchmark.schema import SamplingSettings
+from nftbench.benchmark.suites import Column, Suite
 from nftbench.runs.row_files import (
     COLUMNS,
     Entry,
@@ -25,7 +26,7 @@ SUITE = Suite(
     title="Mine",
     published="paper",
     benchmarks=("ocr",),
-    settings=Settings(height=512, width=512, num_inference_steps=40, guidance_scale=1.0),
+    settings=SamplingSettings(height=512, width=512, num_inference_steps=40, guidance_scale=1.0),
     columns=(COLUMN,),
 )
 

@@ -296,7 +296,7 @@ def test_an_unknown_checkpoint_is_refused_before_anything_is_written(tmp_path):
             base=None,
             benchmark=None,
             out=tmp_path / "out",
-            report=lambda *_: None,
+            progress=lambda *_: None,
         )
     assert not (tmp_path / "out").exists()
 
@@ -334,7 +334,7 @@ def test_a_tiny_stress_test_of_the_pocket_world(tmp_path):
             base="pocket",
             benchmark=None,
             out=tmp_path / "out",
-            report=lambda *_: None,
+            progress=lambda *_: None,
         )
 
     folder, card = go()

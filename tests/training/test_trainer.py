@@ -161,7 +161,7 @@ def test_a_trust_region_that_nothing_leaves_is_the_same_update(twelve, tmp_path)
 
 
 def test_only_times_within_the_range_are_trained(tmp_path):
-    run = begin(small("stages.noise_range=[0.7, 0.99]", "rollout.solver=dpm++"), tmp_path)
+    run = begin(small("stages.noise_range=[0.7, 0.99]", "rollout.solver=dpm++2"), tmp_path)
     run.run()
     with pytest.raises(ConfigError, match="none of the sampler's noise levels"):
         begin(small("stages.noise_range=[0.31, 0.32]"), tmp_path / "none").run()

@@ -98,8 +98,8 @@ def verify(
     if rewards is not None:
         registry.add_files(rewards)
     opened = Run.open(run)
-    with console.progress() as report:
-        found = verify_run(opened, fraction, seed, report)
+    with console.progress() as progress:
+        found = verify_run(opened, fraction, seed, progress)
     for check in found.checks:
         console.line(_agreement(check))
     for problem in found.problems:

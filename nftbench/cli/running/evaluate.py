@@ -195,7 +195,7 @@ def eval_(
         raise ConfigError("--publish takes one run; evaluate and publish one seed's folder")
     alarms = []
     for trained, folder in several or [(checkpoint, out)]:
-        with console.progress() as report:
+        with console.progress() as progress:
             run, rows = commands.evaluate_checkpoint(
                 loading.named(trained),
                 suite,
@@ -203,7 +203,7 @@ def eval_(
                 rewards=rewards,
                 batch_size=batch_size,
                 out=folder,
-                progress=report,
+                progress=progress,
                 allowed=loading.allowed,
                 hardware=machine.hardware(),
                 say=console.line,
@@ -259,14 +259,16 @@ def score(
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.runs.run_folder import Run
 
-    with console.progress() as report:
+    with console.progress() as progress:
         if target.is_dir():
             if out:
                 raise ConfigError("--out is for lists; a run's scores stay in its folder")
-            rows = commands.score_run(target, rewards, report, retry_failed=retry_failed)
+            rows = commands.score_run(target, rewards, progress, retry_failed=retry_failed)
             alarms, written = run_alarms(Run(target)), target
         else:
-            rows, alarms, written = commands.score_listed(target, rewards, batch_size, out, report)
+            rows, alarms, written = commands.score_listed(
+                target, rewards, batch_size, out, progress
+            )
     _show(rows, alarms, "scores", written)
     _end(alarms, max_failed)
 

@@ -42,11 +42,11 @@ def import_(
     for folder in benchmark_path or ():
         places.add(folder)
     where = out or RUNS / f"{folder_name(name)}-{folder_name(source.resolve().stem)}"
-    with console.progress() as report:
+    with console.progress() as progress:
         run = import_images(
-            source, name, where, benchmark=benchmark, prompts=prompts, progress=report
+            source, name, where, benchmark=benchmark, prompts=prompts, progress=progress
         )
-        rows = commands.score_run(where, rewards, report) if rewards else []
+        rows = commands.score_run(where, rewards, progress) if rewards else []
     if rows:
         console.show(summary_tables.scores(rows))
     (protocol,) = run.protocols().values()

@@ -50,14 +50,14 @@ def stress(
         hardware=machine.hardware(),
         allowed=loading.allowed,
     )
-    with console.progress() as report:
+    with console.progress() as progress:
         folder, found = run.stress(
             loading.named(checkpoint),
             replace(effort, images=images or effort.images),
             base=base,
             benchmark=benchmark,
             out=out,
-            report=report,
+            progress=progress,
             load=load,
         )
     console.show(card.grids(found))

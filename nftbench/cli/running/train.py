@@ -78,12 +78,12 @@ def train(
     from nftbench import commands
     from nftbench.reporting import summary_tables
 
-    with console.progress() as report:
+    with console.progress() as progress:
         folder, changes = commands.train_checkpoint(
             *everything,
             out=out,
             resume=resume,
-            progress=report,
+            progress=progress,
             say=console.line,
             allowed=loading.allowed,
         )
@@ -104,9 +104,9 @@ def _train_seeds(
 
     if resume:
         raise ConfigError("--seeds goes on by itself where it stopped: name its folder with --out")
-    with console.progress() as report:
+    with console.progress() as progress:
         parent, changes = commands.train_seeds(
-            *everything, seeds, out=out, progress=report, say=console.line, allowed=allowed
+            *everything, seeds, out=out, progress=progress, say=console.line, allowed=allowed
         )
     console.answer(summary_tables.changes(changes), {"runs": str(parent), "changes": changes})
     console.line(f"runs: {parent}, one folder a seed; the table is their mean")
@@ -129,6 +129,6 @@ def build(
     from nftbench.generation.checkpoint import local_folder
     from nftbench.pocket.train.build import build_all
 
-    with console.progress() as report:
-        build_all(work, out, threads, report, start=local_folder(start) if start else None)
+    with console.progress() as progress:
+        build_all(work, out, threads, progress, start=local_folder(start) if start else None)
     console.line(f"weights: {out}")

@@ -44,14 +44,14 @@ def certify(
     quiet()
     keys, algorithms = _chosen(names)
     found = []
-    with console.progress() as report:
+    with console.progress() as progress:
         for certificate in _made(keys, algorithms, golden or _golden(), full):
             path = verdicts.path(certificate.reward, out)
             kept = run.fuller(verdicts.read(certificate.reward, out), certificate)
             if not kept:
                 write_atomic(path, certificate.encode())
             found.append((certificate, f"{path}{' (kept: it says more than this run)' * kept}"))
-            report("compared", len(found), len(keys) + len(algorithms))
+            progress("compared", len(found), len(keys) + len(algorithms))
     for certificate, place in found:
         _show(certificate, place)
     if not all(certificate.passed for certificate, _ in found):

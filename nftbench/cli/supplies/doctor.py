@@ -18,7 +18,7 @@ app = typer.Typer()
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Examined:
     """One thing looked at."""
 
     what: str
@@ -42,7 +42,7 @@ def doctor(as_json: console.Json = False) -> None:
         raise typer.Exit(console.FAILED)
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Examined]:
     """Look at versions, devices, extras, and let every reward score one picture."""
     from importlib.metadata import version
 
@@ -50,29 +50,29 @@ def examine() -> Iterator[Finding]:
 
     from nftbench.evaluation.evaluate import PACKAGES
 
-    yield Finding("python", "ok", platform.python_version())
+    yield Examined("python", "ok", platform.python_version())
     for package in PACKAGES:
-        yield Finding(package, "ok", version(package))
+        yield Examined(package, "ok", version(package))
     cuda = torch.cuda.is_available()
-    yield Finding(
+    yield Examined(
         "GPU",
         "ok" if cuda else "absent",
         torch.cuda.get_device_name() if cuda else "everything runs on the CPU",
     )
     for name, extra in EXTRAS.items():
         found = importlib.util.find_spec(extra.module) is not None
-        yield Finding(
+        yield Examined(
             f"extra [{name}]",
             "ok" if found else "absent",
             extra.module if found else f"pip install 'nftbench[{name}]'",
         )
     binary = shutil.which("tesseract")
-    yield Finding("tesseract", "ok" if binary else "absent", binary or "apt install tesseract-ocr")
+    yield Examined("tesseract", "ok" if binary else "absent", binary or "apt install tesseract-ocr")
     for key in rewards.available():
         yield _try_reward(key)
 
 
-def _try_reward(key: str) -> Finding:
+def _try_reward(key: str) -> Examined:
     """Load a reward and let it score a plain grey picture."""
     import numpy as np
 
@@ -84,7 +84,7 @@ def _try_reward(key: str) -> Finding:
         reward.check([PROBE])  # a judge behind a server says there that none answers
         scores = reward.score(picture, [PROBE])
     except ConfigError as error:
-        return Finding(f"reward {key}", "absent", str(error))
+        return Examined(f"reward {key}", "absent", str(error))
     if scores.reasons[0]:
-        return Finding(f"reward {key}", "broken", scores.reasons[0])
-    return Finding(f"reward {key}", "ok", f"a grey picture scores {scores.values[0]:.3f}")
+        return Examined(f"reward {key}", "broken", scores.reasons[0])
+    return Examined(f"reward {key}", "ok", f"a grey picture scores {scores.values[0]:.3f}")

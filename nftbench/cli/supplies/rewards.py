@@ -88,8 +88,8 @@ def measure(
         return _cost(keys, images, size, batch_size, seeded=seeded, device=device)
 
     keys = tuple(dict.fromkeys(map(rewards.resolve, names or rewards.available())))
-    with console.progress() as report:
-        measured = _costs(keys, cost, report, together=bool(names))
+    with console.progress() as progress:
+        measured = _costs(keys, cost, progress, together=bool(names))
     title = f"{images} images, {size}x{size}, batch {batch_size}, {device}"
     console.show([reward_tables.costs(measured, title)])
 
@@ -113,8 +113,8 @@ def variants(
 
     keys = variants_of(name)
     paths, prompts = read_images(images)
-    with console.progress() as report:
-        found = compare(keys, paths, prompts, batch_size, report)
+    with console.progress() as progress:
+        found = compare(keys, paths, prompts, batch_size, progress)
     title = f"{name} on {len(paths)} images"
     console.show([reward_tables.disagreements(found.pairs, paths, title)])
     for key, reason in found.missing.items():
@@ -170,7 +170,7 @@ def _cost(
 
 
 def _costs(
-    keys: Sequence[str], cost: "Callable[..., Cost]", report: Progress, *, together: bool
+    keys: Sequence[str], cost: "Callable[..., Cost]", progress: Progress, *, together: bool
 ) -> "list[tuple[str, Cost]]":
     """What each reward costs, and (`together`) what those that can be measured cost in one process."""
     from rewards.measuring.cost import together as add
@@ -178,7 +178,7 @@ def _costs(
     rows = []
     for done, key in enumerate(keys, start=1):
         rows.append((key, cost(key)))
-        report("rewards measured", done, len(keys))
+        progress("rewards measured", done, len(keys))
     fine = [one for _, one in rows if not one.reason]
     if together and len(fine) > 1:
         rows.append(("these together", cost(*(one.keys[0] for one in fine))))

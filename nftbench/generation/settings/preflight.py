@@ -73,7 +73,7 @@ def _draw(pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TokenizerCall:
     """How one tokenizer is called for a prompt."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -103,20 +103,20 @@ def draw_briefly(
     return _draw(pipeline, batch, settings.at(num_inference_steps=STEPS))
 
 
-def readings(draw: Callable[[], object], prompt: str) -> list[Reading]:
+def readings(draw: Callable[[], object], prompt: str) -> list[TokenizerCall]:
     """Watch every tokenizer while one prompt is drawn.
 
     Args:
         draw: one short call of the pipeline for this prompt.
         prompt: the text.
     """
-    found: list[Reading] = []
+    found: list[TokenizerCall] = []
     with _tokenizing(prompt, found):
         draw()
     return list({(id(r.tokenizer), r.length, r.before, r.after): r for r in found}.values())
 
 
-def cut_prompts(found: Sequence[Reading], prompts: Sequence[Prompt]) -> int:
+def cut_prompts(found: Sequence[TokenizerCall], prompts: Sequence[Prompt]) -> int:
     """How many prompts no tokenizer of the pipeline reads whole."""
     if not found:
         return 0
@@ -124,7 +124,7 @@ def cut_prompts(found: Sequence[Reading], prompts: Sequence[Prompt]) -> int:
 
 
 @contextmanager
-def _tokenizing(prompt: str, found: list[Reading]) -> Iterator[None]:
+def _tokenizing(prompt: str, found: list[TokenizerCall]) -> Iterator[None]:
     original = PreTrainedTokenizerBase.__call__
 
     def called(self: PreTrainedTokenizerBase, *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +135,9 @@ def _tokenizing(prompt: str, found: list[Reading]) -> Iterator[None]:
             for text in texts:
                 if isinstance(text, str) and prompt.lower() in text.lower():
                     at = text.lower().index(prompt.lower())
-                    found.append(Reading(self, int(length), text[:at], text[at + len(prompt) :]))
+                    found.append(
+                        TokenizerCall(self, int(length), text[:at], text[at + len(prompt) :])
+                    )
         return original(self, *args, **kwargs)
 
     PreTrainedTokenizerBase.__call__ = called  # type: ignore[method-assign]

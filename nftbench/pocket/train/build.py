@@ -39,7 +39,7 @@ def build_all(
     work: Path,
     out: Path,
     threads: int,
-    report: Progress,
+    progress: Progress,
     *,
     sizes: Sizes | None = None,
     start: Path | None = None,
@@ -50,41 +50,41 @@ def build_all(
         work: checkpoints and encoded scenes; a second call goes on from them.
         out: receives `pocket/` (the pipeline) and, unless `start` is given, `rewards/`.
         threads: CPU threads.
-        report: called with the stage, the steps done and their total.
+        progress: called with the stage, the steps done and their total.
         sizes: how long; as shipped when None.
         start: a pocket checkpoint whose VAE is kept and whose transformer and text encoders are trained on.
     """
     sizes = sizes or Sizes()
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    vae = _vae(work, report, sizes, start)
+    vae = _vae(work, progress, sizes, start)
     for done in pretrain.encode_latents(vae, work, sizes.scenes, sizes.shard):
-        report("latents", done, sizes.scenes)
-    _train(pretrain.policy_job(work, sizes.policy_steps, start), work, report)
+        progress("latents", done, sizes.scenes)
+    _train(pretrain.policy_job(work, sizes.policy_steps, start), work, progress)
     export_policy(vae, work, out / "pocket")
     if start is None:
-        _build_rewards(work, out / "rewards", report, sizes)
+        _build_rewards(work, out / "rewards", progress, sizes)
 
 
-def _vae(work: Path, report: Progress, sizes: Sizes, start: Path | None) -> AutoencoderKL:
+def _vae(work: Path, progress: Progress, sizes: Sizes, start: Path | None) -> AutoencoderKL:
     if start:
         return AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(
             pretrain.device()
         )
-    _train(pretrain.vae_job(sizes.vae_steps), work, report)
+    _train(pretrain.vae_job(sizes.vae_steps), work, progress)
     return pretrain.finished_vae(work)
 
 
-def _build_rewards(work: Path, out: Path, report: Progress, sizes: Sizes) -> None:
-    _train(reward_models.detector_job(sizes.detector_steps), work, report)
-    _train(reward_models.clip_job(sizes.clip_steps), work, report)
-    _train(reward_models.pickscore_job(work, sizes.pickscore_steps), work, report)
+def _build_rewards(work: Path, out: Path, progress: Progress, sizes: Sizes) -> None:
+    _train(reward_models.detector_job(sizes.detector_steps), work, progress)
+    _train(reward_models.clip_job(sizes.clip_steps), work, progress)
+    _train(reward_models.pickscore_job(work, sizes.pickscore_steps), work, progress)
     reward_models.export_rewards(work, out)
 
 
-def _train(job: Job, work: Path, report: Progress) -> None:
-    for progress in train(job, work):
-        report(job.name, progress["step"], job.steps)
+def _train(job: Job, work: Path, progress: Progress) -> None:
+    for done in train(job, work):
+        progress(job.name, done["step"], job.steps)
 
 
 def export_policy(vae: AutoencoderKL, work: Path, out: Path) -> None:

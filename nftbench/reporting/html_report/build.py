@@ -69,14 +69,14 @@ class Bench:
 
 
 def write_report(
-    runs: Sequence[str | Path], out: Path | None, report: Progress, *, live: bool = False
+    runs: Sequence[str | Path], out: Path | None, progress: Progress, *, live: bool = False
 ) -> WrittenReport:
     """Write the report of one run or of several beside one another.
 
     Args:
         runs: evaluations and trainings, and parents of several seeds': `RUN` or `RUN=LABEL`.
         out: where to; None is `report` in the first folder.
-        report: told of progress.
+        progress: told of what is done.
         live: the page is served, and looks for a newer one.
 
     Raises:
@@ -86,7 +86,7 @@ def write_report(
     out = (out or split_label(runs[0])[0] / "report").absolute()
     _refuse(out)
     with whole_folder(out, aside=".{name}.nftbench-old", durable=False) as new:
-        written = _write(new, evaluated, trained, report, live=live)
+        written = _write(new, evaluated, trained, progress, live=live)
     return WrittenReport(page=out / PAGE, images=written.images, missing=written.missing)
 
 
@@ -103,13 +103,13 @@ def _write(
     out: Path,
     evaluated: Sequence[Evaluated],
     trained: Sequence[Trained],
-    report: Progress,
+    progress: Progress,
     *,
     live: bool,
 ) -> WrittenReport:
     benches = []
     for number, name in enumerate(report_data.names(evaluated)):
-        data, images_of = _gallery(evaluated, name, out, report)
+        data, images_of = _gallery(evaluated, name, out, progress)
         write_atomic(out / "data" / f"{number}.js", script(data))
         benches.append(_bench(evaluated, name, images_of))
     grids = [_grids(one, out) for one in trained]
@@ -230,7 +230,7 @@ def _cells(
 
 
 def _gallery(
-    runs: Sequence[Evaluated], name: str, out: Path, report: Progress
+    runs: Sequence[Evaluated], name: str, out: Path, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, list[ReportImage]]]:
     """One benchmark's samples for the page's script, and where their images_of went."""
     samples = report_data.sample_keys(runs, name)
@@ -240,7 +240,7 @@ def _gallery(
     images_of, sides = {}, []
     for one in report_data.holding(runs, name):
         for part in one.parts:
-            placed = _place(one, part, name, out, report)
+            placed = _place(one, part, name, out, progress)
             images_of[f"{one.letter}{part.seed}"] = placed
             sides.append(_side(one, part, name, samples, placed))
     return {
@@ -256,14 +256,16 @@ def _gallery(
     }, images_of
 
 
-def _place(one: Evaluated, part: Part, name: str, out: Path, report: Progress) -> list[ReportImage]:
+def _place(
+    one: Evaluated, part: Part, name: str, out: Path, progress: Progress
+) -> list[ReportImage]:
     sources = [str(source) for source in part.tables[name]["image"]]
     under = f"images/{one.letter}{folder_name(part.seed)}-{list(one.tables).index(name)}"
     placed = []
     digests = [str(digest) for digest in part.tables[name]["sha256"]]
     for image in place_all(sources, part.run.folder / name, out, under, digests):
         placed.append(image)
-        report(f"{one.letter} {part.seed} {name}: images", len(placed), len(sources))
+        progress(f"{one.letter} {part.seed} {name}: images", len(placed), len(sources))
     return placed
 
 

@@ -9,17 +9,14 @@ from nftbench.generation.sampling import drawing_with
 from nftbench.generation.settings.solvers import build_solver
 from rewards.base import ConfigError
 
-NAMES = {"dpm++": "dpm++2", "dpm2": "dpm2"}
-"""`rollout.solver` of a recipe, as `nftbench eval --solver` calls it."""
-
 
 @contextmanager
-def second_order(pipeline: DiffusionPipeline, name: str = "dpm++") -> Iterator[tuple[()]]:
+def second_order(pipeline: DiffusionPipeline, name: str) -> Iterator[tuple[()]]:
     """A solver of second order on the pipeline's own noise levels in its solver's place, for flow models.
 
     Args:
         pipeline: whose solver is replaced for the length of the block.
-        name: a recipe's `rollout.solver`; `dpm++` is DPM-Solver++(2M) as diffusers has it, `dpm2` as
+        name: as `nftbench eval --solver` has it; `dpm++2` is DPM-Solver++(2M) as diffusers has it, `dpm2` as
             NVlabs/DiffusionNFT@24af555 draws with it.
 
     Raises:
@@ -33,5 +30,5 @@ def second_order(pipeline: DiffusionPipeline, name: str = "dpm++") -> Iterator[t
             f"rollout.solver={name} expects a pipeline with FlowMatchEulerDiscreteScheduler and a fixed shift, got "
             f"{type(own).__name__}; leave the solver out"
         )
-    with drawing_with(pipeline, build_solver(own, NAMES[name])):
+    with drawing_with(pipeline, build_solver(own, name)):
         yield ()

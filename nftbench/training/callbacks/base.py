@@ -220,7 +220,7 @@ class LogMetrics:
         self._log.log(iteration.done, iteration.metrics | words)
 
 
-class Report:
+class IterationLines:
     """Says how the run stands: one line an iteration, the same on a terminal, in a pipe and in a log."""
 
     def __init__(self, setup: Setup, say: Say) -> None:

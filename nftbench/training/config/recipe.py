@@ -35,6 +35,11 @@ def _between(first: float, last: float | None, share: float) -> float:
     return first * ((last or first) / first) ** share
 
 
+def _as_eval_calls_it(solver: Any) -> Any:
+    """The name of `nftbench eval --solver`; recipes of before called one solver by a shorter one."""
+    return "dpm++2" if solver == "dpm++" else solver
+
+
 def _listed(value: Any) -> Any:
     """One name, or several with commas between, as they are written on a command line."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -107,7 +112,7 @@ class RolloutConfig(_Frozen):
     """As `nftbench eval --guidance` has it; one that calls the network twice a step is refused."""
     guidance_scale: float | None = Field(default=1.0, ge=0)
     """Of that kind, or of the model's own; 1 is none, or what an embedded scale is told."""
-    solver: Literal["own", "dpm++", "dpm2"] = "own"
+    solver: Annotated[Literal["own", "dpm++2", "dpm2"], BeforeValidator(_as_eval_calls_it)] = "own"
     """NFT only: the pipeline's, or one of second order, which needs about half the steps: DPM-Solver++ as diffusers has
     it, or as DiffusionNFT's own rollouts use it (`dpm2`)."""
     batch_size: int = Field(default=16, ge=1)

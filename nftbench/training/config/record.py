@@ -25,7 +25,7 @@ RUN = "run"
 
 
 @dataclass(kw_only=True)
-class Record:
+class RunRecord:
     """What a run was begun with and what became of it."""
 
     id: str = ""
@@ -36,10 +36,10 @@ class Record:
     """`iteration` from which it holds, and `changes`: setting -> [before, after]."""
 
 
-def begun(recipe: Recipe, digests: Mapping[str, str]) -> Record:
+def begun(recipe: Recipe, digests: Mapping[str, str]) -> RunRecord:
     """The record of a new run."""
     text = recipe.model_dump_json() + json.dumps(digests, sort_keys=True)
-    return Record(id=hashlib.sha256(text.encode()).hexdigest()[:16], digests=dict(digests))
+    return RunRecord(id=hashlib.sha256(text.encode()).hexdigest()[:16], digests=dict(digests))
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
@@ -59,9 +59,9 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def save_recipe(folder: Path, recipe: Recipe, record: Record | None = None) -> None:
+def save_recipe(folder: Path, recipe: Recipe, record: RunRecord | None = None) -> None:
     """Note what a run does."""
-    fields = recipe.model_dump(mode="json") | {RUN: asdict(record or Record())}
+    fields = recipe.model_dump(mode="json") | {RUN: asdict(record or RunRecord())}
     write_atomic(folder / RECIPE, f"{json.dumps(fields, indent=2)}\n".encode())
 
 
@@ -74,7 +74,7 @@ def stored_recipe(folder: Path) -> Recipe:
     return _stored(folder)[0]
 
 
-def stored_record(folder: Path) -> Record:
+def stored_record(folder: Path) -> RunRecord:
     """What a run was begun with.
 
     Raises:
@@ -91,14 +91,14 @@ def recorded_id(folder: Path) -> str:
         return ""
 
 
-def _stored(folder: Path) -> tuple[Recipe, Record]:
+def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
     path = folder / RECIPE
     if not path.is_file():
         raise ConfigError(f"not a training run: {folder} holds no {RECIPE}")
     try:
         fields = json.loads(path.read_bytes())
         run = fields.pop(RUN, {})
-        record = Record(**run)
+        record = RunRecord(**run)
         if not all(isinstance(v, str) for v in (record.id, *record.digests.values())):
             raise ValueError("digests that are no text")
         return Recipe.model_validate(fields), record

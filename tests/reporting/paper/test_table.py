@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from nftbench.benchmark.registry import load_benchmark, load_suite
-from nftbench.benchmark.suites import Column, Settings, Suite, SuiteRow
+from nftbench.benchmark.schema import SamplingSettings
+from nftbench.benchmark.suites import Column, Suite, SuiteRow
 from nftbench.cli import main as cli
 from nftbench.reporting.paper.render import as_table
 from nftbench.reporting.paper.table import PaperCell, paper_table, rounding
@@ -292,8 +293,8 @@ def test_the_command_names_the_settings_of_a_row():
             "published": "",
             "rows": (
                 SuiteRow(label="a", checkpoint="my model"),
-                SuiteRow(label="b", checkpoint="m", settings=Settings(guidance_scale=4.5)),
-                SuiteRow(label="c", checkpoint="m", settings=Settings(guidance_scale=1)),
+                SuiteRow(label="b", checkpoint="m", settings=SamplingSettings(guidance_scale=4.5)),
+                SuiteRow(label="c", checkpoint="m", settings=SamplingSettings(guidance_scale=1)),
             ),
         }
     )

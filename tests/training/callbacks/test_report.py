@@ -16,7 +16,7 @@ def test_time_left_counts_this_session_alone(first, monkeypatch):
         trained=[], recipe=SimpleNamespace(stages=[SimpleNamespace(iterations=225)])
     )
     said = []
-    report = base.Report(setup, said.append)
+    report = base.IterationLines(setup, said.append)
     for done in (first, first + 1, first + 2):
         clock["now"] += 500 if done == first else 60
         report(base.Iteration(done=done, metrics={"reward/total": 1.0, "images": 1}))

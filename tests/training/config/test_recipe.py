@@ -383,3 +383,9 @@ def test_a_list_of_names_may_be_one_word():
     )
     assert changed.stages[0].prompts == ("my.txt", "ocr-pocket")
     assert changed.evaluation.benchmarks == ("ocr-pocket",)
+
+
+@pytest.mark.parametrize("name", ["dpm++", "dpm++2"])
+def test_a_solver_has_the_name_that_eval_gives_it(name):
+    """Recipes that name it as they did before are still read."""
+    assert load_recipe("pocket", (f"rollout.solver={name}",)).rollout.solver == "dpm++2"
