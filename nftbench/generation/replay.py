@@ -38,11 +38,7 @@ from nftbench.generation.call_arguments import (
 from nftbench.generation.trace import (
     Prediction,
     Trace,
-<<<<<<< HEAD
-=======
     TracedStep,
-    denoiser_of,
->>>>>>> a0a9ecbd5b77986e042a74174103165f87dd6b27
     first_output,
     prediction_of,
     watch,
