@@ -20,7 +20,6 @@ FAMILIES = (
     "qwen_image",
     "sana",
     "lumina2",
-    "hidream",
     "kandinsky22",
     "deepfloyd_if",
 )
