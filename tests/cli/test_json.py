@@ -36,8 +36,9 @@ def run(monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", LISTS)
 def test_a_list_as_json(run, command):
-    code, out, _ = run(f"{command} --json")
-    assert code == 0 and LISTS[command](json.loads(out))
+    code, out, error = run(f"{command} --json")
+    assert code == 0, error
+    assert LISTS[command](json.loads(out))
     assert "│" in run(command)[1]  # the flag is forgotten with its command
 
 

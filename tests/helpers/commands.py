@@ -7,13 +7,14 @@ import sys
 import traceback
 from pathlib import Path
 
+from nftbench.benchmark import places
 from nftbench.cli.main import main
 from nftbench.generation.sampling import FOREIGN
 
 
 def run_here(cwd: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and all that `nftbench ARGUMENTS` printed; 1 and the traceback of what it did not catch."""
-    said, before = io.StringIO(), (sys.argv, Path.cwd())
+    said, before = io.StringIO(), (sys.argv, Path.cwd(), list(places._added))
     sys.argv = ["nftbench", *arguments]
     os.chdir(cwd)
     try:
@@ -28,4 +29,5 @@ def run_here(cwd: Path, *arguments: str) -> tuple[int, str]:
     finally:
         sys.argv = before[0]
         os.chdir(before[1])
+        places._added[:] = before[2]  # of a command's own `--suite FILE` nothing stays behind
     return code, said.getvalue()
