@@ -229,7 +229,7 @@ class IterationLines:
         self._iterations = sum(stage.iterations for stage in setup.recipe.stages)
         self._begun = self._last = time.monotonic()
         self._first: int | None = None
-        """Iteration that this session said first: a resumed one took none of the time before it."""
+        """The first iteration said since the start or the resume: the time before it is not counted."""
 
     def __call__(self, iteration: Iteration) -> None:
         """Say it."""

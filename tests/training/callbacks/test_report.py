@@ -8,7 +8,7 @@ from nftbench.training.callbacks import base
 
 
 @pytest.mark.parametrize("first", [1, 126])
-def test_time_left_counts_this_session_alone(first, monkeypatch):
+def test_time_left_is_by_what_was_done_since_the_resume(first, monkeypatch):
     """A run of 225 iterations of 60 s each, from its start or resumed: the first one warms up and is not counted."""
     clock = {"now": 0.0}
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
