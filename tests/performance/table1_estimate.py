@@ -1,13 +1,16 @@
 """How long `nftbench eval stable-diffusion-3.5-medium --suite table1` takes on one GPU, put together of measured parts.
 
-The number of images comes from the suite; images a second are given. A part that was not measured stands as not
-measured: it is not guessed, and the sum says that it is without it.
+The number of images comes from the suite; images a second are given, or read from what tests/gpu/sd35.py wrote. A part
+that was not measured stands as not measured: it is not guessed, and the sum says that it is without it.
 
-Run: python tests/performance/table1_estimate.py --images-per-second 4.1 --at-steps 40 [--rewards pickscore=60]
+Run: python tests/performance/table1_estimate.py --gpu-results sd35.json
+     python tests/performance/table1_estimate.py --images-per-second 4.1 --at-steps 40 [--rewards pickscore=60]
 """
 
 import argparse
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from nftbench.benchmark.registry import load_benchmark, load_suite, protocols_of
 
@@ -25,6 +28,18 @@ class Measured:
     steps: int
     rewards: dict[str, float]
     """Images a second, by key."""
+
+
+def from_results(path: Path) -> Measured:
+    """What tests/gpu/sd35.py wrote; refused where it was the small one, or did not finish."""
+    found = json.loads(path.read_text("utf-8"))
+    drawn = found["evaluation"]
+    if found["small"] or isinstance(drawn, str):
+        why = "made with --small: its speed is not the model's" if found["small"] else drawn
+        raise SystemExit(f"{path}: {why}")
+    return Measured(
+        found["device"], drawn["images_per_second"], drawn["steps"], drawn["rewards_per_second"]
+    )
 
 
 def images_by_benchmark() -> dict[str, tuple[int, tuple[str, ...], int]]:
@@ -71,17 +86,20 @@ def estimate(measured: Measured, guidance: str) -> str:
 def main() -> None:
     """Print the estimate without guidance and with it."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu-results", type=Path)
     parser.add_argument("--images-per-second", type=float)
     parser.add_argument("--at-steps", type=int, default=40)
     parser.add_argument("--device", default="GPU (as given)")
     parser.add_argument("--rewards", default="", help="key=images a second, comma-separated")
     given = parser.parse_args()
-    if given.images_per_second:
+    if given.gpu_results:
+        measured = from_results(given.gpu_results)
+    elif given.images_per_second:
         pairs = [item.split("=") for item in given.rewards.split(",") if item]
         rates = {key: float(rate) for key, rate in pairs}
         measured = Measured(given.device, given.images_per_second, given.at_steps, rates)
     else:
-        print("nothing was measured yet: pass --images-per-second")
+        print("nothing was measured yet: pass --gpu-results or --images-per-second")
         for name, (count, rewards, steps) in images_by_benchmark().items():
             print(f"{name}: {count} images of {steps} steps, then {', '.join(rewards)}")
         return
