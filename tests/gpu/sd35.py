@@ -203,7 +203,7 @@ class Peak:
 
 
 def _filled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of a reward at its full size, one block of numbers again and again: their values do not move its speed."""
+    """Weights of a reward at its full size: one block of numbers again and again, which moves no speed."""
     block = torch.empty(2**20).uniform_(-0.02, 0.02)
 
     def numbers(shape: torch.Size) -> torch.Tensor:
