@@ -32,7 +32,7 @@ from nftbench.runs.seeds import folder_of, is_parent, seeds_of, write_parent
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
 from nftbench.training.callbacks.checkpoints import checkpoints
-from nftbench.training.config.names import recipe_name, with_files
+from nftbench.training.config.names import parse_seeds, recipe_name, with_files
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.run import train as training
 from nftbench.training.setup import resumed_recipe
@@ -217,7 +217,7 @@ def train_seeds(
     settings = with_files(settings)
     if top.get("seed") is not None:
         raise ConfigError("--seed and --seeds name seeds twice; leave out --seed")
-    numbers = seeds.parse(text)
+    numbers = parse_seeds(text)
     name = recipe_name(recipe, top["algorithm"])
     recipes = [load_recipe(name, settings, **{**top, "seed": seed}) for seed in numbers]
     parent = out or _fresh(f"train-{recipes[0].name}-seeds")

@@ -207,6 +207,19 @@ def parse_rewards(text: str) -> tuple[RewardSpec, ...]:
     return specs
 
 
+def without_weights(text: str) -> list[str]:
+    """The keys of a list of rewards, where nothing is trained.
+
+    Raises:
+        ConfigError: as `parse_rewards`, or one of them carries a weight, which has no meaning there.
+    """
+    specs = parse_rewards(text)
+    weighted = [spec.key for spec in specs if spec.weight != 1]
+    if weighted:
+        raise ConfigError(f"weights are for training; write {weighted[0]} without one")
+    return [spec.key for spec in specs]
+
+
 def _parse_item(item: str, text: str) -> RewardSpec:
     own.refuse_file(item)
     name, colon, weight = (part.strip() for part in item.partition(":"))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nftbench.certify import FLOW_GRPO, NFT, STATISTICS
 from nftbench.stats.estimates import clustered_mean, stratified_mean, task_mean
 from nftbench.stats.intervals import MetricRange
 from nftbench.training.algorithms.nft import (
@@ -30,7 +31,7 @@ from rewards.certify.preprocessing import golden_file, read_golden
 from rewards.certify.run import Certificate, certificate_of, run_check
 
 TRAINER = "NVlabs/DiffusionNFT@24af555 scripts/train_nft_sd3.py"
-STATISTICS = "NVlabs/DiffusionNFT@24af555 flow_grpo/stat_tracking.py"
+STAT_TRACKING = "NVlabs/DiffusionNFT@24af555 flow_grpo/stat_tracking.py"
 SOLVER = "NVlabs/DiffusionNFT@24af555 flow_grpo/diffusers_patch/solver.py"
 SUMMARY = "djghosh13/geneval@af4902f evaluation/summary_scores.py"
 
@@ -96,7 +97,11 @@ def advantages(folder: Path) -> Iterator[Check]:
         pairs = [_advantages(case, std, _either(case, field, other)) for case in cases]
         ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
         yield compare(
-            f"advantages, spread of the {std}", ours, theirs, tolerance=1e-11, reference=STATISTICS
+            f"advantages, spread of the {std}",
+            ours,
+            theirs,
+            tolerance=1e-11,
+            reference=STAT_TRACKING,
         )
     ours = [optimality(group_advantages(np.array(c["rewards"]), c["prompts"])) for c in cases]
     theirs = [c.get("r", c.get("r_from_global_std_clip5")) for c in cases]
@@ -262,9 +267,9 @@ def _tags(case: Mapping[str, Any]) -> Sequence[str]:
 # --- certificates ---------------------------------------------------------------------------------
 
 ALGORITHMS: dict[str, tuple[str, tuple[Checks, ...]]] = {
-    "nft": ("nftbench.training.algorithms.nft", (losses, advantages, schedules)),
-    "flow-grpo": ("nftbench.training.algorithms.sde_sampler", (steps, runs)),
-    "statistics": ("nftbench.stats.estimates", (summaries,)),
+    NFT: ("nftbench.training.algorithms.nft", (losses, advantages, schedules)),
+    FLOW_GRPO: ("nftbench.training.algorithms.sde_sampler", (steps, runs)),
+    STATISTICS: ("nftbench.stats.estimates", (summaries,)),
 }
 """Name -> the module that is certified, and its checks."""
 

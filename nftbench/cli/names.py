@@ -1,11 +1,18 @@
 """Names that the user wrote, looked up before anything heavy is imported: a misspelt one is answered at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from rewards.base import ConfigError
 
 
 def check(
-    *, checkpoint: str | None = None, suite: str | None = None, rewards: str | None = None
+    *,
+    checkpoint: str | None = None,
+    suite: str | None = None,
+    rewards: str | None = None,
+    runs: Iterable[str | Path] = (),
 ) -> None:
     """Refuse what an evaluation cannot know.
 
@@ -13,10 +20,13 @@ def check(
         checkpoint: as `nftbench eval` takes it.
         suite: of a suite or benchmark, or a suite's file.
         rewards: a list, with files of the user's own, which are run.
+        runs: `RUN` or `RUN=LABEL` each.
 
     Raises:
         ConfigError: the near name is suggested.
     """
+    for run in runs:
+        there(run, "a folder made by `nftbench eval` or `nftbench train`")
     if checkpoint is not None:
         from nftbench.generation.sources.packaged import refuse_unknown
 
@@ -28,7 +38,23 @@ def check(
     if rewards and rewards.strip():
         import rewards as registry
 
-        registry.parse_rewards(registry.add_files(rewards))
+        registry.without_weights(registry.add_files(rewards))
+
+
+def there(path: str | Path, expected: str) -> None:
+    """Refuse a folder or file that does not exist; of `RUN=LABEL` the run.
+
+    Args:
+        path: as it was written.
+        expected: what it should be, in words.
+
+    Raises:
+        ConfigError: there is nothing of this name.
+    """
+    text = str(path)
+    ends = [i for i, sign in enumerate(text) if sign == "="]
+    if not any(Path(text[:end]).exists() for end in (*ends, len(text))):
+        raise ConfigError(f"there is no {text}; expected {expected}")
 
 
 def check_recipe(recipe: str | None, settings: Sequence[str], top: Mapping[str, Any]) -> None:
@@ -49,3 +75,10 @@ def check_recipe(recipe: str | None, settings: Sequence[str], top: Mapping[str, 
     whole = load_recipe(named, with_files(settings), **top)
     check(checkpoint=whole.checkpoint)
     refuse_unknown(whole)
+
+
+def check_seeds(text: str) -> None:
+    """Refuse `--seeds` that are no whole numbers, or one of them twice."""
+    from nftbench.training.config.names import parse_seeds
+
+    parse_seeds(text)

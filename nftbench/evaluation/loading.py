@@ -34,11 +34,7 @@ def load_rewards(listed: str) -> dict[str, Reward]:
         ConfigError: one that is unknown, cannot be had, or carries a weight, which has no meaning where nothing is
             trained.
     """
-    specs = registry.parse_rewards(listed)
-    weighted = [s.key for s in specs if s.weight != 1]
-    if weighted:
-        raise ConfigError(f"weights are for training; write {weighted[0]} without one")
-    return {s.key: load_reward(s.key) for s in specs}
+    return {key: load_reward(key) for key in registry.without_weights(listed)}
 
 
 def load_named(keys: Sequence[str]) -> dict[str, Reward]:

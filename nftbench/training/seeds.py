@@ -18,25 +18,6 @@ from nftbench.training.callbacks.metrics_log import (
     read_averaging,
     read_metrics,
 )
-from rewards.base import ConfigError
-
-
-def parse(text: str) -> list[int]:
-    """The seeds of `0,1,2`.
-
-    Raises:
-        ConfigError: no whole numbers, or one of them twice.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise ConfigError(
-            f"expected --seeds as whole numbers with commas, such as 0,1,2, got {text!r}"
-        )
-    seeds = [int(part) for part in parts]
-    twice = sorted({s for s in seeds if seeds.count(s) > 1})
-    if twice:
-        raise ConfigError(f"seed {twice[0]} stands twice in --seeds {text}; a run a seed is enough")
-    return seeds
 
 
 def runs_of(parent: Path) -> list[Path]:

@@ -117,7 +117,7 @@ def test_a_locale_without_unicode_ends_no_command(python, tmp_path):
         (["eval", "empty", *SMALL], "not a valid checkpoint: empty holds no model_index.json"),
         (["eval", "pocket+lora=none.safetensors", *SMALL], "no LoRA at none.safetensors"),
         (["eval", "pocket", *SMALL, "--out", "file"], "file is a file; --out takes a folder"),
-        (["score", "none"], "none is neither a run folder nor a list of images"),
+        (["score", "none"], "there is no none; expected a run folder or a list of images"),
         (["score", "empty"], "not a run: empty holds no manifest.json"),
         (["score", "broken.jsonl"], "pass --rewards"),
         (["score", "broken.jsonl", "--rewards", "jpeg"], "broken.jsonl, line 2: expected a JSON object"),

@@ -15,8 +15,9 @@ from nftbench.benchmark.schema import SamplingParameters
 from nftbench.commands import train_checkpoint
 from nftbench.generation.checkpoint import load_model, local_folder
 from nftbench.generation.sampling import Sample, generate
-from nftbench.training import Interrupted, seeds
+from nftbench.training import Interrupted
 from nftbench.training.callbacks.checkpoints import checkpoints, load_state
+from nftbench.training.config.names import parse_seeds
 from nftbench.training.config.overrides import difference
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun
@@ -261,4 +262,4 @@ def test_a_typo_in_a_setting_is_one_line(start, tmp_path):
 )
 def test_seeds_that_are_none(text, wrong):
     with pytest.raises(ConfigError, match=re.escape(wrong)):
-        seeds.parse(text)
+        parse_seeds(text)

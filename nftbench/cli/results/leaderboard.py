@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import console, names
 
 if TYPE_CHECKING:
     from nftbench.evaluation.verify import Checked
@@ -31,6 +31,7 @@ def add(
     ] = "",
 ) -> None:
     """Add a run's rows; refused from a --limit run, without protocol hash, error or images."""
+    names.check(runs=[run])
     from nftbench.reporting.leaderboard import board as leaderboard
     from nftbench.runs.run_folder import Run
 
@@ -91,6 +92,7 @@ def verify(
     as_json: console.Json = False,
 ) -> None:
     """Score a random part of a run's images again; exit code 1 when its numbers are not theirs."""
+    names.check(runs=[run])
     import rewards as registry
     from nftbench.evaluation.verify import verify as verify_run
     from nftbench.runs.run_folder import Run
@@ -123,6 +125,7 @@ def card(
     ] = False,
 ) -> None:
     """Print a run as Hugging Face model-card metadata (`model-index`), to stand between `---` lines."""
+    names.check(runs=[run])
     from nftbench.reporting.leaderboard import model_card
     from nftbench.runs.io import write_atomic
     from nftbench.runs.run_folder import Run

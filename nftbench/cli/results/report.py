@@ -35,7 +35,7 @@ def table(
     as_json: console.Json = False,
 ) -> None:
     """Make a paper's table with our rows beside the published ones: do they agree?"""
-    names.check(suite=suite)
+    names.check(suite=suite, runs=runs or ())
     from nftbench.benchmark.registry import load_suite
     from nftbench.reporting.paper.render import as_table
     from nftbench.reporting.paper.table import paper_table
@@ -60,6 +60,7 @@ def compare(
     as_json: console.Json = False,
 ) -> None:
     """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
+    names.check(runs=(a, b))
     from nftbench.reporting import compare as comparing
     from nftbench.reporting.results import read_result
     from nftbench.reporting.text_tables import format_of
@@ -88,6 +89,7 @@ def report(
     ] = None,
 ) -> None:
     """Write runs as one folder of HTML: numbers, charts, curves, and every image with its reasons."""
+    names.check(runs=runs)
     from nftbench.reporting.html_report.build import write_report
 
     with console.progress() as bar:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import console, names
 
 app = typer.Typer()
 
@@ -22,6 +22,8 @@ def view(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two updates.")] = 5.0,
 ) -> None:
     """Show runs in a browser while they go on: curves, images, warnings. Only this machine can see it."""
+    for folder in runs or ():
+        names.there(folder, "a run, or a folder of runs such as runs/")
     from nftbench.reporting.html_report.live import serving
     from nftbench.runs.run_folder import RUNS
 

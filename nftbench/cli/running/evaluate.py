@@ -75,6 +75,7 @@ class SuiteFlags:
             return self.suite
         if self.suite is not None:
             raise ConfigError("--suite and --prompts both say what is asked; leave out one")
+        names.there(self.prompts, "a prompt file: .txt, .jsonl or .csv")
         if rewards is None:
             raise ConfigError("own prompts name no rewards; pass --rewards, such as ocr,jpeg")
         keys = [key.strip() for key in registry.add_files(rewards).split(",")]
@@ -153,12 +154,17 @@ def _size(text: str | None) -> dict[str, Any]:
     """`--size` as protocol fields."""
     if text is None:
         return {}
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and (width or height).isdigit()):
+    height, x, width = text.lower().partition("x")
+    width = width if x else height
+    if not (_pixels(height) and _pixels(width)):
         raise ConfigError(
-            f"--size {text}: expected pixels such as 1024, or HEIGHTxWIDTH such as 768x1024"
+            f"--size {text}: expected at least 8 pixels, such as 1024, or HEIGHTxWIDTH such as 768x1024"
         )
-    return {"height": int(height), "width": int(width or height)}
+    return {"height": int(height), "width": int(width)}
+
+
+def _pixels(text: str) -> bool:
+    return text.isdecimal() and int(text) >= 8
 
 
 @app.command("eval")
@@ -185,6 +191,7 @@ def eval_(
         raise ConfigError("--publish takes whole runs only; leave out --limit")
     suite = what.suite_name(rewards)
     names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
+    settings = protocol.settings()
     from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.evaluation.planning import drawn_as
@@ -199,7 +206,7 @@ def eval_(
             run, rows = commands.evaluate_checkpoint(
                 loading.named(trained),
                 suite,
-                protocol.settings(),
+                settings,
                 rewards=rewards,
                 batch_size=batch_size,
                 out=folder,
@@ -254,6 +261,7 @@ def score(
     as_json: console.Json = False,
 ) -> None:
     """Score images that exist: a run's, or any that a list names."""
+    names.there(target, "a run folder or a list of images")
     names.check(rewards=rewards)
     from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nftbench.cli import console
+from nftbench.cli import console, names
 from nftbench.cli.running.evaluate import Rewards
 
 app = typer.Typer()
@@ -33,6 +33,8 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
 ) -> None:
     """Make a run of finished images: to be scored, tabled, compared and reported as any other."""
+    names.there(source, "a folder or a list of images")
+    names.check(rewards=rewards)
     from nftbench import commands
     from nftbench.benchmark import places
     from nftbench.evaluation.given import import_images

@@ -73,6 +73,10 @@ def train(
     if resume is None or recipe:
         names.check_recipe(*everything)
     if seeds is not None:
+        names.check_seeds(seeds)
+    if resume:
+        names.there(resume, "the folder of a training run")
+    if seeds is not None:
         _train_seeds(everything, seeds, out, resume, loading.allowed)
         return
     from nftbench import commands

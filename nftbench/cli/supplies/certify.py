@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import nftbench
+from nftbench.certify import NAMES
 from nftbench.cli import console
+from nftbench.cli.names import there
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
@@ -35,14 +37,18 @@ def certify(
     ] = None,
 ) -> None:
     """Compare rewards and algorithms with numbers of their references' own code; write a certificate each."""
+    if bool(names) == every:
+        raise ConfigError("name rewards to certify, or --all, and not both")
+    if golden:
+        there(golden, "the folder of the references' numbers")
+    keys, algorithms = _chosen(names or [])
     from nftbench.evaluation.loading import quiet
     from nftbench.runs.io import write_atomic
     from rewards.certify import run, verdicts
 
-    if bool(names) == every:
-        raise ConfigError("name rewards to certify, or --all, and not both")
     quiet()
-    keys, algorithms = _chosen(names)
+    if every:
+        keys, algorithms = list(run.tables()), list(NAMES)
     found = []
     with console.progress() as progress:
         for certificate in _made(keys, algorithms, golden or _golden(), full):
@@ -58,16 +64,12 @@ def certify(
         raise typer.Exit(console.FAILED)
 
 
-def _chosen(names: list[str] | None) -> tuple[list[str], list[str]]:
-    """Full keys of the rewards, and the algorithms, that names mean; all of both without a name."""
+def _chosen(chosen: list[str]) -> tuple[list[str], list[str]]:
+    """Full keys of the rewards, and the algorithms, that names mean."""
     import rewards
-    from nftbench.certify.algorithms import ALGORITHMS
-    from rewards.certify import run
 
-    if not names:
-        return list(run.tables()), list(ALGORITHMS)
-    algorithms = [name for name in dict.fromkeys(names) if name in ALGORITHMS]
-    keys = [rewards.resolve(name) for name in names if name not in ALGORITHMS]
+    algorithms = [name for name in dict.fromkeys(chosen) if name in NAMES]
+    keys = [rewards.resolve(name) for name in chosen if name not in NAMES]
     return list(dict.fromkeys(keys)), algorithms
 
 

@@ -27,13 +27,27 @@ def refuse_unknown(checkpoint: str) -> None:
     """Refuse a name that is neither packaged, nor on this disk, nor of the hub's form.
 
     Raises:
-        ConfigError: the near name is suggested.
+        ConfigError: the near name is suggested; or what lies there is a file of another kind.
     """
     base = parse(checkpoint).base
     if not base or ("/" not in base and not place_of(base).exists()):
         raise ConfigError(unknown(base))
     if base.startswith(("./", "../", "/", "~")) and not Path(base).exists():
         raise ConfigError(f"no checkpoint at {base}: there is no such folder or file")
+    if place_of(base).is_file():
+        refuse_other_file(place_of(base))
+
+
+def refuse_other_file(path: Path) -> None:
+    """Refuse a file that cannot hold a whole pipeline.
+
+    Raises:
+        ConfigError: it is of another kind than .safetensors.
+    """
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"not a valid checkpoint: {path} is a file; expected a folder with a {INDEX}, or one .safetensors file"
+        )
 
 
 def unknown(base: str) -> str:

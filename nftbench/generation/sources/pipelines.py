@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, folder_digest
 from nftbench.generation.sources.hub import fetch_file, fetch_folder
+from nftbench.generation.sources.packaged import refuse_other_file
 from nftbench.generation.sources.quantized import quantization
 from nftbench.generation.sources.reference import (
     CONFIG,
@@ -300,10 +301,7 @@ def _build_file(
         path, digest = fetched.path, f"{fetched.commit}:{on_hub.subfolder}"
     else:
         digest = ""
-    if path.suffix != ".safetensors":
-        raise ConfigError(
-            f"not a valid checkpoint: {path} is a file; expected a folder with a {INDEX}, or one .safetensors file"
-        )
+    refuse_other_file(path)
     digest = digest or file_digest(path)
     if reference.one(QUANTIZE) or reference.components:
         raise ConfigError(

@@ -87,3 +87,21 @@ def _full(recipe: Recipe, item: str) -> str:
     name, colon, weight = (part.strip() for part in item.partition(":"))
     variant = recipe.variants.get(name)
     return f"{name}@{variant}{colon}{weight}" if variant else item
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of `0,1,2`.
+
+    Raises:
+        ConfigError: no whole numbers, or one of them twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise ConfigError(
+            f"expected --seeds as whole numbers with commas, such as 0,1,2, got {text!r}"
+        )
+    seeds = [int(part) for part in parts]
+    twice = sorted({s for s in seeds if seeds.count(s) > 1})
+    if twice:
+        raise ConfigError(f"seed {twice[0]} stands twice in --seeds {text}; a run a seed is enough")
+    return seeds
