@@ -28,6 +28,7 @@ settings.load_profile("house")
 CHILD = """
 import os, sys
 os.chdir({cwd!r})
+os.environ.update({environment!r})
 for number, path in ((1, {out!r}), (2, {err!r})):
     os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644), number)
 sys.argv = ["nftbench", *{arguments!r}]
@@ -101,14 +102,18 @@ def forks():
 
 @pytest.fixture
 def start(forks, tmp_path):
-    """`start("eval", "pocket", ...)` starts a command in `tmp_path`."""
+    """`start("eval", "pocket", ...)` starts a command in `tmp_path`, with more in its environment if asked."""
     started = []
 
-    def run(*arguments: str) -> Command:
+    def run(*arguments: str, environment: dict[str, str] | None = None) -> Command:
         number = len(started)
         command = Command(None, tmp_path / f".{number}.out", tmp_path / f".{number}.err")
         code = CHILD.format(
-            cwd=str(tmp_path), out=str(command.out), err=str(command.err), arguments=arguments
+            cwd=str(tmp_path),
+            environment=environment or {},
+            out=str(command.out),
+            err=str(command.err),
+            arguments=arguments,
         )
         command.process = forks.Process(target=exec, args=(code, {}))
         command.process.start()

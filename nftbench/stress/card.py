@@ -10,7 +10,7 @@ from typing import Any
 from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.text_tables import render
 from nftbench.runs.io import write_atomic
-from nftbench.stress.checks import CheckResult, Figure
+from nftbench.stress.figures import CheckResult, Figure
 
 NOTE = (
     "Every interval is a 95% one on its own, clustered by prompt: of twenty such lines about one shows a change where "

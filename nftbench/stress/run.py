@@ -26,7 +26,7 @@ from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.stats.paired import PAIR, Averaging
 from nftbench.stress import checks
 from nftbench.stress.card import Card, save
-from nftbench.stress.checks import CheckResult, not_run
+from nftbench.stress.figures import NO_BASE, CheckResult, not_run
 from nftbench.stress.plan import (
     ASKED,
     OTHERS,
@@ -280,7 +280,7 @@ def _held_out(
 ) -> CheckResult:
     check = "held-out rewards"
     if before is None:
-        return not_run(check, checks.NO_BASE)
+        return not_run(check, NO_BASE)
     if not trained:
         return not_run(
             check, "the checkpoint has no recipe that names the rewards it was trained on"

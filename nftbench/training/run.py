@@ -36,7 +36,7 @@ from nftbench.training.config.record import (
     stored_recipe,
     stored_record,
 )
-from nftbench.training.policy import NoEffect
+from nftbench.training.policy.trained import NoEffect
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.setup import (
     check_loggers,

@@ -25,7 +25,7 @@ from nftbench.training.config.record import (
     reward_digest,
     stored_recipe,
 )
-from nftbench.training.policy import TrainedPolicy
+from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import RewardSet, StageData, WeightedReward, stage_data
 from rewards.base import ConfigError, MissingExtra, Prompt

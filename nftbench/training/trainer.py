@@ -19,7 +19,7 @@ from nftbench.training.algorithms.nft import old_decay
 from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
 from nftbench.training.callbacks.metrics_log import Clock, Pace
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.policy import TrainedPolicy
+from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.rollouts import Rollout
 from nftbench.training.stages import StageData

@@ -28,7 +28,8 @@ from nftbench.training.algorithms.nft import ema_decay
 from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
 from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe, Stage
-from nftbench.training.policy import TrainedPolicy, Using, mixed
+from nftbench.training.policy.trained import TrainedPolicy, mixed
+from nftbench.training.policy.weights import Using
 from nftbench.training.processes import TrainingProcesses
 
 

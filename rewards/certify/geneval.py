@@ -19,7 +19,8 @@ from torch import Tensor
 from rewards import available, load_reward
 from rewards.base import Prompt, Scores
 from rewards.certify import Check, Checks, compare
-from rewards.certify.clip import GENEVAL, PIL, activation, names
+from rewards.certify.clip.facts import GENEVAL, PIL
+from rewards.certify.clip.handed import activation, names
 from rewards.certify.loaded import ANY, blank, load_blank, makers, replaced
 from rewards.certify.preprocessing import (
     crop_of,

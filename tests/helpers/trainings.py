@@ -1,14 +1,25 @@
-"""Trainings of three iterations, and what they leave."""
+"""Trainings of three iterations of a tiny model, and what they leave."""
 
+import atexit
+import hashlib
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import pytest
 from accelerate import Accelerator
 
+from nftbench.benchmark.places import ENVIRONMENT
 from nftbench.evaluation.loading import quiet
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun
+from tests.helpers import families
 
 SMALL = (
     "policy.rank=4",
@@ -26,14 +37,64 @@ SMALL = (
     "stages.updates=2",
 )
 
+FORMS = ("circle", "square", "star", "cup")
+FEW = "few"
+"""Eight prompts, two images each: the benchmark of `few_prompts`."""
+FEW_TOML = """
+name = "few"
+version = 1
+title = "Eight prompts of GenEval's kind"
+licence = "Apache-2.0"
+citation = "nftbench"
+rewards = ["jpeg"]
+aggregation = "mean"
+
+[prompts]
+file = "few.txt"
+layout = "text"
+count = 8
+sha256 = "{sha256}"
+
+[sampling]
+images_per_prompt = 2
+num_inference_steps = 2
+"""
+
 
 def quietly(*_: object) -> None:
     """Words and progress nobody reads."""
 
 
+@cache
+def tiny_checkpoint() -> Path:
+    """A whole checkpoint of pocket's architecture that takes half of its time: the loop is the same for any model."""
+    folder = Path(tempfile.mkdtemp(prefix="nftbench-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    families.build("sd3").save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def few_prompts(folder: Path) -> Iterator[None]:
+    """`FEW` is a benchmark within the block, of this process and of those that it starts anew."""
+    (folder / "prompts").mkdir()
+    prompts = "".join(f"a {colour} {what}\n" for colour in ("red", "blue") for what in FORMS)
+    (folder / "prompts" / "few.txt").write_text(prompts, "utf-8")
+    sha256 = hashlib.sha256(prompts.encode()).hexdigest()
+    (folder / "few.toml").write_text(FEW_TOML.format(sha256=sha256), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENVIRONMENT, str(folder), prepend=os.pathsep)
+        yield
+
+
+def settings_of(*settings: str) -> list[str]:
+    """What `--set` is given for a short training: the tiny model, `SMALL`, and more."""
+    return [f"checkpoint={tiny_checkpoint()}", *SMALL, *settings]
+
+
 def small(*settings: str, recipe: str = "pocket") -> Recipe:
     """Three iterations of twelve images, two optimiser steps each."""
-    return load_recipe(recipe, [*SMALL, *settings])
+    return load_recipe(recipe, settings_of(*settings))
 
 
 def begin(recipe: Recipe, folder: Path, *, resume: bool = False, say=quietly) -> TrainingRun:

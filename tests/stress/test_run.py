@@ -18,7 +18,7 @@ from nftbench.stress import card as stress_card
 from nftbench.stress import checks as stress_checks
 from nftbench.stress import plan as stress_plan
 from nftbench.stress import run as stress
-from nftbench.stress.checks import CheckResult, Figure
+from nftbench.stress.figures import CheckResult, Figure, not_run, verdict_of
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.record import save_recipe
 from rewards.base import ConfigError
@@ -60,7 +60,7 @@ def figure(value: float, low: float, high: float, n_prompts: int = 12) -> Figure
     ],
 )
 def test_nothing_is_said_beyond_the_interval(found, seen, words):
-    got, text = stress_checks.verdict_of("It", found, "worse", "better")
+    got, text = verdict_of("It", found, "worse", "better")
     assert got == seen
     assert words in text
 
@@ -305,7 +305,7 @@ def test_the_card_keeps_every_line_and_knows_no_nan(tmp_path):
     nan = math.nan
     lines = [
         CheckResult(check="seeds", seen="no", verdict="a | b", figures=(figure(0.5, nan, nan),)),
-        stress_checks.not_run("unseen prompts", "its data are not here"),
+        not_run("unseen prompts", "its data are not here"),
     ]
     card = stress_card.Card(
         checkpoint="c", base=None, benchmark="b", metric="m", effort={}, missing={}, lines=lines

@@ -8,7 +8,8 @@ from torch import nn
 
 from nftbench.generation.checkpoint import load_model
 from nftbench.training.config.recipe import PolicyConfig
-from nftbench.training.policy import BLIND_STEPS, NoEffect, TrainedPolicy, Weights
+from nftbench.training.policy.trained import BLIND_STEPS, NoEffect, TrainedPolicy
+from nftbench.training.policy.weights import Weights
 from rewards.base import ConfigError
 
 

@@ -13,7 +13,7 @@ from diffusers import StableDiffusion3Pipeline
 
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.commands import train_checkpoint
-from nftbench.generation.checkpoint import load_model, local_folder
+from nftbench.generation.checkpoint import load_model
 from nftbench.generation.sampling import Sample, generate
 from nftbench.training import Interrupted
 from nftbench.training.callbacks.checkpoints import checkpoints, load_state
@@ -24,7 +24,7 @@ from nftbench.training.run import TrainingRun
 from nftbench.training.setup import resumed_recipe
 from nftbench.training.stages import RewardSet, stage_data
 from rewards.base import ConfigError, Prompt
-from tests.helpers.trainings import SMALL, begin, metrics_of, quietly, small
+from tests.helpers.trainings import begin, metrics_of, quietly, settings_of, small, tiny_checkpoint
 
 
 def sha256(folder: Path) -> dict[str, str]:
@@ -114,7 +114,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 
 def test_a_process_told_to_stop_saves_and_is_resumed(whole, start, tmp_path):
-    settings = [part for s in SMALL for part in ("--set", s)]
+    settings = [part for s in settings_of() for part in ("--set", s)]
     command = start("train", "--recipe", "pocket", *settings, "--out", "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     assert command.signal_when(
@@ -136,7 +136,7 @@ PARAMETERS = SamplingParameters(
 )
 
 ABSENT = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
-"""What the pocket checkpoint does without."""
+"""What the tiny checkpoint does without."""
 
 
 def picture(pipeline) -> np.ndarray:
@@ -145,7 +145,7 @@ def picture(pipeline) -> np.ndarray:
 
 
 def test_plain_diffusers_loads_the_lora(whole):
-    pipeline = StableDiffusion3Pipeline.from_pretrained(local_folder("pocket"), **ABSENT)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_checkpoint(), **ABSENT)
     base = picture(pipeline)
     pipeline.load_lora_weights(whole / "lora")
     trained = picture(pipeline)

@@ -19,7 +19,7 @@ from nftbench.training.stages import WeightedReward
 from nftbench.training.update import training_noise
 from rewards import load_reward, parse_rewards
 from rewards.base import ConfigError, Prompt, Scores
-from tests.helpers.trainings import begin, metrics_of, small
+from tests.helpers.trainings import FEW, begin, metrics_of, small
 
 ONE = ("stages.iterations=1", "stages.updates=1")
 """One iteration, one step."""
@@ -267,17 +267,17 @@ def test_whether_a_reward_applies_is_asked_once_a_prompt():
     assert [p.id for p in asked] == ["p0", "p1", "p2"]
 
 
-def test_a_line_an_iteration_says_how_the_run_stands(tmp_path):
+def test_a_line_an_iteration_says_how_the_run_stands(few, tmp_path):
     said = []
-    settings = ('evaluation.benchmarks=["geneval-pocket"]', "evaluation.limit=2")
-    steps = ("evaluation.num_inference_steps=1", "evaluation.every=1", "rollout.batch_size=64")
+    settings = (f'evaluation.benchmarks=["{FEW}"]', "evaluation.limit=2")
+    steps = ("evaluation.num_inference_steps=1", "evaluation.every=1", "rollout.batch_size=12")
     run = begin(small(*ONE, *settings, *steps), tmp_path / "run", say=said.append)
     run.run()
     lines = [text for text in said if text.startswith("iteration ")]
     assert len(lines) == 2
     assert re.fullmatch(
         r"iteration 1/1  total \S+  jpeg \S+  kl \S+ \(p99 \S+, exploded \S+%\)  "
-        r"held-out geneval-pocket/jpeg \S+ \[\S+, \S+\]  12 images  \d+ s",
+        r"held-out few/jpeg \S+ \[\S+, \S+\]  12 images  \d+ s",
         lines[1],
     )
     assert any(text.startswith(f"run: {tmp_path / 'run'}") for text in said)

@@ -262,7 +262,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path):
 def test_what_training_saves_in_pefts_layout_is_pefts(tmp_path, trained):
     """A pipeline that cannot save LoRAs: the file goes back into plain peft and into us."""
     from nftbench.training.config.recipe import PolicyConfig
-    from nftbench.training.policy import TrainedPolicy
+    from nftbench.training.policy.trained import TrainedPolicy
 
     class Unable(StableDiffusion3Pipeline):
         save_lora_weights = None

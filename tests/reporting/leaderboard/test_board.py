@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from itertools import pairwise
 
 import pandas as pd
@@ -30,7 +28,6 @@ from nftbench.runs.rows import Row
 from rewards.base import ConfigError
 from rewards.certify import verdicts
 from tests.helpers.board_rows import PUBLISHED, ROW, row
-from tests.helpers.paths import ROOT
 
 OTHER = {
     "model": "pocket+lora=x",
@@ -344,25 +341,21 @@ def test_a_name_is_one_line(name):
 
 
 ADD = """
-import sys
-from pathlib import Path
 from nftbench.reporting.leaderboard.board import publish
 from tests.helpers.board_rows import row
-sys.stdin.readline()
+begin.wait()
 for i in range(5):
-    publish([row(model=f"{sys.argv[1]}-{i}")], Path(sys.argv[2]))
+    publish([row(model=f"{number}-{i}")], folder)
 """
 
 
-def test_of_rows_added_at_once_none_is_lost(tmp_path):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", ADD, str(n), str(tmp_path)], stdin=subprocess.PIPE, cwd=ROOT
-        )
-        for n in range(4)
-    ]
+def test_of_rows_added_at_once_none_is_lost(forks, tmp_path):
+    begin = forks.Barrier(4)
+    names = [{"begin": begin, "number": n, "folder": tmp_path} for n in range(4)]
+    processes = [forks.Process(target=exec, args=(ADD, known)) for known in names]
     for process in processes:
-        process.stdin.write(b"\n")
-        process.stdin.close()
-    assert [process.wait() for process in processes] == [0] * 4
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0] * 4
     assert len(read(tmp_path / "geneval-pocket.csv")) == 20

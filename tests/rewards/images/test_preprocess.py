@@ -11,7 +11,8 @@ from torchvision.transforms.functional import InterpolationMode
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from rewards.base import unfit
-from rewards.certify.clip import CHEAP, pixels
+from rewards.certify.clip import CHEAP
+from rewards.certify.clip.handed import pixels
 from rewards.certify.preprocessing import mask_of
 from rewards.images import preprocess
 from rewards.images.preprocess import CLIP_MEAN, CLIP_STD

@@ -12,19 +12,23 @@ from nftbench.generation.checkpoint import load_model, trained_folder
 from nftbench.runs.io import OLD, whole_folder
 from nftbench.training import TrainingFailed
 from nftbench.training.callbacks.checkpoints import checkpoints, load_state, warned
+from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import RECIPE, save_recipe, stored_recipe, stored_record
 from nftbench.training.run import train
 from rewards.base import ConfigError
-from tests.helpers.trainings import begin, metrics_of, quietly, small
+from tests.helpers.trainings import begin, metrics_of, quietly, small, tiny_checkpoint
 
-RECIPE_OF_ALL = small("stages.iterations=2", "stages.updates=1", "checkpoints.every=1")
+
+def two() -> Recipe:
+    """Two iterations, a checkpoint each."""
+    return small("stages.iterations=2", "stages.updates=1", "checkpoints.every=1")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A run of two iterations, a checkpoint each."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    begin(RECIPE_OF_ALL, folder).run()
+    begin(two(), folder).run()
     return folder
 
 
@@ -73,7 +77,7 @@ def test_a_damaged_checkpoint_is_one_line(run, how, name):
 def test_the_one_before_a_damaged_checkpoint_serves(trained, run):
     flipped(run / "checkpoints" / "000002" / "weights.safetensors")
     said = []
-    begin(RECIPE_OF_ALL, run, resume=True, say=said.append).run()
+    begin(two(), run, resume=True, say=said.append).run()
     assert any("weights.safetensors is damaged" in s for s in said)
     assert any("falling back to the one before" in s for s in said)
     assert any("resuming from" in s and "000001" in s for s in said)
@@ -89,7 +93,7 @@ def test_a_checkpoint_of_another_run_is_not_resumed(run, tmp_path):
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(other / "checkpoints", run / "checkpoints")
     with pytest.raises(ConfigError, match="belongs to run"):
-        begin(RECIPE_OF_ALL, run, resume=True)
+        begin(two(), run, resume=True)
 
 
 def test_a_checkpoint_that_stood_aside_is_found(run):
@@ -113,7 +117,7 @@ def test_a_folder_that_could_not_be_written_leaves_the_old_one(tmp_path):
 
 def test_every_checkpoint_can_be_evaluated(trained):
     found = trained_folder(str(trained / "checkpoints" / "000001"))
-    assert found is not None and found.base == "pocket"
+    assert found is not None and found.base == str(tiny_checkpoint())
 
 
 def test_after_a_guards_stop_the_last_good_checkpoint_is_from_before_the_trouble(tmp_path):
@@ -175,7 +179,7 @@ def test_a_cut_last_line_of_the_metrics_is_dropped_with_a_word(trained, run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 3, "rew')
     said = []
-    begin(RECIPE_OF_ALL, run, resume=True, say=said.append)
+    begin(two(), run, resume=True, say=said.append)
     assert any("dropped 1 damaged line" in s for s in said)
     assert metrics_of(run) == metrics_of(trained)
 
@@ -195,13 +199,13 @@ def test_a_finished_run_or_another_folder_is_not_begun_in(run, tmp_path):
     shutil.rmtree(run / "checkpoints")
     metrics = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(ConfigError, match=r"is not empty: it holds .*; choose a new folder"):
-        train(RECIPE_OF_ALL, run, resume=False, progress=quietly, say=quietly)
+        train(two(), run, resume=False, progress=quietly, say=quietly)
     assert (run / "metrics.jsonl").read_bytes() == metrics
     evaluated = tmp_path / "evaluated"
     evaluated.mkdir()
     (evaluated / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"holds manifest\.json"):
-        train(RECIPE_OF_ALL, evaluated, resume=False, progress=quietly, say=quietly)
+        train(two(), evaluated, resume=False, progress=quietly, say=quietly)
     assert [p.name for p in evaluated.iterdir()] == ["manifest.json"]
 
 

@@ -13,7 +13,7 @@ from nftbench.training.callbacks.metrics_log import held_out_columns, read_chang
 from nftbench.training.config.recipe import Recipe
 from rewards import load_reward
 from rewards.base import ConfigError
-from tests.helpers.trainings import begin, metrics_of, small
+from tests.helpers.trainings import FEW, begin, metrics_of, small
 
 SETTINGS = (
     "stages.iterations=2",
@@ -22,12 +22,14 @@ SETTINGS = (
     *(f"guards.{name}.stop=off" for name in ("velocity_ratio", "x_0_norm", "kl", "brightness")),
     "guards.saturation.stop=off",
     "checkpoints.every=1",
-    'evaluation.benchmarks=["geneval-pocket"]',
+    f'evaluation.benchmarks=["{FEW}"]',
     "evaluation.num_inference_steps=1",
     "evaluation.limit=4",
     "evaluation.every=2",
-    "rollout.batch_size=64",
+    "rollout.batch_size=12",
 )
+
+pytestmark = pytest.mark.usefixtures("few")
 
 
 def recipe(*settings: str) -> Recipe:
@@ -35,7 +37,7 @@ def recipe(*settings: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(few, tmp_path_factory) -> Path:
     """A finished run with held-out prompts; a learning rate that moves the policy far, which guards would stop."""
     folder = tmp_path_factory.mktemp("held_out") / "run"
     begin(recipe(), folder).run()
@@ -64,7 +66,7 @@ def test_the_metrics_carry_the_interval_of_each_held_out_mean(trained):
     first = pd.read_parquet(trained / "held_out" / "first.parquet")
     within = metric_range(load_reward("jpeg").info)
     found = clustered_mean(first["jpeg"].to_numpy(), first["prompt_id"].to_numpy(), within)
-    name = "held_out/geneval-pocket/jpeg"
+    name = f"held_out/{FEW}/jpeg"
     assert [line[f"{name}{end}"] for end in ("", "_low", "_high")] == pytest.approx(
         [found.value, found.low, found.high]
     )
@@ -77,7 +79,7 @@ def test_long_work_says_what_it_is_at(tmp_path, monkeypatch):
     said: list[str] = []
     begin(recipe("stages.iterations=1"), tmp_path / "run", say=said.append).run()
     assert "iteration 1: rollout, batch 1" in said and "iteration 1: update, batch 1" in said
-    assert any(line.startswith("validation: geneval-pocket: 64 of ") for line in said)
+    assert any(line.startswith(f"validation: {FEW}: 12 of 16") for line in said)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -1,9 +1,6 @@
-"""The CLIP family against its references: what a loaded reward hands over, and whole networks rebuilt from names."""
+"""Whole networks of the CLIP family at full size, rebuilt from their parameters' names, against the references."""
 
-import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,184 +11,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rewards.base import Prompt
-from rewards.certify import Check, Checks, compare
+from rewards.certify import Check, compare
+from rewards.certify.clip.facts import FACTS, HPS_PACKAGE, UNRESIZED, TowerFacts, reference_of
 from rewards.certify.loaded import load_blank, load_seeded, no_detector, pixels_of, replaced
-from rewards.certify.preprocessing import crop_of, pictures_of, preprocessing, read_golden
-from rewards.certify.seeded.clip_networks import empty_state
+from rewards.certify.preprocessing import crop_of, pictures_of, read_golden
 from rewards.geneval.colours import Crop
-
-NFT = "NVlabs/DiffusionNFT@24af555 flow_grpo"
-HPS_PACKAGE = "hpsv2x 1.2.0"
-GENEVAL = "djghosh13/geneval@af4902f evaluation/evaluate_images.py"
-UNRESIZED = "sq224"
-"""The golden picture that has the networks' own size: every transform gives the same pixels."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TowerFacts:
-    """What a reference is, said once more and independently of the code that is certified."""
-
-    file: str
-    """Golden file of its network."""
-    network: str
-    """Of `seeded.clip_networks.NETWORKS`."""
-    names: str = ""
-    """Golden file of the network's names and shapes, where it is another one."""
-    transforms: tuple[tuple[str, str], ...]
-    """Names in `preprocessing.json` of what it does to pictures, and whose numbers those are."""
-    tolerance: float
-    """Of the pixels handed to the network."""
-    tokens: str = ""
-    """Field of the golden file with token ids; empty where no text is read."""
-    activation: str = "quick_gelu"
-    scale: float = 1.0
-    """The value of two equal embeddings."""
-    own_values: bool = True
-    """Whether the golden values are of this variant's own transform."""
-
-
-PIL, FLOATS = 5e-7, 1e-5
-FACTS = {
-    "clipscore@nft": TowerFacts(
-        file="reward_clipscore.json",
-        network="openai",
-        transforms=(("clipscore_nft", f"{NFT}/clip_scorer.py"),),
-        tolerance=FLOATS,
-        tokens="input_ids",
-    ),
-    "clipscore@openai": TowerFacts(
-        file="reward_clipscore.json",
-        network="openai",
-        transforms=(("imagereward", "image-reward 1.5 _transform, which is CLIP's own"),),
-        tolerance=PIL,
-        tokens="input_ids",
-        own_values=False,
-    ),
-    "pickscore": TowerFacts(
-        file="reward_pickscore.json",
-        network="pickscore",
-        transforms=(("pickscore", "transformers 4.40 CLIPImageProcessor"),),
-        tolerance=PIL,
-        tokens="input_ids_padded_to_longest",
-        activation="gelu",
-        scale=100.0,
-    ),
-    "hpsv2@nft": TowerFacts(
-        file="reward_hpsv2.json",
-        network="hpsv2",
-        transforms=(
-            ("hpsv2_nft", f"{NFT}/hpsv2_scorer.py"),
-            ("hpsv2_package", f"{HPS_PACKAGE}, torchvision 0.21"),
-        ),
-        tolerance=FLOATS,
-        tokens="tokens",
-        activation="gelu",
-    ),
-    "hpsv2@2024": TowerFacts(
-        file="reward_hpsv2.json",
-        network="hpsv2",
-        transforms=(
-            ("hpsv2_package_torchvision016_no_antialias", f"{HPS_PACKAGE}, torchvision 0.16.2"),
-        ),
-        tolerance=FLOATS,
-        tokens="tokens",
-        activation="gelu",
-        own_values=False,
-    ),
-    "aesthetic": TowerFacts(
-        file="reward_aesthetic.json",
-        names="reward_clipscore.json",
-        network="openai",
-        transforms=(("aesthetic_nft", f"{NFT}/aesthetic_scorer.py"),),
-        tolerance=PIL,
-    ),
-}
-
-# --- what a loaded reward hands over --------------------------------------------------------------
-
-
-def names(file: str, network: str, folder: Path) -> Iterator[Check]:
-    """The network that is loaded has the names and shapes of the reference's."""
-    golden = read_golden(folder, file)
-    facts, state = golden["state_dict"], empty_state(network)
-    lines = "\n".join(sorted(f"{name} {list(value.shape)}" for name, value in state.items()))
-    wrong = hashlib.sha256(lines.encode()).hexdigest() != facts["sorted_key_shape_sha256"]
-    name = f"names and shapes of {facts['n_keys']} tensors"
-    yield compare(name, [wrong], [0], tolerance=0, reference=_reference(golden))
-
-
-def _reference(golden: Mapping[str, Any]) -> str:
-    first = golden["reference"][0] if isinstance(golden["reference"], list) else golden["reference"]
-    return f"{first['repo']}@{first['commit'][:7]} {first['file']}"
-
-
-def pixels(key: str, folder: Path) -> Iterator[Check]:
-    """Every picture as the loaded reward hands it to its network."""
-    reward, facts = load_blank(key), FACTS[key]
-    for theirs, reference in facts.transforms:
-        yield from preprocessing(
-            theirs,
-            lambda picture, _: pixels_of(reward, picture),
-            tolerance=facts.tolerance,
-            reference=reference,
-        )(folder)
-
-
-def tokens(key: str, folder: Path) -> Iterator[Check]:
-    """Every prompt as the loaded reward hands it to its text encoder; scorers differ here on purpose."""
-    golden, field = read_golden(folder, FACTS[key].file), FACTS[key].tokens
-    found = load_blank(key).tower.tokens(golden["prompts"])
-    ids = found.get("input_ids", found.get("text"))
-    ids = ids[:, : len(golden[field][0])]
-    yield compare("token ids", ids, golden[field], tolerance=0, reference=_reference(golden))
-
-
-def activation(tower: Any, wanted: str, reference: str) -> Iterator[Check]:
-    """Every activation of the loaded network against its closed form."""
-    x = torch.linspace(-4, 4, 81)
-    exact = {
-        "quick_gelu": x * torch.sigmoid(1.702 * x),
-        "gelu": x * (1 + torch.erf(x / math.sqrt(2))) / 2,
-    }[wanted]
-    found = [
-        part
-        for name, part in tower.model.named_modules()
-        if name.rpartition(".")[2] in ("activation_fn", "gelu")
-    ]
-    ours = torch.stack([part(x) for part in found])
-    name = f"activation {wanted} of {len(found)} layers"
-    yield compare(name, ours, exact.expand_as(ours), tolerance=1e-6, reference=reference)
-
-
-def scale(key: str, folder: Path) -> Iterator[Check]:
-    """The activation; the value of two equal embeddings; the divisor in training."""
-    reward, facts = load_blank(key), FACTS[key]
-    golden = read_golden(folder, facts.file)
-    reference = _reference(golden)
-    yield from activation(reward.tower, facts.activation, reference)
-    if not facts.tokens:
-        return
-    ones = {
-        name: lambda items: torch.ones(len(items), 768) for name in ("embed_images", "embed_texts")
-    }
-    with replaced(reward.tower, **ones):
-        value = reward.score(np.zeros((1, 224, 224, 3), np.uint8), [Prompt(id="0", text="")]).values
-    yield compare(
-        "value of equal embeddings", value, [facts.scale], tolerance=1e-4, reference=reference
-    )
-    native = golden.get("raw_scale_scores_batch_diagonal", [1.0])
-    trained = golden.get("scores_batch_diagonal", [1.0])
-    ratio = np.mean(np.array(native) / np.array(trained))
-    yield compare(
-        "divisor in training",
-        [reward.info.train_scale],
-        [ratio],
-        tolerance=1e-3,
-        reference=reference,
-    )
-
-
-# --- whole networks, at full size -----------------------------------------------------------------
 
 
 def _scores(
@@ -257,7 +81,7 @@ def _embeddings(
     here = [i for i, image in enumerate(golden["images"]) if image in pictures]
     transform = pixels_of_first(facts.file)
     seen = torch.stack([transform(pictures[golden["images"][i]]) for i in here])
-    images, reference = tower.embed_images(seen), _reference(golden)
+    images, reference = tower.embed_images(seen), reference_of(golden)
     unit = "image_features" in golden
     field = "features" if unit else "embeds"
     unit_images = normalize(images, dim=-1)
@@ -305,7 +129,7 @@ def _own_values(
         ours,
         theirs,
         tolerance=2e-6 * scale,
-        reference=_reference(golden),
+        reference=reference_of(golden),
     )
 
 
@@ -324,11 +148,11 @@ def _handed(reward: Any, picture: np.ndarray) -> Tensor:
 
 def _clipscore(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
     ours, theirs = _scores(reward, _rows(golden, "scores"), golden, pictures)
-    yield from _values("values", ours, theirs, 2e-6, _reference(golden))
+    yield from _values("values", ours, theirs, 2e-6, reference_of(golden))
 
 
 def _hpsv2(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
-    for field, reference in (("scores", _reference(golden)), ("package_scores", HPS_PACKAGE)):
+    for field, reference in (("scores", reference_of(golden)), ("package_scores", HPS_PACKAGE)):
         ours, theirs = _scores(reward, _rows(golden, field), golden, pictures)
         yield from _values("values", ours, theirs, 2e-6, reference)
 
@@ -338,13 +162,13 @@ def _aesthetic(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
     empty = [Prompt(id="", text="")]
     ours = [reward.score(pictures[golden["images"][i]][None], empty).values[0] for i in here]
     yield from _values(
-        "values", ours, [golden["scores"][i] for i in here], 5e-6, _reference(golden)
+        "values", ours, [golden["scores"][i] for i in here], 5e-6, reference_of(golden)
     )
 
 
 def _pickscore(reward: Any, golden: Any, pictures: Any) -> Iterator[Check]:
     """Native units and training's."""
-    reference, images = _reference(golden), golden["images"]
+    reference, images = reference_of(golden), golden["images"]
     raw = golden["raw_scale_scores_batch_diagonal"]
     diagonal = zip(images, range(len(images)), raw, strict=True)
     ours, theirs = _scores(reward, diagonal, golden, pictures)
@@ -373,7 +197,7 @@ def _values(name: str, ours: Any, theirs: Any, tolerance: float, reference: str)
 def colours_network(key: str, folder: Path) -> Iterator[Check]:
     """The colour head of a loaded GenEval under QuickGELU: its texts, logits and answers."""
     golden, pictures = read_golden(folder, "reward_geneval_color.json"), pictures_of(folder)
-    reference = _reference(golden)
+    reference = reference_of(golden)
     head = seeded_head(key, golden["weight_seed"])
     rows = [row for row in golden["rows"] if row["image"] in pictures]
     for name in sorted({row["classname"] for row in rows}):
@@ -392,24 +216,3 @@ def colours_network(key: str, folder: Path) -> Iterator[Check]:
 def seeded_head(key: str, seed: int) -> Any:
     """The colour head of a loaded GenEval over weights rebuilt from open_clip's names."""
     return load_seeded(key, seed, open_clip_names=True, more=no_detector()).color_head
-
-
-# --- checks by reward -----------------------------------------------------------------------------
-
-CHEAP: dict[str, tuple[Checks, ...]] = {
-    key: (
-        partial(pixels, key),
-        partial(names, facts.names or facts.file, facts.network),
-        *([partial(tokens, key)] if facts.tokens else []),
-        partial(scale, key),
-    )
-    for key, facts in FACTS.items()
-}
-"""Seconds each."""
-FULL_SIZE: dict[str, tuple[Checks, ...]] = {
-    **{key: (partial(network, key),) for key in FACTS},
-    "geneval@official": (partial(colours_network, "geneval@official"),),
-    "geneval@promptrl": (partial(colours_network, "geneval@promptrl"),),
-}
-"""Half a minute to minutes each, 2 to 5 GB; neighbours share a network."""
-CHECKS = {key: CHEAP.get(key, ()) + checks for key, checks in FULL_SIZE.items()}
