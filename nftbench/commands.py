@@ -168,8 +168,8 @@ def train_checkpoint(
         if out:
             raise ConfigError("--resume goes on in its own folder; leave out --out")
         named = [f"{k}={v}" for k, v in top.items() if v is not None]
-        asked = load_recipe(recipe, settings, **top) if recipe else None
-        whole = resumed_recipe(resume, asked, [*named, *settings])
+        named_recipe = load_recipe(recipe, settings, **top) if recipe else None
+        whole = resumed_recipe(resume, named_recipe, [*named, *settings])
         return resume, training(
             whole, resume, resume=True, progress=progress, say=say, allowed=allowed
         )

@@ -31,6 +31,8 @@ os.chdir({cwd!r})
 os.environ.update({environment!r})
 for number, path in ((1, {out!r}), (2, {err!r})):
     os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644), number)
+"""
+COMMAND = """
 sys.argv = ["nftbench", *{arguments!r}]
 from nftbench.cli.main import main
 main()
@@ -39,7 +41,7 @@ main()
 
 @dataclass
 class Command:
-    """`nftbench ARGUMENTS` in its own process, its output in files."""
+    """`nftbench ARGUMENTS`, or other code, in its own process, its output in files."""
 
     process: multiprocessing.Process
     out: Path
@@ -101,29 +103,34 @@ def forks():
 
 
 @pytest.fixture
-def start(forks, tmp_path):
-    """`start("eval", "pocket", ...)` starts a command in `tmp_path`, with more in its environment if asked."""
+def start_code(forks, tmp_path):
+    """`start_code(text)` starts Python code in `tmp_path`, with more in its environment if asked."""
     started = []
 
-    def run(*arguments: str, environment: dict[str, str] | None = None) -> Command:
-        number = len(started)
-        command = Command(None, tmp_path / f".{number}.out", tmp_path / f".{number}.err")
-        code = CHILD.format(
-            cwd=str(tmp_path),
-            environment=environment or {},
-            out=str(command.out),
-            err=str(command.err),
-            arguments=arguments,
+    def run(code: str, environment: dict[str, str] | None = None) -> Command:
+        out, err = (tmp_path / f".{len(started)}.{name}" for name in ("out", "err"))
+        first = CHILD.format(
+            cwd=str(tmp_path), environment=environment or {}, out=str(out), err=str(err)
         )
-        command.process = forks.Process(target=exec, args=(code, {}))
-        command.process.start()
-        started.append(command)
-        return command
+        process = forks.Process(target=exec, args=(first + code, {"__name__": "__main__"}))
+        process.start()
+        started.append(process)
+        return Command(process, out, err)
 
     yield run
-    for command in started:
-        command.process.kill()
-        command.process.join()
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture
+def start(start_code):
+    """`start("eval", "pocket", ...)` starts a command in `tmp_path`, with more in its environment if asked."""
+
+    def run(*arguments: str, environment: dict[str, str] | None = None) -> Command:
+        return start_code(COMMAND.format(arguments=arguments), environment)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,9 @@ nothing else. Other commands are parsed against the command
 line: an unknown command, flag or a missing argument fails. `<!-- gpu -->` marks blocks that nobody can run without one.
 """
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,10 +53,16 @@ def blocks(document: str, *kinds: str, mark: str | None = None) -> list[str]:
 def fenced(document: str) -> Iterator[list[str]]:
     """Words of every `nftbench ...` in shell blocks, without the program's own name."""
     for block in blocks(document, "sh", "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars="();|&")
-            lexer.whitespace_split, lexer.commenters = True, "#"
-            yield from _of_nftbench(list(lexer))
+        for words in lines_of(block):
+            yield from _of_nftbench(words)
+
+
+def lines_of(block: str) -> Iterator[list[str]]:
+    """Words of every line of a shell block."""
+    for line in block.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();|&")
+        lexer.whitespace_split, lexer.commenters = True, "#"
+        yield list(lexer)
 
 
 def _of_nftbench(words: list[str]) -> Iterator[list[str]]:
@@ -147,20 +151,23 @@ def _marked() -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("document", "block", "kind"), _marked())
-def test_marked_blocks_run(document: str, block: str, kind: str, tmp_path: Path):
-    """A block that says it runs does, beside the document's files alone and in a process of its own."""
+def test_marked_blocks_run(document: str, block: str, kind: str, start, start_code, tmp_path: Path):
+    """A block that says it runs does, beside the document's files alone; a command has a process of its own."""
     for file in FENCE.finditer(text_of(document)):
         if file["mark"] == "file":
             (tmp_path / file["name"]).write_text(file["body"], encoding="utf-8")
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    program = [sys.executable, "-c"] if kind == "python" else ["bash", "-euc"]
-    done = subprocess.run(
-        [*program, block], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    if kind == "python":
+        assert_ended_well(start_code(f"sys.path.insert(0, '')\n{block}"))
+        return
+    subprocess.run(["bash", "-n", "-c", block], check=True)
+    for program, *words in filter(None, lines_of(block)):
+        assert program == "nftbench", f"{document}: only nftbench is run here, not {program}"
+        assert_ended_well(start(*words))
+
+
+def assert_ended_well(command) -> None:
+    code, out, err = command.finish()
+    assert code == 0, out + err
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

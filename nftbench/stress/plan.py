@@ -100,8 +100,8 @@ class Plan:
         }
         protocol = self.benchmark.protocol(limit=len(prompts), **effort, **changes)
         # Prompts of our own choice and wording: nobody may take this for the benchmark's number.
-        asked = json.dumps([[p.id, p.text, p.tag, dict(p.target)] for p in prompts], sort_keys=True)
-        digest = hashlib.sha256(asked.encode()).hexdigest()
+        whole = json.dumps([[p.id, p.text, p.tag, dict(p.target)] for p in prompts], sort_keys=True)
+        digest = hashlib.sha256(whole.encode()).hexdigest()
         return Work(
             name=name,
             protocol=protocol.model_copy(update={"prompts_sha256": digest}),
@@ -171,8 +171,8 @@ def with_guidance_of(plan: Plan, model: LoadedModel) -> Plan:
     Raises:
         ConfigError: the model cannot draw what the benchmark asks at all.
     """
-    asked = plan.benchmark.protocol(num_inference_steps=plan.effort.steps).filled(model.own)
-    drawn = learn_settings(model.pipeline, asked)
+    protocol = plan.benchmark.protocol(num_inference_steps=plan.effort.steps).filled(model.own)
+    drawn = learn_settings(model.pipeline, protocol)
     if drawn.guidance_scale is None:
         return replace(
             plan,
@@ -182,7 +182,7 @@ def with_guidance_of(plan: Plan, model: LoadedModel) -> Plan:
         )
     found, refused = [], ""
     for scale in dict.fromkeys(plan.effort.guidance):
-        other = asked.model_copy(update={"guidance": None, "guidance_scale": scale})
+        other = protocol.model_copy(update={"guidance": None, "guidance_scale": scale})
         try:
             learn_settings(model.pipeline, other)
             found.append(scale)
@@ -252,5 +252,5 @@ def guided(scale: float) -> str:
 
 
 def _worded(plan: Plan, turns: int) -> list[Work]:
-    asked = [[prompt for _, prompt in plan.words(turn).values()] for turn in range(turns)]
-    return [plan.work(f"{WORDED}-{i}", prompts) for i, prompts in enumerate(asked) if prompts]
+    reworded = [[prompt for _, prompt in plan.words(turn).values()] for turn in range(turns)]
+    return [plan.work(f"{WORDED}-{i}", prompts) for i, prompts in enumerate(reworded) if prompts]

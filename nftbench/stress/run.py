@@ -101,8 +101,8 @@ def stress(
 
 
 def _name(checkpoint: str, base: str | None, protocols: Sequence[Protocol]) -> str:
-    asked = hashlib.sha256(f"{base} {[p.hash for p in protocols]}".encode()).hexdigest()[:8]
-    return f"{folder_name(checkpoint)}-stress-{asked}"
+    digest = hashlib.sha256(f"{base} {[p.hash for p in protocols]}".encode()).hexdigest()[:8]
+    return f"{folder_name(checkpoint)}-stress-{digest}"
 
 
 def _generate(
@@ -159,19 +159,19 @@ def check_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> 
         base: the same of the base; empty without one.
         trained: names of the rewards trained on.
     """
-    asked, before, metric = own[ASKED], base.get(ASKED), plan.metric
+    own_table, before, metric = own[ASKED], base.get(ASKED), plan.metric
     how = _averaging(plan, metric, by_task=True)
     repeats = [own[f"seed-{s}"] for s in range(1, plan.effort.seeds)]
     return [
         _wording(plan, own, base),
         _others(plan, own),
         _guidance(plan, own, how),
-        checks.seeds([asked, *repeats], metric, how),
-        _diversity(plan, asked, before),
-        checks.drift(asked, before, "brightness"),
-        checks.drift(asked, before, "saturation"),
-        checks.strictness(asked, before, metric),
-        _held_out(plan, asked, before, trained),
+        checks.seeds([own_table, *repeats], metric, how),
+        _diversity(plan, own_table, before),
+        checks.drift(own_table, before, "brightness"),
+        checks.drift(own_table, before, "saturation"),
+        checks.strictness(own_table, before, metric),
+        _held_out(plan, own_table, before, trained),
     ]
 
 
@@ -225,9 +225,9 @@ def _others(plan: Plan, own: Tables) -> CheckResult:
     return replace(line, verdict=f"{line.verdict} {why}")
 
 
-def _diversity(plan: Plan, asked: pd.DataFrame, before: pd.DataFrame | None) -> CheckResult:
+def _diversity(plan: Plan, own_table: pd.DataFrame, before: pd.DataFrame | None) -> CheckResult:
     space, embed = _space(plan)
-    apart = [None if t is None else pairwise(t, embed(_pixels(t))) for t in (asked, before)]
+    apart = [None if t is None else pairwise(t, embed(_pixels(t))) for t in (own_table, before)]
     return checks.diversity(apart[0], apart[1], space=space)
 
 
@@ -276,7 +276,7 @@ def _unit_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def _held_out(
-    plan: Plan, asked: pd.DataFrame, before: pd.DataFrame | None, trained: Sequence[str]
+    plan: Plan, own_table: pd.DataFrame, before: pd.DataFrame | None, trained: Sequence[str]
 ) -> CheckResult:
     check = "held-out rewards"
     if before is None:
@@ -290,7 +290,7 @@ def _held_out(
         for key, reward in plan.rewards.items()
         if reward.info.higher_is_better
     }
-    line = checks.held_out(asked, before, better, trained)
+    line = checks.held_out(own_table, before, better, trained)
     here = {key.partition("@")[0] for key in better}
     absent = [name for name in trained if name not in here]
     more = (

@@ -135,8 +135,8 @@ def set_up(
 def _settings(base: LoadedModel, recipe: Recipe) -> Effective:
     """What the recipe asks, else the checkpoint for itself, fitted to the pipeline as in an evaluation."""
     steps = {"num_inference_steps": recipe.stages[0].num_inference_steps}
-    asked = recipe.rollout.asked.filled(base.own).model_copy(update=steps)
-    settings = learn_settings(base.pipeline, asked)
+    sampling = recipe.rollout.sampling.filled(base.own).model_copy(update=steps)
+    settings = learn_settings(base.pipeline, sampling)
     if settings.one_by_one:
         raise ConfigError(
             f"{type(base.pipeline).__name__} draws one image a call; training needs a pipeline that takes several "

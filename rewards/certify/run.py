@@ -164,7 +164,7 @@ def certify(
     for key in keys:
         if key not in known:
             raise ConfigError(f"reward {key!r} has no check; these have: {', '.join(known)}.")
-    found: dict[Checks, Outcome] = {}
+    found: dict[Checks, CheckOutcome] = {}
     for key in keys:
         told(key)
         cheap, long = known[key]
@@ -177,7 +177,7 @@ def certify(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class CheckOutcome:
     """What came of one function of checks."""
 
     checks: tuple[Check, ...] = ()
@@ -187,7 +187,7 @@ class Outcome:
     """Golden file -> digest."""
 
 
-def run_check(check: Checks, folder: Path) -> Outcome:
+def run_check(check: Checks, folder: Path) -> CheckOutcome:
     """Run one function of checks; a golden file, a package or weights that are missing are its `trouble`."""
     done: list[Check] = []
     trouble = ""
@@ -203,14 +203,14 @@ def run_check(check: Checks, folder: Path) -> Outcome:
         except (ConfigError, NothingToCompareError) as error:
             trouble = str(error)
         read = {file.name: file_digest(file) for file in sorted(files) if file.is_file()}
-    return Outcome(checks=tuple(done), trouble=trouble, files=read)
+    return CheckOutcome(checks=tuple(done), trouble=trouble, files=read)
 
 
 # --- verdict --------------------------------------------------------------------------------------
 
 
 def _certificate(
-    key: str, outcomes: Sequence[Outcome], *, deep: bool, full: bool, real: bool
+    key: str, outcomes: Sequence[CheckOutcome], *, deep: bool, full: bool, real: bool
 ) -> Certificate:
     """What was found.
 
@@ -233,7 +233,7 @@ def _certificate(
 
 
 def certificate_of(
-    name: str, outcomes: Sequence[Outcome], verdict: str, needs: str, *, full: bool, code: str
+    name: str, outcomes: Sequence[CheckOutcome], verdict: str, needs: str, *, full: bool, code: str
 ) -> Certificate:
     """A certificate of what was found, with today's date and the versions of libraries.
 

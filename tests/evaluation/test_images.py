@@ -1,9 +1,5 @@
 """Images of a run where the memory does not do, and by several processes."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +11,7 @@ from nftbench.evaluation.planning import fitted, plan
 from nftbench.generation.sampling import generate
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
+from tests.helpers.launched import environments
 
 
 @pytest.fixture
@@ -60,21 +57,14 @@ def test_where_it_does_not_do_for_one_the_remedy_is_one_line(work, policy, tmp_p
 
 
 @pytest.mark.slow
-def test_torchrun_shares_the_images(start, tmp_path):
-    """Plain torchrun, as a user writes it; every byte is that of one process."""
+def test_two_processes_share_the_images(start, tmp_path):
+    """Told of each other as torchrun does it; every byte is that of one process."""
     command = ["eval", "pocket", "--suite", "geneval-pocket", "--limit", "3", "--steps", "1"]
     command += ["--images-per-prompt", "2", "--rewards", "jpeg", "--batch-size", "2"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    shared = subprocess.run(
-        [*torchrun, "-m", "nftbench", *command, "--out", "shared"],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=600,
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert shared.returncode == 0, shared.stderr[-2000:]
-    assert shared.stdout.count("run: shared") == 1
+    both = [start(*command, "--out", "shared", environment=e) for e in environments(2)]
+    ends = [one.finish() for one in both]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert "".join(out for _, out, _ in ends).count("run: shared") == 1
     assert start(*command, "--out", "alone").finish()[0] == 0
     one, two = (
         {

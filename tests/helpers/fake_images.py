@@ -1,4 +1,4 @@
-"""An image service to be asked: OpenAI-compatible, for `python fake_images.py`, in a process of its own.
+"""An image service to be asked: OpenAI-compatible, for `python -m tests.helpers.fake_images`, in a process of its own.
 
 It says its port. It draws one colour a prompt, in the size it is asked for, except where a word of the prompt asks for
 trouble: `small` half the size, `busy-once` status 429 at the first time, `fail` 500 always, `refuse` 400, `broken` no
@@ -9,17 +9,12 @@ image, `linked` an address on the service itself, `elsewhere` one on another hos
 import base64
 import hashlib
 import io
-import json
 import sys
-import threading
-from collections import Counter
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from subprocess import PIPE, Popen
-from typing import ClassVar
+from contextlib import AbstractContextManager
 
 from PIL import Image
+
+from tests.helpers.fake_service import Service, serve, serving
 
 TROUBLE = ("small", "busy-once", "fail", "refuse", "broken", "linked", "elsewhere", "endless")
 
@@ -36,11 +31,7 @@ def picture(prompt: str, width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-class Images(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    lock = threading.Lock()
-    asked: ClassVar[list[dict]] = []
-    seen: ClassVar[Counter] = Counter()
+class Images(Service):
     key = ""
 
     def do_GET(self):
@@ -49,11 +40,9 @@ class Images(BaseHTTPRequestHandler):
         return self.send(200, picture("linked", 64, 64))
 
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.lock:
-            self.seen[body["prompt"]] += 1
-            again = self.seen[body["prompt"]] > 1
-            self.asked.append({**body, "authorization": self.headers["Authorization"]})
+        body = self.read()
+        question = {**body, "authorization": self.headers["Authorization"]}
+        again = not self.first_time(body["prompt"], question)
         if self.key and self.headers["Authorization"] != f"Bearer {self.key}":
             return self.answer(401, {"error": "another key, please"})
         if body["model"] == "nobody":
@@ -80,52 +69,12 @@ class Images(BaseHTTPRequestHandler):
         encoded = base64.b64encode(data).decode()
         return self.answer(200, {"data": [{"b64_json": encoded}], "usage": {"total_tokens": 7}})
 
-    def answer(self, status, content, headers=()):
-        self.send(status, json.dumps(content).encode(), dict(headers))
 
-    def send(self, status, data, headers=()):
-        with suppress(BrokenPipeError, ConnectionResetError):  # who asked may have gone
-            self.send_response(status)
-            for name, value in dict(headers).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    def babble(self):
-        self.close_connection = True
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self.send_response(200)
-            self.end_headers()
-            while True:
-                self.wfile.write(b"x" * 65536)
-
-    def log_message(self, *_):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, *_):
-        """Who asked may have gone; that is no news."""
-
-
-@contextmanager
-def serving_images(key: str = ""):
-    """The service in another process, as long as the block lasts; gives its address, `http://.../v1`."""
-    command = [sys.executable, str(Path(__file__)), key]
-    with Popen(command, stdout=PIPE, encoding="utf-8") as process:
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-        finally:
-            process.kill()
+def serving_images(key: str = "") -> AbstractContextManager[str]:
+    """The service in another process; the block gets its address."""
+    return serving("tests.helpers.fake_images", key)
 
 
 if __name__ == "__main__":
     Images.key = sys.argv[1]
-    server = Server(("127.0.0.1", 0), Images)
-    sys.stdout.write(f"{server.server_port}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+    serve(Images)

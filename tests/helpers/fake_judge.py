@@ -1,4 +1,4 @@
-"""A judge to be judged by: an OpenAI-compatible chat server for `python fake_judge.py`, in a process of its own.
+"""A judge to be judged by: an OpenAI-compatible chat server, `python -m tests.helpers.fake_judge`, in its own process.
 
 It says its port. What it answers follows from the caption: marks from the picture's mean brightness, except where a
 word of the caption asks for trouble: `fail`, `hang`, `nonsense` always; `fail-once`, `hang-once` at the first time;
@@ -8,20 +8,14 @@ word of the caption asks for trouble: `fail`, `hang`, `nonsense` always; `fail-o
 
 import base64
 import io
-import json
 import re
-import sys
-import threading
 import time
-from collections import Counter
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from subprocess import PIPE, Popen
-from typing import ClassVar
+from contextlib import AbstractContextManager
 
 import numpy as np
 from PIL import Image
+
+from tests.helpers.fake_service import Service, serve, serving
 
 HANG = 30.0
 """Seconds: longer than any test waits."""
@@ -33,11 +27,7 @@ def mark(picture: np.ndarray) -> float:
     return round(1 + 4 * float(picture.mean()) / 255, 3)
 
 
-class Judge(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    lock = threading.Lock()
-    asked: ClassVar[list[dict]] = []
-    seen: ClassVar[Counter] = Counter()
+class Judge(Service):
     key = "flowgrpo"
 
     def do_GET(self):
@@ -48,14 +38,12 @@ class Judge(BaseHTTPRequestHandler):
         return self.answer(200, {"data": [{"id": "fake"}]})
 
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.read()
         (picture, text) = body["messages"][0]["content"]
         caption = re.search(r"Text Caption: \[(.*)\]", text["text"], re.DOTALL)[1]
         trouble = next((word for word in TROUBLE if word in caption.split()), "")
-        with self.lock:
-            self.seen[caption] += 1
-            again = self.seen[caption] > 1
-            self.asked.append({**body, "messages": text["text"], "headers": dict(self.headers)})
+        question = {**body, "messages": text["text"], "headers": dict(self.headers)}
+        again = not self.first_time(caption, question)
         self.react("" if trouble.endswith("-once") and again else trouble, picture, text["text"])
 
     def react(self, trouble, picture, text):
@@ -80,46 +68,11 @@ class Judge(BaseHTTPRequestHandler):
             return "\n".join(f"{axis} Score (1-5): {each}" for axis, each in marks.items())
         return f"A picture.\nFinal Score: {value}"
 
-    def answer(self, status, content):
-        data = json.dumps(content).encode()
-        with suppress(BrokenPipeError, ConnectionResetError):  # who asked may have gone
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
 
-    def babble(self):
-        self.close_connection = True
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self.send_response(200)
-            self.end_headers()
-            while True:
-                self.wfile.write(b"x" * 65536)
-
-    def log_message(self, *_):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, *_):
-        """Who asked may have gone; that is no news."""
-
-
-@contextmanager
-def judging():
-    """The server in another process, as long as the block lasts; gives its address, `http://.../v1`."""
-    with Popen([sys.executable, str(Path(__file__))], stdout=PIPE, encoding="utf-8") as process:
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-        finally:
-            process.kill()
+def judging() -> AbstractContextManager[str]:
+    """The server in another process; the block gets its address."""
+    return serving("tests.helpers.fake_judge")
 
 
 if __name__ == "__main__":
-    server = Server(("127.0.0.1", 0), Judge)
-    sys.stdout.write(f"{server.server_port}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+    serve(Judge)

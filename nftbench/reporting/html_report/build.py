@@ -23,7 +23,7 @@ from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import curves as report_curves
 from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report import trainings as report_trainings
-from nftbench.reporting.html_report.data import SAME, Evaluated, Part, column_of
+from nftbench.reporting.html_report.data import SAME, Evaluated, EvaluationFolder, column_of
 from nftbench.reporting.html_report.images import ReportImage, place_all
 from nftbench.reporting.html_report.trainings import Trained, grid_folder
 from nftbench.reporting.naming import aggregate_name
@@ -126,7 +126,7 @@ def _write(
             benches=benches,
             training=report_curves.groups(trained),
             changes={one.letter: report_trainings.changes(one) for one in trained},
-            asked={one.letter: report_trainings.asked(one) for one in trained},
+            prompts_shown={one.letter: report_trainings.prompts_shown(one) for one in trained},
             notes=[
                 *_pairings(evaluated),
                 *(n for one in (*evaluated, *trained) for n in one.result.notes),
@@ -257,7 +257,7 @@ def _gallery(
 
 
 def _place(
-    one: Evaluated, part: Part, name: str, out: Path, progress: Progress
+    one: Evaluated, part: EvaluationFolder, name: str, out: Path, progress: Progress
 ) -> list[ReportImage]:
     sources = [str(source) for source in part.tables[name]["image"]]
     under = f"images/{one.letter}{folder_name(part.seed)}-{list(one.tables).index(name)}"
@@ -271,7 +271,7 @@ def _place(
 
 def _side(
     one: Evaluated,
-    part: Part,
+    part: EvaluationFolder,
     name: str,
     samples: pd.DataFrame,
     images_of: Sequence[ReportImage],

@@ -27,7 +27,7 @@ SAME = ["prompt_id", "prompt", "image_index", "seed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class EvaluationFolder:
     """One run folder of `nftbench eval`."""
 
     seed: str
@@ -49,7 +49,7 @@ class Evaluated:
     """Of every seed."""
     rows: Sequence[Row]
     """The means over seeds."""
-    parts: Sequence[Part]
+    parts: Sequence[EvaluationFolder]
     """At least one."""
 
     @property
@@ -134,7 +134,7 @@ def _evaluated(letter: str, result: Result) -> Evaluated:
         protocols=protocols,
         rows=rows,
         parts=[
-            Part(seed=name, run=run, tables={b: run.read_samples(b) for b in protocols})
+            EvaluationFolder(seed=name, run=run, tables={b: run.read_samples(b) for b in protocols})
             for name, run in zip(names, runs, strict=True)
         ],
     )
@@ -224,7 +224,7 @@ def sample_keys(runs: Sequence[Evaluated], benchmark: str) -> pd.DataFrame:
 
 
 def rewards_of(
-    one: Evaluated, part: Part, benchmark: str
+    one: Evaluated, part: EvaluationFolder, benchmark: str
 ) -> Iterator[tuple[str, Callable[[int], Any]]]:
     """(reward, row number -> its `reason` and `evidence` there, those that are not empty) of one seed."""
     table = part.tables[benchmark]

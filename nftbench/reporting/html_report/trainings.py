@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class TrainingFolder:
     """One run folder of `nftbench train`."""
 
     seed: str
@@ -55,7 +55,7 @@ class Trained:
 
     letter: str
     result: Result
-    parts: Sequence[Part]
+    parts: Sequence[TrainingFolder]
     """At least one."""
 
     @property
@@ -84,7 +84,7 @@ class Trained:
         return [found for part in self.parts for found in _warnings(part)]
 
     @property
-    def grids(self) -> Iterator[tuple[Part, list[tuple[int, Path]]]]:
+    def grids(self) -> Iterator[tuple[TrainingFolder, list[tuple[int, Path]]]]:
         """Of each seed that has any: (iterations done, picture of the same prompts)."""
         for part in self.parts:
             found = sorted((part.folder / "grids").glob("*.png"))
@@ -93,7 +93,7 @@ class Trained:
                 yield part, listed
 
 
-def _warnings(part: Part) -> Iterator[tuple[str, str]]:
+def _warnings(part: TrainingFolder) -> Iterator[tuple[str, str]]:
     if "guards" not in part.metrics:
         return
     before = f"{part.seed}, " if part.seed else ""
@@ -113,7 +113,7 @@ def read_trained(letter: str, result: Result) -> Trained:
     return Trained(letter=letter, result=result, parts=parts)
 
 
-def _part(folder: Path, seed: str) -> Part:
+def _part(folder: Path, seed: str) -> TrainingFolder:
     recipe = folder / "recipe.json"
     try:
         metrics = read_metrics(folder)
@@ -124,7 +124,7 @@ def _part(folder: Path, seed: str) -> Part:
         ) from None
     if "iteration" not in metrics:
         raise ConfigError(f"{folder / METRICS} holds no iteration; train a little longer")
-    return Part(seed=seed, folder=folder, recipe=settings, metrics=metrics)
+    return TrainingFolder(seed=seed, folder=folder, recipe=settings, metrics=metrics)
 
 
 # --- held-out prompts -----------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def changes(one: Trained) -> list[Change]:
     return _careful(one, lambda: _changes(parts)) if parts else []
 
 
-def _changes(parts: Sequence[Part]) -> list[Change]:
+def _changes(parts: Sequence[TrainingFolder]) -> list[Change]:
     if len(parts) == 1:
         return read_changes(parts[0].folder)
     before, after = (
@@ -150,12 +150,12 @@ def _changes(parts: Sequence[Part]) -> list[Change]:
     return over_seeds(before, after, read_averaging(parts[0].folder, before[0]))
 
 
-def asked(one: Trained) -> list[str]:
+def prompts_shown(one: Trained) -> list[str]:
     """Which prompts the table and the curves are of, a benchmark each, in words."""
-    return _careful(one, lambda: list(_asked(one.parts[0].folder / HELD_OUT)))
+    return _careful(one, lambda: list(_prompts_shown(one.parts[0].folder / HELD_OUT)))
 
 
-def _asked(folder: Path) -> Iterator[str]:
+def _prompts_shown(folder: Path) -> Iterator[str]:
     paths = {name: folder / f"{name}.parquet" for name in ("before", "first")}
     sizes = {n: _sizes(pd.read_parquet(p)) for n, p in paths.items() if p.is_file()}
     for benchmark, whole in sizes.get("before", {}).items():
@@ -221,6 +221,6 @@ def range_of(known: dict[str, MetricRange], column: str) -> MetricRange:
     return known.get(column, UNBOUNDED)
 
 
-def grid_folder(part: Part) -> str:
+def grid_folder(part: TrainingFolder) -> str:
     """What tells a seed's pictures from another's, as part of a path."""
     return folder_name(part.seed)

@@ -208,10 +208,11 @@ def add(run: Run, where: Path | None = None, *, name: str = "") -> list[Path]:
         ConfigError: as `run_rows` and `publish`, or a benchmark whose prompt files have no known digest.
     """
     rows = run_rows(run)
-    for asked in sorted({row.benchmark for row in rows}):
-        if not load_benchmark(asked).pinned:
+    for benchmark in sorted({row.benchmark for row in rows}):
+        if not load_benchmark(benchmark).pinned:
             raise ConfigError(
-                f"{asked} cannot be published: its prompt file has no known sha256; pin it in benchmarks/{asked}.toml"
+                f"{benchmark} cannot be published: its prompt file has no known sha256; pin it in "
+                f"benchmarks/{benchmark}.toml"
             )
     if name:
         rows = [row.model_copy(update={"model": " ".join(name.split())}) for row in rows]

@@ -272,18 +272,18 @@ def _cells(suite: Suite, result: Result, rival: _Rival) -> list[PaperCell]:
     cells = []
     for column in suite.columns:
         entry = rival.published.get(column)
-        asked = wanted(suite, column, rival.settings, entry, rival.free)
-        row, faults = _nearest(column, asked, rows, protocols)
+        target = wanted(suite, column, rival.settings, entry, rival.free)
+        row, faults = _nearest(column, target, rows, protocols)
         drawn = [p for p in protocols.values() if p.benchmark == column.benchmark]
         score = f"nftbench score {shlex.quote(str(run.folder))} --rewards {column.reward}"
-        ready = any(not asked.faults(p) for p in drawn)
+        ready = any(not target.faults(p) for p in drawn)
         cells.append(
             PaperCell(
                 column=column,
                 row=row,
                 published=entry,
                 faults=faults,
-                open=asked.open,
+                open=target.open,
                 command="" if row else score if ready else again,
             )
         )
@@ -291,12 +291,12 @@ def _cells(suite: Suite, result: Result, rival: _Rival) -> list[PaperCell]:
 
 
 def _nearest(
-    column: Column, asked: Wanted, rows: Sequence[Row], protocols: Mapping[str, Protocol]
+    column: Column, target: Wanted, rows: Sequence[Row], protocols: Mapping[str, Protocol]
 ) -> tuple[Row | None, tuple[str, ...]]:
     """A run's number for a column, the one that was drawn most as it is asked, and where even that differs."""
     fields = ("benchmark", "metric", "aggregate")
     mine = [r for r in rows if all(getattr(r, f) == getattr(column, f) for f in fields)]
-    found = [(row, asked.faults(protocols[row.protocol], row)) for row in mine]
+    found = [(row, target.faults(protocols[row.protocol], row)) for row in mine]
     return min(found, key=lambda pair: len(pair[1]), default=(None, ()))
 
 

@@ -71,7 +71,7 @@ def validation_sets(
             limit=None if whole else config.limit,
             images_per_prompt=None if whole else config.images_per_prompt,
         ).filled(base.own)
-        protocol = protocol.filled(recipe.rollout.asked.model_dump(exclude_none=True))
+        protocol = protocol.filled(recipe.rollout.sampling.model_dump(exclude_none=True))
         prompts = benchmark.load()
         mine = [r for r in rewards if all(r.applies(p) for p in prompts)]
         if mine:

@@ -119,7 +119,7 @@ class RolloutConfig(_Frozen):
     """Images at once in a rollout; at most as many in one forward pass of the update."""
 
     @property
-    def asked(self) -> SamplingParameters:
+    def sampling(self) -> SamplingParameters:
         """What the recipe itself says of the images."""
         fields = self.model_dump(exclude={"batch_size", "solver"})
         if self.guidance in ("off", "native"):

@@ -12,10 +12,12 @@ from nftbench.generation.checkpoint import packaged
 from tests.helpers import fake_hub
 
 LOAD = """
-import json, sys
+import json, os, sys
 from nftbench.generation.checkpoint import load_model
 from rewards.base import ConfigError
 for name in sys.argv[1:]:
+    token, _, name = name.rpartition("=>")
+    os.environ.update({"HF_TOKEN": token} if token else {})
     try:
         model = load_model(name)
         print(json.dumps([model.digest, model.said]))
@@ -47,7 +49,7 @@ def hub(tmp_path_factory):
 
 
 def load(hub, cache, *names, **more):
-    """What a process of its own makes of checkpoints: [digest, said] or the refusal, each."""
+    """What a new process makes of checkpoints, with a token of `TOKEN=>NAME`: [digest, said] or the refusal, each."""
     environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
     environment = {k: v for k, v in environment.items() if k != "HF_TOKEN"} | more
     command = [sys.executable, "-c", LOAD, *names]
@@ -94,11 +96,10 @@ def test_what_is_missing_is_one_line_with_a_way_out(hub, tmp_path):
         "pocket+lora=some/gated": ["licence"],
         "pocket+lora=some/empty": ["found none"],
     }
-    answers = load(hub, tmp_path, *wanted)
+    *answers, opened = load(hub, tmp_path, *wanted, f"{fake_hub.TOKEN}=>some/gated")
     for (name, words), answer in zip(wanted.items(), answers, strict=True):
         assert isinstance(answer, str) and "\n" not in answer, name
         assert all(word in answer for word in words), answer
-    (opened,) = load(hub, tmp_path, "some/gated", HF_TOKEN=fake_hub.TOKEN)
     assert opened[0] == fake_hub.commit_of("main")
 
 
