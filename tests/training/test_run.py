@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.commands import train_checkpoint
@@ -104,6 +106,19 @@ def test_a_run_cut_twice(whole, tmp_path):
     begin(small(), tmp_path, resume=True).run()
     assert metrics_of(tmp_path) == metrics_of(whole)
     assert sha256(tmp_path) == sha256(whole)
+
+
+def test_tensorboard_has_each_point_once_after_a_kill(tmp_path):
+    recipe = small("loggers=tensorboard", "checkpoints.every=1")
+    finished(recipe, tmp_path)
+    for late in checkpoints(tmp_path / "checkpoints")[1:]:
+        shutil.rmtree(
+            late
+        )  # as a process leaves it that is killed two iterations after its last save
+    begin(recipe, tmp_path, resume=True).run()
+    events = EventAccumulator(str(tmp_path / recipe.name))
+    events.Reload()
+    assert [point.step for point in events.Scalars("reward/total")] == [1, 2, 3]
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
