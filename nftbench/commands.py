@@ -13,7 +13,8 @@ from nftbench.evaluation.alarms import Alarm, table_alarms
 from nftbench.evaluation.evaluate import evaluate, score
 from nftbench.evaluation.image_lists import score_list
 from nftbench.evaluation.loading import load_rewards, quiet, refuse_unnamed_files
-from nftbench.evaluation.planning import fitted, own_works, plan
+from nftbench.evaluation.needs import all_lacking
+from nftbench.evaluation.planning import Work, fitted, own_works, plan
 from nftbench.evaluation.services import asked_of_service
 from nftbench.generation.checkpoint import (
     NOTHING,
@@ -83,7 +84,8 @@ def evaluate_checkpoint(
         raise ConfigError(
             f"{ready.kind} {name} names no suite of its own; pass suite, one of {_suites()}"
         )
-    chosen = load_suite(_own_suite(name) if suite is None else _filled("--suite", suite))
+    suite = _own_suite(name) if suite is None else _filled("--suite", suite)
+    chosen = load_suite(suite)
     wanted = protocols_of(chosen, **settings)
     protocols = list(wanted)
     if out is not None and out.exists() and not out.is_dir():
@@ -91,7 +93,9 @@ def evaluate_checkpoint(
     if rewards is not None:
         works = plan(protocols, load_rewards(_asked_rewards(rewards)), batch_size)
     else:
-        works = own_works(protocols, list(wanted.values()), batch_size)
+        works = _with_all_it_lacks(
+            suite, lambda: own_works(protocols, list(wanted.values()), batch_size)
+        )
     if isinstance(ready, ImageService):  # before anything is loaded or asked
         works = asked_of_service(works, settings)
     hardware = replace(hardware, dtype=hardware.dtype or settings.get("dtype"))
@@ -106,6 +110,14 @@ def evaluate_checkpoint(
         run, works, model, chosen.name, progress, retry_failed=retry_failed, processes=processes
     )
     return run, rows
+
+
+def _with_all_it_lacks(suite: str, plan_works: Callable[[], list[Work]]) -> list[Work]:
+    """The works of a suite; where something is missing, everything that is missing is said at once."""
+    try:
+        return plan_works()
+    except ConfigError as error:
+        raise type(error)(all_lacking(suite) or str(error)) from None
 
 
 def seeds_to_evaluate(

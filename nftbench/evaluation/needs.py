@@ -54,6 +54,22 @@ def needs(names: Sequence[str]) -> list[Need]:
     return list({(need.kind, need.name): need for need in found}.values())
 
 
+def all_lacking(name: str) -> str:
+    """All that a suite needs and this machine lacks, in one line; empty where that is one thing at most.
+
+    Args:
+        name: of a suite or benchmark.
+    """
+    missing = [need for need in needs([name]) if not need.here]
+    if len(missing) < 2:
+        return ""
+    things = ", ".join(f"{need.kind} {need.name}" for need in missing)
+    return (
+        f"{name} needs {len(missing)} things that are not here: {things}; nftbench pull {name} fetches what can be "
+        "fetched and says how to get the rest, or choose what is here with --rewards"
+    )
+
+
 def _rewards(suite: Suite) -> list[str]:
     """Rewards of a suite's columns, and those of benchmarks that have no column."""
     columned = {column.benchmark for column in suite.columns}

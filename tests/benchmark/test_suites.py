@@ -23,7 +23,6 @@ from nftbench.evaluation.planning import folder_names, plan
 from nftbench.generation.checkpoint import own_settings
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
-from tests.helpers.paths import DATA
 
 TABLE_1 = ["GenEval", "OCR", "PickScore", "ClipScore", "HPSv2.1", "Aesthetic", "ImgRwd", "UniRwd"]
 TWO = """
@@ -292,19 +291,20 @@ def test_rows_of_prompts_that_nobody_pinned_are_not_publishable(shelf, tmp_path)
     assert [(r.n, r.limited) for r in rows] == [(6, True)] and math.isfinite(rows[0].stderr)
 
 
-def test_a_reward_that_cannot_be_had_names_the_way_round(tmp_path, monkeypatch):
+def test_all_that_a_suite_lacks_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path))
-    data = DATA
-    if not (data / "drawbench" / "test.txt").is_file():
-        pytest.skip(f"the official prompt files are not in {data}")
-    monkeypatch.setenv("NFTBENCH_DATA", str(data))
+    monkeypatch.delenv("NFTBENCH_DATA", raising=False)
     with pytest.raises(ConfigError) as caught:
         evaluate_checkpoint(
             "pocket", "table1", {}, rewards=None, batch_size=8, out=tmp_path / "r", progress=quietly
         )
     said = str(caught.value)
-    assert (
-        "nftbench rewards pull geneval@nft" in said
-        and "Or leave it out: --rewards ocr@pp2.9," in said
+    lacking = (
+        "prompts ocr/test.txt",
+        "prompts drawbench/test.txt",
+        "weights PickScore_v1/",
+        "reward unified",
     )
+    assert all(thing in said for thing in lacking) and "\n" not in said
+    assert said.startswith("table1 needs 13 things") and "nftbench pull table1" in said
     assert not (tmp_path / "r").exists()
