@@ -48,6 +48,15 @@ def test_the_page_is_made_anew_when_a_run_moves(run):
         assert json.loads(get(address, "state.json"))["version"] >= 2
 
 
+def test_a_run_that_has_only_begun_says_so(run):
+    shutil.rmtree(run / "held_out", ignore_errors=True)
+    line = json.loads(lines_of(run)[0])
+    bare = {k: v for k, v in line.items() if "/" not in k and k != "check"}
+    (run / "metrics.jsonl").write_text(json.dumps(bare) + "\n", "utf-8")
+    with serving([run], 0, 5) as address:
+        assert "Nothing was measured yet" in get(address)
+
+
 def lines_of(run) -> list[str]:
     return (run / "metrics.jsonl").read_text("utf-8").splitlines()
 
