@@ -49,7 +49,8 @@ def test_the_page_is_made_anew_when_a_run_moves(run):
 
 
 def test_a_run_that_has_only_begun_says_so(run):
-    shutil.rmtree(run / "held_out", ignore_errors=True)
+    for folder in ("held_out", "grids"):
+        shutil.rmtree(run / folder, ignore_errors=True)
     line = json.loads(lines_of(run)[0])
     bare = {k: v for k, v in line.items() if "/" not in k and k != "check"}
     (run / "metrics.jsonl").write_text(json.dumps(bare) + "\n", "utf-8")
