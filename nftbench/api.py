@@ -11,6 +11,7 @@ Bad input is a `rewards.base.ConfigError` (a `ValueError`) with the line that th
 """
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -160,7 +161,7 @@ def train(
 
 
 class _Bars:
-    """A bar a stage, in a terminal and in a notebook alike."""
+    """A bar a stage, in a terminal and in a notebook alike; none in a log, where a bar is noise."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm] = {}
@@ -174,7 +175,10 @@ class _Bars:
 
     def _report(self, stage: str, done: int, total: int) -> None:
         if stage not in self._bars:
-            self._bars[stage] = tqdm(desc=stage, total=total or None, leave=False)
+            shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+            self._bars[stage] = tqdm(
+                desc=stage, total=total or None, leave=False, disable=not shown
+            )
         bar = self._bars[stage]
         bar.update(done - bar.n)
 

@@ -31,6 +31,10 @@ class CheckedReward:
             raise AttributeError(name)
         return getattr(self.reward, name)
 
+    def __repr__(self) -> str:
+        info = self.info
+        return f"<reward {info.key}: {info.summary}, {info.low:g} to {info.high:g}>"
+
     def score(self, images: Any, prompts: Sequence[Prompt | str] | Prompt | str) -> Scores:
         """Score images of any kind.
 

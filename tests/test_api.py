@@ -16,7 +16,7 @@ def _somewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_live_pipeline_scores_as_its_checkpoint_does(policy, tmp_path):
+def test_a_live_pipeline_scores_as_its_checkpoint_does(policy, tmp_path, capfd):
     named = nftbench.evaluate("pocket", out="named", **SMALL)
     live = nftbench.evaluate(
         policy.pipeline,
@@ -36,6 +36,7 @@ def test_a_live_pipeline_scores_as_its_checkpoint_does(policy, tmp_path):
     samples = live.samples("geneval-pocket")
     assert len(samples) == live.rows["n"].iloc[0] and np.isfinite(samples["jpeg"]).all()
     assert "live" in repr(live) and "rows" in repr(live)
+    assert "it/s" not in capfd.readouterr().err  # a bar is for a terminal or a notebook
 
 
 def test_other_weights_are_another_checkpoint(policy):

@@ -179,3 +179,9 @@ def test_prompts_that_a_text_encoder_cuts_are_counted():
             PIXELS, [Prompt(id=str(i), text=t) for i, t in enumerate(texts)]
         )
         assert scores.parts["truncated"].tolist() == [0, 1]
+
+
+def test_what_a_reward_is_can_be_read():
+    assert repr(rewards.load_reward("jpeg")) == (
+        "<reward jpeg: JPEG size at quality 95, in kB of 1000 bytes, 0 to 100000>"
+    )
