@@ -95,7 +95,7 @@ def forks():
     context.set_forkserver_preload(
         [
             "nftbench.commands",
-            "nftbench.reporting.summary_tables",
+            "nftbench.reporting.tables.summary_tables",
             "nftbench.reporting.leaderboard.board",
         ]
     )

@@ -190,11 +190,15 @@ def test_named_paths_exist(document: str):
 
 
 def test_layout_is_true():
-    """Every folder of the engine stands in its layout, and nothing else does."""
-    layout = blocks("nftbench/README.md", "text")[0]
-    named = set(re.findall(r"^  (\w+)/", layout, re.M))
-    there = {p.parent.name for p in (ROOT / "nftbench").glob("*/*") if p.suffix in (".py", ".toml")}
-    assert named == there - {"__pycache__"}
+    """Every folder of code or recipes stands in the layout, below the folder that holds it, and nothing else does."""
+    named, above = set(), []
+    for indent, name in re.findall(r"^( *)(\w+)/ ", blocks("nftbench/README.md", "text")[0], re.M):
+        above[len(indent) // 2 :] = [name]
+        named.add("/".join(above))
+    kept = [p for d in ("nftbench", "rewards") for p in (ROOT / d).rglob("*.*")]
+    holding = {p.parent for p in kept if p.suffix == ".py"} | {ROOT / "nftbench" / "recipes"}
+    there = {p.relative_to(ROOT).as_posix() for p in holding}
+    assert named == there | {"benchmarks", "leaderboards", "tests"}
 
 
 def test_readme_is_short_and_has_its_commands():

@@ -17,7 +17,7 @@ import typer
 from nftbench.runs.launched import launched
 
 if TYPE_CHECKING:
-    from nftbench.reporting.grid import Grid
+    from nftbench.reporting.tables.grid import Grid
     from rewards.base import Progress
 
 FAILED = 1
@@ -101,7 +101,7 @@ def show(grids: "Sequence[Grid]") -> None:
     """Print tables: as wide as the terminal, and into a file or a pipe as `--out FILE.txt` writes them."""
     from rich.console import Console
 
-    from nftbench.reporting import text_tables
+    from nftbench.reporting.tables import text_tables
 
     stream = sys.stderr if _answers["in_json"] else sys.stdout
     if stream.isatty() and is_main():

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from nftbench.benchmark.schema import Protocol
-from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.results import TRAINING, Result, pair_seeds
 from nftbench.reporting.sides import Side, side_of
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
 from nftbench.stats.paired import PAIR, Change, paired_samples, tally
 from nftbench.stats.seeds import change_over_seeds, mean_image
 from nftbench.stats.significance import ALPHA, EXACT, FLIPS, holm

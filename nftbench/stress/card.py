@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nftbench.reporting.grid import Grid, GridCell, GridLine
-from nftbench.reporting.text_tables import render
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
+from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.io import write_atomic
 from nftbench.stress.figures import CheckResult, Figure
 

@@ -25,7 +25,7 @@ PRELOADED = (
     "nftbench.reporting.compare",
     "nftbench.reporting.html_report.build",
     "nftbench.reporting.leaderboard.board",
-    "nftbench.reporting.summary_tables",
+    "nftbench.reporting.tables.summary_tables",
 )
 """What every process that is forked needs."""
 INTRODUCTION = """# Faults

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from nftbench.cli import main as cli
 from nftbench.reporting import compare as comparing
 from nftbench.reporting.results import read_result
-from nftbench.reporting.text_tables import render
+from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.io import write_table
 from nftbench.runs.run_folder import Run
 from nftbench.stats.estimates import clustered_mean, task_mean

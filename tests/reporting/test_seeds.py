@@ -15,7 +15,7 @@ from nftbench.reporting.compare import compare, grids, records
 from nftbench.reporting.html_report.build import write_report
 from nftbench.reporting.results import read_result
 from nftbench.reporting.seed_rows import rows_of
-from nftbench.reporting.text_tables import render
+from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.io import write_table
 from nftbench.runs.row_files import run_rows
 from nftbench.runs.rows import Provenance, summarise

@@ -9,7 +9,7 @@ import typer
 from nftbench.cli import console, names
 
 if TYPE_CHECKING:
-    from nftbench.reporting.grid import Grid
+    from nftbench.reporting.tables.grid import Grid
 
 app = typer.Typer()
 
@@ -39,7 +39,7 @@ def table(
     from nftbench.benchmark.registry import load_suite
     from nftbench.reporting.paper.render import as_table
     from nftbench.reporting.paper.table import paper_table
-    from nftbench.reporting.text_tables import format_of
+    from nftbench.reporting.tables.text_tables import format_of
 
     _show(format_of(form, out), out, *as_table(paper_table(load_suite(suite), runs or [])))
 
@@ -63,7 +63,7 @@ def compare(
     names.check(runs=(a, b))
     from nftbench.reporting import compare as comparing
     from nftbench.reporting.results import read_result
-    from nftbench.reporting.text_tables import format_of
+    from nftbench.reporting.tables.text_tables import format_of
 
     written_as = format_of(form, out)
     first, second = read_result(a), read_result(b)
@@ -101,7 +101,7 @@ def report(
 def _show(
     form: str, out: Path | None, grids: "Sequence[Grid]", records: Sequence[Mapping[str, Any]]
 ) -> None:
-    from nftbench.reporting import text_tables
+    from nftbench.reporting.tables import text_tables
     from nftbench.runs.io import write_atomic
 
     if out is not None:

@@ -230,9 +230,9 @@ def eval_(
 
 def _show_seeds(parent: Path) -> None:
     """The mean over the seeds that were evaluated."""
-    from nftbench.reporting import summary_tables
     from nftbench.reporting.results import read_result
     from nftbench.reporting.seed_rows import rows_of
+    from nftbench.reporting.tables import summary_tables
 
     result = read_result(parent)
     console.show(summary_tables.scores(rows_of(result)))
@@ -285,7 +285,7 @@ def score(
 def benchmarks(as_json: console.Json = False) -> None:
     """List benchmarks and suites."""
     from nftbench.benchmark import registry
-    from nftbench.reporting import summary_tables
+    from nftbench.reporting.tables import summary_tables
 
     benchmarks = [registry.load_benchmark(name) for name in registry.names()]
     suites = [registry.load_suite(name) for name in registry.suite_names()]
@@ -300,7 +300,7 @@ def benchmarks(as_json: console.Json = False) -> None:
 
 def _show(rows: "Sequence[Row]", alarms: "Sequence[Alarm]", what: str, where: Path) -> None:
     """What speaks against the numbers, the numbers, and where they are: in this order."""
-    from nftbench.reporting import summary_tables
+    from nftbench.reporting.tables import summary_tables
 
     for alarm in alarms:
         console.line(str(alarm))

@@ -38,7 +38,7 @@ def import_(
     from nftbench import commands
     from nftbench.benchmark import places
     from nftbench.evaluation.given import import_images
-    from nftbench.reporting import summary_tables
+    from nftbench.reporting.tables import summary_tables
     from nftbench.runs.run_folder import RUNS, folder_name
 
     for folder in benchmark_path or ():

@@ -80,7 +80,7 @@ def train(
         _train_seeds(everything, seeds, out, resume, loading.allowed)
         return
     from nftbench import commands
-    from nftbench.reporting import summary_tables
+    from nftbench.reporting.tables import summary_tables
 
     with console.progress() as progress:
         folder, changes = commands.train_checkpoint(
@@ -103,7 +103,7 @@ def _train_seeds(
     allowed: "Allowed",
 ) -> None:
     from nftbench import commands
-    from nftbench.reporting import summary_tables
+    from nftbench.reporting.tables import summary_tables
     from rewards.base import ConfigError
 
     if resume:

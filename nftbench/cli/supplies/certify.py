@@ -13,7 +13,7 @@ from nftbench.cli.names import there
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
-    from nftbench.reporting.grid import Grid
+    from nftbench.reporting.tables.grid import Grid
     from rewards.certify.run import Certificate
 
 app = typer.Typer()
@@ -105,7 +105,7 @@ def _show(certificate: "Certificate", place: str) -> None:
 
 
 def _checks(certificate: "Certificate") -> "Grid":
-    from nftbench.reporting.grid import grid_of
+    from nftbench.reporting.tables.grid import grid_of
 
     rows = [
         [

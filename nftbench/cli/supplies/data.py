@@ -14,7 +14,7 @@ from rewards.base import ConfigError, Weight
 if TYPE_CHECKING:
     from nftbench.benchmark.schema import Benchmark
     from nftbench.evaluation.ranking import Ranking
-    from nftbench.reporting.grid import Grid
+    from nftbench.reporting.tables.grid import Grid
     from nftbench.stats.estimates import Estimate
 
 app = typer.Typer(help="Prompt files of others: what is here, fetching; ranking of ready images.")
@@ -147,8 +147,8 @@ def _load(one: "Benchmark | Ranking", training: bool) -> None:
 
 def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Grid":
     from nftbench.benchmark import data_cache as data
-    from nftbench.reporting.grid import grid_of
-    from nftbench.reporting.reward_tables import size
+    from nftbench.reporting.tables.grid import grid_of
+    from nftbench.reporting.tables.reward_tables import size
 
     rows = []
     for one in everything:
@@ -168,7 +168,7 @@ def _listing(everything: Sequence["Benchmark | Ranking"]) -> "Grid":
 
 
 def _accuracies(ranking: "Ranking", found: dict[str, "Estimate"]) -> "Grid":
-    from nftbench.reporting.grid import grid_of
+    from nftbench.reporting.tables.grid import grid_of
 
     rows = [
         (

@@ -11,7 +11,7 @@ from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:
     from nftbench.evaluation.needs import Need
-    from nftbench.reporting.grid import Grid
+    from nftbench.reporting.tables.grid import Grid
     from rewards.weights.pull import Pulled
 
 app = typer.Typer()
@@ -47,7 +47,7 @@ def pull_files(
     Raises:
         ConfigError: `accept_digest` names none of the files, or a file cannot be had.
     """
-    from nftbench.reporting.reward_tables import pulled
+    from nftbench.reporting.tables.reward_tables import pulled
 
     accepted = set(accept_digest or ())
     unknown = accepted - set(files)
@@ -82,7 +82,7 @@ def pull_everything(
     from nftbench.benchmark import data_cache
     from nftbench.evaluation.loading import quiet
     from nftbench.evaluation.needs import needs
-    from nftbench.reporting.reward_tables import size
+    from nftbench.reporting.tables.reward_tables import size
     from rewards.weights import pull as weights
 
     quiet()
@@ -101,8 +101,8 @@ def pull_everything(
 
 
 def _listing(wanted: "Sequence[Need]") -> "Grid":
-    from nftbench.reporting.grid import grid_of
-    from nftbench.reporting.reward_tables import size
+    from nftbench.reporting.tables.grid import grid_of
+    from nftbench.reporting.tables.reward_tables import size
 
     rows = [
         (

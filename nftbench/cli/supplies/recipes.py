@@ -22,7 +22,7 @@ def recipes(
 ) -> None:
     """List the recipes; with a name: every key of one, its value, its default and what it means."""
     grid, records = _one(name) if name else _all()
-    from nftbench.reporting import text_tables
+    from nftbench.reporting.tables import text_tables
     from nftbench.runs.io import write_atomic
 
     if out is None:
@@ -34,7 +34,7 @@ def recipes(
 
 
 def _all():
-    from nftbench.reporting.grid import grid_of
+    from nftbench.reporting.tables.grid import grid_of
     from nftbench.training.config import overrides
 
     known = [overrides.load_recipe(name) for name in overrides.names()]
@@ -44,7 +44,7 @@ def _all():
 
 
 def _one(name: str):
-    from nftbench.reporting.grid import grid_of
+    from nftbench.reporting.tables.grid import grid_of
     from nftbench.training.config import keys, overrides
 
     recipe = overrides.load_recipe(name)

@@ -39,7 +39,7 @@ def list_rewards(
         measure()
         return
     import rewards
-    from nftbench.reporting import reward_tables
+    from nftbench.reporting.tables import reward_tables
 
     keys = rewards.available()
     console.answer([reward_tables.listing(keys)], [_said(key) for key in keys] if as_json else [])
@@ -53,7 +53,7 @@ def pull(
     accept_digest: AcceptDigest = None,
 ) -> None:
     """Fetch the weights of rewards into the cache, each checked by its sha256."""
-    from nftbench.reporting.reward_tables import size
+    from nftbench.reporting.tables.reward_tables import size
     from rewards.weights import pull as weights
 
     files = _files(names)
@@ -82,7 +82,7 @@ def measure(
     Several named rewards are also measured together in one process, where they share towers.
     """
     import rewards
-    from nftbench.reporting import reward_tables
+    from nftbench.reporting.tables import reward_tables
 
     def cost(*keys: str) -> "Cost":
         return _cost(keys, images, size, batch_size, seeded=seeded, device=device)
@@ -109,7 +109,7 @@ def variants(
 ) -> None:
     """Show how far the variants of one reward disagree on the same images."""
     from nftbench.evaluation.variants import compare, read_images, variants_of, write_csv
-    from nftbench.reporting import reward_tables
+    from nftbench.reporting.tables import reward_tables
 
     keys = variants_of(name)
     paths, prompts = read_images(images)

@@ -59,7 +59,7 @@ def readme(run: Run) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    from nftbench.reporting import summary_tables, text_tables
+    from nftbench.reporting.tables import summary_tables, text_tables
 
     rows = run_rows(run)
     for row in rows:

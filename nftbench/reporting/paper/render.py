@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from nftbench.benchmark.suites import Column
-from nftbench.reporting.grid import Grid, GridCell, GridLine
 from nftbench.reporting.paper.protocol import OPEN
 from nftbench.reporting.paper.table import PaperCell, PaperLine, PaperTable
 from nftbench.reporting.results import Result
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
 from nftbench.runs.row_files import stated
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run

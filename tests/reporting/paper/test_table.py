@@ -17,7 +17,7 @@ from nftbench.benchmark.suites import Column, Suite, SuiteRow
 from nftbench.cli import main as cli
 from nftbench.reporting.paper.render import as_table
 from nftbench.reporting.paper.table import PaperCell, paper_table, rounding
-from nftbench.reporting.text_tables import render
+from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.row_files import read_rows
 from nftbench.runs.seeds import write_parent
 from rewards.base import ConfigError

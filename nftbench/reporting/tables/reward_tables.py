@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 import rewards
-from nftbench.reporting.grid import Grid, grid_of
+from nftbench.reporting.tables.grid import Grid, grid_of
 from rewards.base import ConfigError, RewardInfo, Weight
 from rewards.certify.verdicts import standing
 from rewards.extras import extra_of

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nftbench.reporting.grid import Grid, GridCell, GridLine, grid_of
-from nftbench.reporting.terminal import show
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine, grid_of
+from nftbench.reporting.tables.terminal import show
 
 KEY, VALUE, WORDS = "geneval@pocket-nft:partial", "-12.345 to 23.456", "words " * 20
 GRID = grid_of(
@@ -53,6 +53,6 @@ def test_no_cell_is_ever_cut(rows, width):
 
 
 def test_a_wide_table_in_a_pipe_leaves_nothing_out():
-    from nftbench.reporting.text_tables import render
+    from nftbench.reporting.tables.text_tables import render
 
     assert "1234567" in render("terminal", [GRID], [])

@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 from rich.console import Console
 
-from nftbench.reporting.grid import Grid, GridCell, GridLine
-from nftbench.reporting.terminal import show
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
+from nftbench.reporting.tables.terminal import show
 from rewards.base import ConfigError
 
 SUFFIXES = {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.reporting.grid import Grid, GridCell, GridLine
-from nftbench.reporting.text_tables import format_of, render
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
+from nftbench.reporting.tables.text_tables import format_of, render
 from rewards.base import ConfigError
 from tests.helpers.made_tables import FORMATS, Texts
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from nftbench.benchmark.schema import Benchmark
 from nftbench.benchmark.suites import Suite
-from nftbench.reporting.grid import Grid, GridCell, GridLine, grid_of
 from nftbench.reporting.naming import aggregate_name
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine, grid_of
 from nftbench.runs.rows import Row
 from nftbench.stats.estimates import Estimate
 

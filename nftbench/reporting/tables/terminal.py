@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nftbench.reporting.grid import Grid, GridCell, GridLine
+from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
 
 PROSE = 24
 """Least width that a wrapped column keeps."""

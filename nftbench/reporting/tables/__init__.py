@@ -1,0 +1,1 @@
+"""What a table is, and the tables of runs, rewards and what else commands list."""
