@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nftbench.generation.sources.packaged import POLICY_FILE
 from nftbench.runs.seeds import folder_of, seeds_of
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import Change
@@ -18,17 +19,31 @@ from nftbench.training.callbacks.metrics_log import (
     read_averaging,
     read_metrics,
 )
+from nftbench.training.config.record import stored_recipe
 
 
 def runs_of(parent: Path) -> list[Path]:
     """The runs of a parent that are finished, in the order of the seeds."""
-    folders = [folder_of(parent, seed) for seed in seeds_of(parent)]
-    return [f for f in folders if (f / HELD_OUT / "after.parquet").is_file()]
+    return [f for seed in seeds_of(parent) if is_finished(f := folder_of(parent, seed))]
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run's last iteration was done, and validated where its recipe asks for that."""
+    if _is_validated(run) or not (run / POLICY_FILE).is_file():
+        return _is_validated(run)
+    recipe = stored_recipe(run)
+    asked = recipe.evaluation.every and recipe.evaluation.benchmarks
+    done = read_metrics(run)["iteration"].max()
+    return not asked and done >= sum(stage.iterations for stage in recipe.stages)
+
+
+def _is_validated(run: Path) -> bool:
+    return (run / HELD_OUT / "after.parquet").is_file()
 
 
 def read_seeds(parent: Path) -> list[Change]:
-    """Held-out metrics before and after, the mean over a parent's finished runs; empty before the first is."""
-    runs = runs_of(parent)
+    """Held-out metrics before and after, the mean over a parent's finished runs; empty where none was validated."""
+    runs = [run for run in runs_of(parent) if _is_validated(run)]
     if not runs:
         return []
     before, after = (

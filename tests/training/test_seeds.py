@@ -1,0 +1,60 @@
+"""Several seeds of one recipe by one command: a run each, made once; finished or not is a matter of the recipe."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nftbench.commands import seeds_to_evaluate, train_seeds
+from nftbench.training.seeds import is_finished, read_seeds
+from tests.helpers.trainings import quietly, settings_of
+
+
+def train(parent: Path, text: str, *settings: str) -> None:
+    top = {"checkpoint": None, "algorithm": None, "seed": None}
+    short = settings_of("stages.iterations=1", "evaluation.every=0", *settings)
+    train_seeds(None, short, top, text, out=parent, progress=quietly, say=quietly)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Two seeds, one iteration each, never validated."""
+    folder = tmp_path_factory.mktemp("seeds") / "parent"
+    train(folder, "0,1")
+    return folder
+
+
+@pytest.fixture
+def parent(trained, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(trained, tmp_path / "parent")
+
+
+def loras(parent: Path) -> dict[str, bytes]:
+    return {p.parts[-3]: p.read_bytes() for p in sorted(parent.glob("*/lora/*.safetensors"))}
+
+
+def test_each_seed_is_another_policy(parent):
+    assert list(loras(parent)) == ["seed-0", "seed-1"] and len(set(loras(parent).values())) == 2
+
+
+def test_what_was_never_validated_is_finished_with_its_last_iteration(parent, tmp_path):
+    assert is_finished(parent / "seed-0") and read_seeds(parent) == []
+    runs = [run for run, _ in seeds_to_evaluate(str(parent), "geneval-pocket", tmp_path / "out")]
+    assert runs == [str(parent / "seed-0"), str(parent / "seed-1")]
+
+
+def test_the_same_command_again_adds_what_is_missing_alone(parent):
+    before = loras(parent)
+    made = (parent / "seed-0" / "metrics.jsonl").stat().st_mtime_ns
+    train(parent, "0,1,2")
+    assert {k: v for k, v in loras(parent).items() if k != "seed-2"} == before
+    assert (parent / "seed-0" / "metrics.jsonl").stat().st_mtime_ns == made
+    assert is_finished(parent / "seed-2")
+
+
+def test_an_iteration_that_was_not_done_is_missed(parent):
+    metrics = parent / "seed-1" / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join(lines[:-1]))
+    assert not is_finished(parent / "seed-1")
