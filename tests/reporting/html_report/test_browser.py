@@ -277,3 +277,95 @@ def test_five_thousand_images_are_light_and_scroll_to_the_end(visit):
     wait_until(page, "[...document.querySelectorAll('.card img')].at(-1).naturalWidth === 16")
     page.select_option("[name=outcome]", "pass")
     assert count(page).startswith("2500 of 5000 images")
+
+
+def test_filters_stand_in_the_address_and_a_link_gives_them_back(visit):
+    page = to_gallery(visit("one"))
+    page.select_option("[name=task]", "two_object")
+    page.select_option("[name=outcome]", "fail")
+    shown, address = prompts(page), page.evaluate("location.hash")
+    assert address == "#task=two_object&outcome=fail"
+    again = visit("one", hash=address)
+    again.locator(".card").first.wait_for()
+    assert prompts(again) == shown == ["two stars", "a red star"]
+    assert again.locator("[name=task]").input_value() == "two_object"
+    again.click("[type=reset]")
+    wait_until(again, "location.hash === '#gallery'")
+    strange = to_gallery(visit("one", hash="#task=%3Cb%3E&order=nonsense&other=1"))
+    assert count(strange).startswith("10 of 10")
+
+
+def saved(page, button) -> str:
+    with page.expect_download() as download:
+        button.click()
+    return Path(download.value.path()).read_text("utf-8")
+
+
+def test_tables_and_charts_are_saved(visit):
+    page = visit("both")
+    table = saved(page, page.locator("#table .save").first)
+    assert table.splitlines()[0].startswith("metric,of,A,95% interval,n,failed,B,")
+    assert "pick@made,image mean," in table
+    plot = page.locator("#training .plot").first
+    rows = saved(page, plot.locator(".save", has_text="CSV")).splitlines()
+    assert rows[:2] == ["run,iteration,made/pick@made,low,high", "train,0,20,,"]
+    drawn = saved(page, plot.locator(".save", has_text="SVG"))
+    assert drawn.startswith("<svg") and "made/pick@made" in drawn and "<path" in drawn
+    bars = saved(page, page.locator(".bars .save", has_text="CSV").first).splitlines()
+    assert bars[0] == "geneval@made by task,run,value,low,high,images" and "base" in bars[1]
+
+
+def test_three_runs_side_by_side(visit):
+    page = to_gallery(visit("three"))
+    page.select_option("[name=b]", "all")
+    card = page.locator(".card").first
+    assert card.locator(".pictures > *").count() == 3
+    assert [text[0] for text in card.locator(".score").all_text_contents()] == ["A", "B", "C"]
+    assert "sets" in count(page)
+    card.click()
+    assert page.locator("dialog .sides figure").count() == 3
+    assert page.locator(".scoretable thead, .scoretable tr").first.locator(".chip").count() == 3
+
+
+def test_colours_can_be_read_in_light_and_dark(visit):
+    """WCAG AA: 4.5 to 1 of every text colour on both of the page's grounds."""
+    for scheme in ("light", "dark"):
+        page = visit("one", color_scheme=scheme)
+        names = ["ink", "quiet", "link", "pass", "fail", *"abcdefgh", "paper", "raised"]
+        found = page.evaluate(
+            "names => names.map(n => getComputedStyle(document.documentElement).getPropertyValue(`--${n}`).trim())",
+            names,
+        )
+        colours = dict(zip(names, found, strict=True))
+        grounds = [light(colours.pop(name)) for name in ("paper", "raised")]
+        for name, colour in colours.items():
+            for ground in grounds:
+                low, high = sorted((light(colour), ground))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, name)
+
+
+def light(colour: str) -> float:
+    """Relative luminance of `#rrggbb`, in [0, 1]."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_wide_table_says_that_it_scrolls(visit):
+    page = visit("both", width=390, height=800)
+    assert page.locator("#table .hint").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not visit("one", width=1600).locator("#table .hint").first.is_visible()
+
+
+def test_printed_pages_show_everything_that_is_folded(visit):
+    page = visit("both")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#training .plot").last.is_visible()
+    assert (
+        not page.locator("#gallery").is_visible() and not page.locator(".files").first.is_visible()
+    )
+    track = page.locator(".track i").first
+    assert track.evaluate("bar => getComputedStyle(bar).printColorAdjust") == "exact"
+    assert page.pdf().startswith(b"%PDF")
