@@ -29,10 +29,10 @@ FLOORS = (
     {"rewards"},
 )
 """From the top down: a folder imports itself and lower floors; two of one floor do not know each other."""
-GROUND = {"nftbench", "nftbench.resources"}
+GROUND = {"nftbench", "nftbench.parsing", "nftbench.resources"}
 SINGLE = {"rewards", "nftbench.__main__", "nftbench.api", "nftbench.commands"}
 """Floors that are no folder of `nftbench`."""
-"""What every folder of nftbench may import: the version, and where the data files lie."""
+"""What every folder of nftbench may import: the version, where the data files lie, and how texts are parsed."""
 
 
 def imported(path: Path) -> set[str]:

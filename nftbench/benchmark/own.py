@@ -32,6 +32,7 @@ from nftbench.benchmark.prompts import (
     text_lines,
     whole_characters,
 )
+from nftbench.parsing import parse_json
 from rewards.base import ConfigError, Prompt
 
 KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "tag": "tag"}
@@ -62,7 +63,6 @@ def read_prompts(path: Path) -> list[Prompt]:
     for number, record in rows(path, data):
         try:
             prompt = prompt_of(record, f"{number - 1:05d}", first)
-            whole_characters(prompt)
             refuse_twice(prompt, number, seen)
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
@@ -106,10 +106,13 @@ def _table(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     text_lines(path, data)  # refuses another encoding, and an empty file
     reader = csv.DictReader(io.StringIO(data.decode("utf-8"), newline=""), strict=True)
     try:
-        if not any(KEYS.get((name or "").strip()) == "prompt" for name in reader.fieldnames or ()):
+        names = [(name or "").strip() for name in reader.fieldnames or ()]
+        if not any(KEYS.get(name) == "prompt" for name in names):
             raise ConfigError(
-                f"{path}, line 1: expected a header with a column 'prompt', got {reader.fieldnames}"
+                f"{path}, line 1: expected a header with a column 'prompt', got {names}"
             )
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{path}, line 1: two columns of one name, got {names}")
         for row in reader:
             if None in row or None in row.values():
                 raise ConfigError(
@@ -130,37 +133,52 @@ def prompt_of(record: Mapping[str, Any], own_id: str, first: dict[str, str]) -> 
         first: the cluster of each text that was seen; one that is new is added.
 
     Raises:
-        ConfigError: no prompt, a value of another kind, or a misspelt key.
+        ConfigError: no prompt, a value of another kind, a misspelt key, or two of one meaning; half a character.
     """
-    found: dict[str, Any] = {}
-    given = record.get("target")
-    if given is not None and not isinstance(given, Mapping):
-        raise ConfigError(f"expected 'target' to be an object, got {given!r}")
-    for name, value in {**record, **(given or {})}.items():
-        if name == "target":
-            continue
-        meaning = KEYS.get(name)
-        if meaning is None:
-            near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.75)
-            if near:
-                raise ConfigError(f"unknown key {name!r}; did you mean {near[0]!r}?")
-            continue
-        found[meaning] = value
-    text = _text(found, "prompt")
+    found = by_meaning(record)
+    text = as_text(found, "prompt")
     if not text:
         raise ConfigError(f"expected 'prompt' to be a text, got {found.get('prompt')!r}")
-    own_id = str(found["id"]) if isinstance(found.get("id"), str | int) else own_id
-    cluster = _text(found, "cluster") or first.setdefault(text, own_id)
-    return Prompt(
-        id=check_id(own_id),
+    own_id = check_id(found.get("id", own_id))
+    cluster = as_text(found, "cluster") or first.setdefault(text, own_id)
+    prompt = Prompt(
+        id=own_id,
         text=text,
-        tag=_text(found, "tag"),
+        tag=as_text(found, "tag"),
         target=scene({k: _from_json(k, found[k]) for k in TARGETS if k in found}),
         cluster="" if cluster == own_id else cluster,
     )
+    whole_characters(prompt)
+    return prompt
 
 
-def _text(found: Mapping[str, Any], key: str) -> str:
+def by_meaning(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line says, by what `KEYS` calls it; keys that mean nothing are left out.
+
+    Raises:
+        ConfigError: a key that is nearly one of them, or two of one meaning.
+    """
+    given = record.get("target")
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"expected 'target' to be an object, got {given!r}")
+    found: dict[str, tuple[str, Any]] = {}
+    for name, value in [*record.items(), *(given or {}).items()]:
+        meaning = KEYS.get(name)
+        if meaning in found:
+            raise ConfigError(f"{found[meaning][0]!r} and {name!r} mean the same; keep one")
+        if meaning:
+            found[meaning] = (name, value)
+        elif name != "target" and (near := difflib.get_close_matches(name, KEYS, 1, 0.75)):
+            raise ConfigError(f"unknown key {name!r}; did you mean {near[0]!r}?")
+    return {meaning: value for meaning, (_, value) in found.items()}
+
+
+def as_text(found: Mapping[str, Any], key: str) -> str:
+    """A text without blanks around it, or a whole number as one; empty where there is none.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
     value = found.get(key, "")
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -174,7 +192,7 @@ def _from_json(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return parse_json(value)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"expected {key!r} to be a JSON list ({error})") from None
 

@@ -8,9 +8,11 @@ import functools
 import os
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from nftbench.parsing import parse_toml
 from nftbench.resources import data_folder
 from rewards.base import ConfigError
 
@@ -42,6 +44,18 @@ def add(folder: Path) -> None:
     if whole in _added:
         _added.remove(whole)
     _added.insert(0, whole)
+
+
+@contextmanager
+def kept_if_sound(folder: Path) -> Iterator[None]:
+    """Look in a folder too (`add`), from then on only where what is done with it succeeds."""
+    before = [*_added]
+    add(folder)
+    try:
+        yield
+    except ConfigError:
+        _added[:] = before
+        raise
 
 
 def own() -> list[Path]:
@@ -107,7 +121,7 @@ def parse(path: Path) -> dict[str, Any]:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise ConfigError(f"{path}: expected a TOML of at most {LARGEST} bytes")
-        return tomllib.loads(data.decode("utf-8"))
+        return parse_toml(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"

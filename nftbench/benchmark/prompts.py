@@ -155,8 +155,11 @@ def text_lines(path: Path, data: bytes) -> list[str]:
     A byte order mark in front, carriage returns and empty lines at the end are left out.
 
     Raises:
-        ConfigError: not UTF-8, or no line at all.
+        ConfigError: not UTF-8, a null byte, or no line at all.
     """
+    if b"\0" in data:  # Latin letters in UTF-16 without its mark are valid UTF-8, but for these
+        place = data.index(b"\0")
+        raise ConfigError(f"{path}: not UTF-8 text (null byte at {place}); save it as UTF-8")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -196,12 +199,15 @@ def with_origins(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def whole_characters(prompt: Prompt) -> None:
-    """Refuse half a surrogate pair, which no file can hold.
+    """Refuse half a surrogate pair, which no file can hold, and the null character, at which many programs stop.
 
     Raises:
         ConfigError: there is one; quotes the text.
     """
-    for said in (prompt.text, prompt.tag, json.dumps(prompt.target, ensure_ascii=False)):
+    target = json.dumps(prompt.target, ensure_ascii=False)
+    for said in (prompt.text, prompt.tag, prompt.cluster, target):
+        if "\0" in said:
+            raise ConfigError(f"a null character in {said[:40]!a}")
         try:
             said.encode()
         except UnicodeEncodeError:

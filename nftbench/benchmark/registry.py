@@ -97,8 +97,11 @@ def _suite_file(path: Path) -> Suite:
             f"{hint}"
         )
     folder = path.resolve().parent
-    places.add(folder.parent if folder.name == "suites" else folder)
-    return load_suite(path.stem)
+    with places.kept_if_sound(folder.parent if folder.name == "suites" else folder):
+        suite = load_suite(path.stem)
+        for name in suite.benchmarks:
+            load_benchmark(name)
+        return suite
 
 
 def choose(prompts: list[Prompt], limit: int | None) -> list[Prompt]:

@@ -6,10 +6,13 @@ Nothing heavy is imported before something is shown.
 import json
 import logging
 import math
+import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -29,6 +32,9 @@ STOPPED = 3
 UNSCORED = 4
 """All was done, and more images than `--max-failed` allows have no score."""
 INTERRUPTED = 130
+TORCHRUNS_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Variable by which torchrun names a file for why a process failed. It shows that beside the process's exit code, and
+ends with 1 itself."""
 LOG = logging.getLogger("nftbench")
 """Its level is how much is said beside a result: ERROR shows no progress, DEBUG passes on what libraries say."""
 
@@ -114,7 +120,12 @@ def fail(message: str, code: int) -> NoReturn:
     """End the command: one line to standard error, and an exit code."""
     if code == INTERRUPTED and not is_main():
         sys.exit(code)  # all were asked to stop, and the first one says so
-    sys.stderr.write(f"nftbench: {' '.join(message.split())}\n")
+    line = f"nftbench: {' '.join(message.split())}"
+    sys.stderr.write(f"{line}\n")
+    if told := os.environ.get(TORCHRUNS_FILE):
+        with suppress(OSError):
+            about = {"message": line, "timestamp": int(time.time())}
+            Path(told).write_text(json.dumps(about), encoding="utf-8")
     sys.exit(code)
 
 

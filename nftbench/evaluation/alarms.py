@@ -4,13 +4,13 @@ A number over half of the images is not a number of the benchmark, and a reward 
 finds no object in any or reads no text in any has most likely been handed the wrong pictures.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from nftbench.parsing import parse_json
 from nftbench.runs.rows import lost
 from nftbench.runs.run_folder import Run
 from rewards.base import PART
@@ -84,7 +84,7 @@ def _alarms(benchmark: str, table: pd.DataFrame, key: str) -> Iterator[Alarm]:
 
 def _parsed(text: object) -> dict:
     try:
-        found = json.loads(text) if isinstance(text, str) and text else {}
+        found = parse_json(text) if isinstance(text, str) and text else {}
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

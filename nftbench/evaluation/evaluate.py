@@ -30,6 +30,7 @@ from nftbench.evaluation.services import ask_for_images
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.image_service import ImageService
 from nftbench.generation.sampling import Sample, image_seed
+from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.io import sweep, write_table
 from nftbench.runs.lock import hold, refuse_held_parts
@@ -212,7 +213,7 @@ def refuse_other_rewards(run: Run, rewards: Mapping[str, Mapping[str, Reward]]) 
     for benchmark, mine in rewards.items():
         for key, reward in mine.items():
             before = known.get(benchmark, {}).get(key)
-            now = json.loads(json.dumps(asdict(reward.info)))
+            now = parse_json(json.dumps(asdict(reward.info)))
             changed = [
                 f
                 for f in now

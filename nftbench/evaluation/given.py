@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from nftbench.benchmark import own
-from nftbench.benchmark.prompts import json_object, required, scene, text_lines
+from nftbench.benchmark.prompts import (
+    check_id,
+    json_object,
+    required,
+    scene,
+    text_lines,
+    whole_characters,
+)
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
 from nftbench.evaluation.evaluate import versions
@@ -139,10 +146,10 @@ def _geneval(folder: Path) -> Iterator[GivenImage]:
     try:
         record = json_object(text_lines(path, _short(path))[0])
         text, tag = required(record, "prompt", str), str(record.get("tag", ""))
-        target = scene(record)
+        prompt = Prompt(id=check_id(folder.name), text=text, tag=tag, target=scene(record))
+        whole_characters(prompt)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    prompt = Prompt(id=folder.name, text=text, tag=tag, target=target)
     samples = folder / "samples"
     found = _pictures(samples) if samples.is_dir() else []
     if not found:
@@ -152,17 +159,19 @@ def _geneval(folder: Path) -> Iterator[GivenImage]:
 
 
 def _listed(path: Path) -> Iterator[GivenImage]:
-    """JSON lines; lines of one text and tag without an `id` are images of one prompt."""
+    """JSON lines; lines of one text and tag without an `id` are images of one prompt, those of one text one cluster."""
     known: dict[tuple[str, str], str] = {}
+    first: dict[str, str] = {}
     for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
         try:
             record = json_object(line)
             image = required(record, "image", str)
             if "\0" in image:
                 raise ConfigError(f"expected 'image' to be a path, got {image!r}")
-            prompt = own.prompt_of({k: v for k, v in record.items() if k != "image"}, "x", {})
-            place = known.setdefault((prompt.text, prompt.tag), f"{number - 1:05d}")
-            prompt = replace(prompt, id=prompt.id if "id" in record else place, cluster="")
+            said = own.by_meaning({k: v for k, v in record.items() if k != "image"})
+            asked = own.as_text(said, "prompt"), own.as_text(said, "tag")
+            place = known.setdefault(asked, f"{number - 1:05d}")
+            prompt = own.prompt_of(said, place, {} if "id" in said else first)
             prompt = replace(prompt, origin=f"{path.name}, line {number}")
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
@@ -219,7 +228,8 @@ def _own_benchmark(
         each, chosen = 1, []
         for prompt, paths in of:
             for i, path in enumerate(paths):
-                one = replace(prompt, id=f"{prompt.id}.{i:02d}", cluster=prompt.id)
+                own_cluster = prompt.cluster or prompt.id
+                one = replace(prompt, id=f"{prompt.id}.{i:02d}", cluster=own_cluster)
                 chosen.append((Sample(one, 0), path))
         prompts = [sample.prompt for sample, _ in chosen]
     stem = source.stem if source.is_file() else source.resolve().name

@@ -5,10 +5,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from nftbench.benchmark import own
 from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
 from nftbench.evaluation.scoring import score_files, scorer_identity
 from nftbench.generation.sampling import Sample
@@ -27,7 +29,7 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     """Read a list of images: JSON lines with `image` (a path beside the list) and `prompt`.
 
     `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata. Lines
-    without an `id` of one text (and tag) are images of one prompt: intervals are clustered by it.
+    without an `id` of one text and tag are images of one prompt, and those of one text one cluster of the intervals.
 
     Raises:
         ConfigError: a broken line, with file and line number, or a path that leaves the list's folder; not UTF-8.
@@ -35,10 +37,12 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     if not path.is_file():
         raise ConfigError(f"no image list {path}")
     paths, prompts = [], []
-    known: dict[tuple[str, str], str] = {}
-    for number, line in enumerate(text_lines(path, path.read_bytes()), start=1):
+    known: dict[tuple[str, str | None], str] = {}
+    named: dict[str, Prompt] = {}
+    for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
         try:
             file, prompt = _entry(line, path, number, known)
+            _refuse_another(prompt, named.setdefault(prompt.id, prompt))
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {as_text(str(error))}") from None
         paths.append(file)
@@ -47,19 +51,34 @@ def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
 
 
 def _entry(
-    line: str, path: Path, number: int, known: dict[tuple[str, str], str]
+    line: str, path: Path, number: int, known: dict[tuple[str, str | None], str]
 ) -> tuple[Path, Prompt]:
-    """A line's file and prompt; `known` holds the ids of prompts that have none of their own, by text and tag."""
+    """A line's file and prompt; `known` holds the ids of prompts without one, by text and tag (None: any tag)."""
     record = json_object(line)
     name = required(record, "image", str)
     if "\0" in name:
         raise ConfigError(f"expected 'image' to be a path, got {name!r}, which holds a null byte")
-    target = scene(record)
-    text, tag = required(record, "prompt", str), as_text(str(record.get("tag", "")))
-    own = record["id"] if "id" in record else known.setdefault((text, tag), f"{number - 1:05d}")
+    said = own.by_meaning({k: v for k, v in record.items() if k != "image"})
+    target = scene(said)
+    text, tag = required(said, "prompt", str), as_text(own.as_text(said, "tag"))
+    if not text.strip():
+        raise ConfigError(f"expected 'prompt' to be a text, got {text!r}")
+    own_id = said["id"] if "id" in said else known.setdefault((text, tag), f"{number - 1:05d}")
     origin = f"{path.name}, line {number}"
-    prompt = Prompt(id=check_id(own), text=text, tag=tag, target=target, origin=origin)
+    prompt = Prompt(id=check_id(own_id), text=text, tag=tag, target=target, origin=origin)
+    if "id" not in said:
+        cluster = known.setdefault((text, None), prompt.id)
+        prompt = replace(prompt, cluster="" if cluster == prompt.id else cluster)
     return _inside(path.parent, name), prompt
+
+
+def _refuse_another(prompt: Prompt, first: Prompt) -> None:
+    """Refuse an id of two prompts: intervals would take their images for those of one."""
+    if (prompt.text, prompt.tag) != (first.text, first.tag):
+        raise ConfigError(
+            f"id {prompt.id!r} is {first.text[:60]!r} in {first.origin}, and {prompt.text[:60]!r} here; give "
+            "different prompts different ids"
+        )
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -86,8 +105,8 @@ def scores_file(path: Path, images: Sequence[Path], out: Path | None) -> Path:
     written = out or path.with_suffix(".scores.parquet")
     if written.suffix.lower() not in ENDINGS:
         raise ConfigError(f"{written}: expected a file that ends in {' or '.join(ENDINGS)}")
-    if written.is_dir():
-        raise ConfigError(f"{written} is a folder; --out takes a file")
+    if written.exists() and not written.is_file():
+        raise ConfigError(f"{written} is not an ordinary file; choose another --out")
     if written.resolve() in {path.resolve(), *images}:
         raise ConfigError(
             f"{written} is the list itself or one of its images; choose another --out"
@@ -118,11 +137,14 @@ def score_list(
             "key": [f"{i:06d}" for i in range(len(paths))],
             "prompt_id": [p.id for p in prompts],
             "tag": [p.tag for p in prompts],
+            "cluster": [p.cluster or p.id for p in prompts],
             "prompt": [as_text(p.text) for p in prompts],
             "image": [as_text(p.name) for p in paths],
             "sha256": [_digest(p) for p in paths],
         }
     )
+    if table["cluster"].equals(table["prompt_id"]):
+        table = table.drop(columns="cluster")
     kept = Run(written.with_name(f".{written.name}.parts"))
     try:
         with hold(kept.folder):

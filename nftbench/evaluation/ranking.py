@@ -1,6 +1,5 @@
 """Ranking benchmarks: does a reward order ready images of one prompt as people did? Nothing is generated."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.registry import known, names, read
 from nftbench.benchmark.schema import Frozen
 from nftbench.evaluation.scoring import score_files
+from nftbench.parsing import parse_json
 from nftbench.stats.estimates import Estimate, clustered_mean
 from nftbench.stats.intervals import SHARE
 from rewards.base import ConfigError, Progress, Prompt, Reward, Weight
@@ -84,7 +84,7 @@ def read_items(path: Path) -> list[Item]:
         ConfigError: no such list, or an item that is broken; names its number.
     """
     try:
-        records = json.loads(path.read_bytes())
+        records = parse_json(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path}: expected JSON ({error})") from None
     if not isinstance(records, list):

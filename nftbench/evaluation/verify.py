@@ -14,9 +14,7 @@ from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.loading import load_rewards, quiet, refuse_unnamed_files
 from nftbench.evaluation.scoring import score_files
 from nftbench.generation.sampling import Sample, samples
-from nftbench.runs.row_files import (
-    run_rows,
-)
+from nftbench.runs.row_files import run_rows
 from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Reward, RewardInfo
@@ -85,6 +83,8 @@ def verify(run: Run, fraction: float, seed: int, progress: Progress) -> Verifica
         problems += _missing(run, name, asked, table)
         problems += _not_as_made(run, name, protocol, asked, changed)
         problems += _wrong_rows(run, name, protocol, table, rows)
+        if not run.is_sealed(name):
+            problems.append(f"{name}: samples.parquet is not the table that this run wrote")
         some = _some(asked, fraction, seed, changed)
         seen += len(some)
         for key in keys[name]:

@@ -4,7 +4,6 @@
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from nftbench.generation.sources.packaged import (
 )
 from nftbench.generation.sources.pipelines import build, read_index
 from nftbench.generation.sources.reference import INDEX, LORA, Part, Reference, hub_place, parse
+from nftbench.parsing import parse_json, parse_toml
 from rewards.base import ConfigError
 
 WEIGHTS_FOLDER = {"lora": "lora", "full": "pipeline"}
@@ -109,7 +109,7 @@ def _own_file(base: str) -> dict[str, Any]:
     path = place_of(base) / "nftbench.toml"
     if path.is_file():
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            return parse_toml(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{path} is not valid TOML ({error})") from None
     trained = trained_folder(base)
@@ -198,7 +198,7 @@ def trained_folder(checkpoint: str) -> TrainedFolder | None:
     if not path.is_file():
         return None
     try:
-        trained = TrainedFolder(path.parent, **json.loads(path.read_text(encoding="utf-8")))
+        trained = TrainedFolder(path.parent, **parse_json(path.read_text(encoding="utf-8")))
         said = (trained.base, trained.base_digest, trained.method, trained.weights)
         if not all(isinstance(v, str) for v in said):
             raise ValueError("each of them a text")

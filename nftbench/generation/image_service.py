@@ -8,7 +8,6 @@ import base64
 import binascii
 import hashlib
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from nftbench.generation.sampling import Sample
+from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 from rewards.images.pixels import ImageError, from_pil
 from rewards.vlm.exchange import Endpoint, Failure, Session, ask_all
@@ -185,7 +185,7 @@ async def _attempt(
         body.pop("response_format")  # some models send base64 unasked and refuse to be asked
         raise Failure(str(fault), status=400) from None
     try:
-        answer = json.loads(text)
+        answer = parse_json(text)
         first = answer["data"][0]
         encoded, address = first.get("b64_json"), first.get("url")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

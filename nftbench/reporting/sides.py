@@ -1,6 +1,5 @@
 """The two sides of a comparison: evaluations by their sample tables, trainings by their held-out images at the end."""
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 import rewards as registry
 from nftbench.benchmark.schema import Protocol
+from nftbench.parsing import parse_json
 from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
 from nftbench.reporting.results import EVALUATION, Result
 from nftbench.reporting.seed_rows import SCORED_BY, WORDS, refuse_other_seeds
@@ -133,7 +133,7 @@ def side_of(result: Result) -> Side:
 def _measured(folder: Path) -> dict[str, Any]:
     path = folder / HELD_OUT / MEASURED
     try:
-        return dict(json.loads(path.read_bytes())["sets"])
+        return dict(parse_json(path.read_bytes())["sets"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
             f"{folder} does not say how it was validated: {path} is missing or broken; "

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ TEMPORARY = re.compile(r"\.nftbench-(?P<host>.+)-(?P<pid>[0-9]{1,10})-[0-9a-f]{8
 OLD = ".old"
 """Ending of a folder that stood aside while another took its place."""
 _RETRIES = 100
+CONTENT = "nftbench:content"
+"""Name of what a table's file says of its values: their digest."""
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS)
 """What file systems say that know no such waiting."""
 
@@ -167,9 +170,10 @@ def _host() -> str:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a parquet file whole or not at all."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
+    """Write a parquet file whole or not at all, and note in it what it holds, so that damage is seen."""
+    noted, buffer = table.copy(deep=False), io.BytesIO()
+    noted.attrs = {CONTENT: _content(table)}
+    noted.to_parquet(buffer, index=False)
     write_atomic(path, buffer.getvalue())
 
 
@@ -181,11 +185,25 @@ def read_table(path: Path, *, remedy: str) -> pd.DataFrame:
         remedy: what to do when it is missing or broken, such as `run: nftbench score RUN`.
 
     Raises:
-        ConfigError: it is not there, or is not a whole parquet file.
+        ConfigError: it is not there, is not a whole parquet file, or holds other values than were written.
     """
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; {remedy}") from None
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is broken: {error}; {remedy}") from None
+    noted = table.attrs.pop(CONTENT, None)
+    if noted not in (None, _content(table)):
+        raise ConfigError(f"{path} is damaged: it holds other values than were written; {remedy}")
+    return table
+
+
+def _content(table: pd.DataFrame) -> str:
+    """Digest of a table's columns and values, whatever a file makes of their types; what is missing is missing."""
+    digest = hashlib.sha256()
+    for name in table:
+        values = table[name].astype(object)
+        found = values.where(values.notna(), None).tolist()
+        digest.update(json.dumps([name, found], default=str).encode())
+    return digest.hexdigest()

@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nftbench.parsing import parse_json
 from nftbench.runs.io import alive, make_folder, write_atomic
 from rewards.base import ConfigError
 
@@ -128,7 +129,7 @@ def _owner_of(lock: FileLock) -> dict[str, Any]:
     Until it has written that, what lies there is nothing, or the word of one that died: then it is `brief`.
     """
     try:
-        owner = json.loads(_note(lock).read_bytes())
+        owner = parse_json(_note(lock).read_bytes())
     except (OSError, ValueError):
         return {"brief": True}
     if not isinstance(owner, dict) or not isinstance(owner.get("pid"), int):

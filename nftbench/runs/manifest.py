@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from nftbench.benchmark.schema import in_words
+from nftbench.parsing import parse_json
 from nftbench.runs.io import TEMPORARY
 from nftbench.runs.lock import LOCK
 from rewards.base import ConfigError, RewardInfo
@@ -85,7 +86,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ConfigError: not JSON, an entry missing or of a wrong type; one line with the field and what it holds.
     """
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON ({error}); choose another --out") from None
     if isinstance(manifest, dict) and manifest.pop(CHECK, None) not in (None, _check(manifest)):

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from nftbench.benchmark import own, places
 from nftbench.benchmark.schema import Protocol, in_words
 from nftbench.generation.sampling import Sample
+from nftbench.parsing import parse_json
 from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.runs.manifest import MANIFEST, manifest_bytes, read_manifest
 from nftbench.runs.row_files import encode, entry
@@ -177,7 +178,7 @@ class Run:
     def made(self, benchmark: str, number: int, batch: Sequence[Sample], origin: str) -> list[str]:
         """Digest of each of a batch's images as it was made; empty where nothing of this origin says so."""
         try:
-            noted = json.loads(self.digests_path(benchmark, number).read_bytes())
+            noted = parse_json(self.digests_path(benchmark, number).read_bytes())
             known = noted["images"] if noted["origin"] == origin else {}
             return [str(known.get(s.key, "")) for s in batch]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -197,7 +198,7 @@ class Run:
     def _noted(self, benchmark: str, number: int, key: str) -> dict[str, Any]:
         """What was noted of a batch under a key, or all of it; empty where nothing sound was."""
         try:
-            noted = json.loads(self.digests_path(benchmark, number).read_bytes())
+            noted = parse_json(self.digests_path(benchmark, number).read_bytes())
         except (OSError, ValueError):
             return {}
         found = noted.get(key, {}) if key and isinstance(noted, dict) else noted
@@ -235,9 +236,9 @@ class Run:
             bound: what they must be bound to; without the column `scorer` any one scorer is taken.
         """
         try:
-            table = pd.read_parquet(self.scores_path(benchmark, reward, batch))
+            table = read_table(self.scores_path(benchmark, reward, batch), remedy="")
             here = table[list(bound.columns)]
-        except (OSError, ValueError, KeyError):  # pyarrow's own errors are ValueErrors
+        except (ConfigError, KeyError):
             return None
         if reward not in table or here.values.tolist() != bound.values.tolist():
             return None
@@ -272,10 +273,14 @@ class Run:
         missing = set(SAMPLE_COLUMNS) - set(table.columns)
         if missing:
             raise ConfigError(f"{path} lacks {min(missing)}; {remedy}")
-        noted = self.manifest.get("samples", {}).get(benchmark)
-        if sealed and noted and noted != _sha256(path):
+        if sealed and not self.is_sealed(benchmark):
             raise ConfigError(f"{path} is not the table that this run wrote; {remedy}")
         return table
+
+    def is_sealed(self, benchmark: str) -> bool:
+        """Whether a benchmark's sample table is the one that the run noted (`seal`), where it noted any."""
+        noted = self.manifest.get("samples", {}).get(benchmark)
+        return not noted or noted == _sha256(self.samples_path(benchmark))
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
 from rewards.base import ConfigError
 
@@ -47,7 +48,7 @@ def seeds_of(parent: Path) -> list[int]:
     """
     path = parent / SEEDS
     try:
-        seeds = json.loads(path.read_bytes())
+        seeds = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is broken: {error}; expected a list such as [0, 1, 2]") from None
     whole = isinstance(seeds, list) and all(type(s) is int and s >= 0 for s in seeds)

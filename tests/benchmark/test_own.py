@@ -74,6 +74,18 @@ def test_equal_prompts_are_one_cluster_and_blank_lines_none(tmp_path):
         ("a.jsonl", '{"prompt": "x", "prompt": "y"}\n', "line 1: key 'prompt' stands twice"),
         ("a.jsonl", '{"prompt": "x", "id": "A"}\n{"prompt": "y", "id": "a"}\n', "line 2: id 'a'"),
         ("a.jsonl", '{"prompt": "x", "id": "%s"}\n' % ("i" * 201), "line 1: .* at most 200"),
+        ("a.jsonl", '{"prompt": "x", "tag": "\\ud83d"}\n', "line 1: half a surrogate pair"),
+        ("a.jsonl", '{"prompt": "x", "cluster": "\\ud83d"}\n', "line 1: half a surrogate pair"),
+        ("a.jsonl", '{"prompt": "x\\u0000"}\n', "line 1: a null character"),
+        ("a.jsonl", '{"prompt": "x", "id": true}\n', "line 1: expected an id"),
+        ("a.jsonl", '{"prompt": "x", "id": null}\n', "line 1: expected an id"),
+        ("a.jsonl", '{"prompt": "x", "id": ["y"]}\n', "line 1: expected an id"),
+        ("a.jsonl", '{"prompt": "x", "id": 1.0}\n', "line 1: expected an id"),
+        ("a.jsonl", '{"prompt": "x", "tag": ["y"]}\n', "line 1: expected 'tag' to be a text"),
+        ("a.jsonl", '{"prompt": "x", "text": "y"}\n', "'prompt' and 'text' mean the same"),
+        ("a.jsonl", '{"prompt": "x", "include": [], "target": {"include": []}}\n', "mean the same"),
+        ("a.txt", "x\n".encode("utf-16-le"), "not UTF-8 text .null byte at 1"),
+        ("a.csv", "prompt,prompt\nx,y\n", "two columns of one name"),
         ("a.jsonl", "not json\n", "line 1: expected a JSON object"),
         ("a.csv", "words\nx\n", "a column 'prompt'"),
         ("a.csv", "prompt,tag\nx,y,z\n", "line 2: expected 2 cells"),
@@ -239,6 +251,7 @@ def test_other_prompts_are_another_protocol(mine):
         ("signs.toml", f'name = "else"\n{SIGNS}', "name the file so"),
         ("signs.toml", SIGNS.encode("utf-16"), "not UTF-8"),
         ("signs.toml", f"{SIGNS}[", "signs.toml"),
+        ("signs.toml", "rewards = " + "[" * 100_000, "nested too deep"),
         ("shop.toml", SHOP.replace("columns", "colums"), "did you mean 'columns'"),
         ("geneval.toml", SIGNS, "ships with the project"),
     ],
@@ -250,6 +263,21 @@ def test_a_mistake_in_a_toml_is_one_line(mine, file, text, said):
         load_benchmark("signs")
         load_suite("shop")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", [SIGNS, f"{SHOP}[", SHOP.replace("ocr-pocket", "ocr-poket"), SHOP.replace("[", "7", 1)]
+)
+def test_a_suite_file_that_is_broken_leaves_nothing_behind(mine, text):
+    """In a Python session, its folder's benchmarks would be found by every later command."""
+    path = written(mine, "shop.toml", text)
+    if text is SIGNS:
+        written(mine, "prompts/signs.txt", b"\xff")
+        path = path.rename(mine / "signs.toml")
+    before = places.own()
+    with pytest.raises(ConfigError):
+        load_suite(str(path))
+    assert places.own() == before and "signs" not in names()
 
 
 def test_no_such_suite_file_or_folder(tmp_path):

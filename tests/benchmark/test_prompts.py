@@ -81,7 +81,7 @@ def test_digest_and_count_that_are_right(tmp_path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="\r\n")).filter(str.strip),
+        st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0")).filter(str.strip),
         min_size=1,
     )
 )

@@ -10,7 +10,7 @@ from PIL import Image
 from nftbench.benchmark import places
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.commands import score_run
-from nftbench.evaluation.given import GIVEN, import_images
+from nftbench.evaluation.given import GIVEN, import_images, read_source
 from nftbench.runs.lock import hold
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
@@ -89,6 +89,27 @@ def test_a_list_with_absolute_paths_and_uneven_numbers(tmp_path):
     assert protocol.height is None  # they have three sizes
     table = Run.open(run.folder).read_samples(protocol.benchmark)
     assert table["cluster"].tolist() == ["00000", "00000", "00002"]
+
+
+def test_one_text_under_two_tasks_is_one_cluster(tmp_path):
+    lines = [{"image": f"{i}.png", "prompt": "x", "tag": tag} for i in (0, 1) for tag in "ab"]
+    for i in range(2):
+        picture(tmp_path / "in" / f"{i}.png", i)
+    path = tmp_path / "in" / "images.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    images = read_source(path, None, None)
+    assert [i.prompt.id for i in images] == ["00000", "00001"] * 2
+    assert [i.prompt.cluster for i in images] == ["", "00000"] * 2
+
+
+@pytest.mark.parametrize("key", ["prompt", "tag", "cluster"])
+def test_half_a_character_is_refused_with_its_line(tmp_path, key):
+    picture(tmp_path / "a.png", 1)
+    line = {"image": "a.png", "prompt": "x", "tag": "t"} | {key: "a \ud83d"}
+    (tmp_path / "images.jsonl").write_text(f"{json.dumps(line)}\n")
+    with pytest.raises(ConfigError, match=r"line 1: half a surrogate pair"):
+        import_images(tmp_path / "images.jsonl", "m", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_images_with_captions_or_prompts(tmp_path):

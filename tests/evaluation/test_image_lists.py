@@ -68,6 +68,41 @@ def test_a_line_that_no_reader_should_swallow_is_named(tmp_path, nested):
         read_image_list(path)
 
 
+LINES = {
+    '{"image": "a.png", "prompt": "y", "id": "one"}': "id 'one' is 'x' in images.jsonl, line 1, and 'y' here",
+    '{"image": "a.png", "prompt": "x", "id": "one", "tag": "t"}': "id 'one' is 'x' in",
+    '{"image": "a.png", "prompt": "  "}': "expected 'prompt' to be a text",
+    '{"image": "a.png", "prompt": "x", "tag": ["t"]}': "expected 'tag' to be a text",
+    '{"image": "a.png", "prompt": "x", "inclde": []}': "unknown key 'inclde'; did you mean 'include'",
+    '{"image": "a.png", "prompt": "x", "tagg": "t"}': "unknown key 'tagg'; did you mean 'tag'",
+    '{"image": "a.png", "prompt": "x", "caption": "y"}': "'prompt' and 'caption' mean the same",
+    '{"image": "a.png", "image": "b.png", "prompt": "x"}': "key 'image' stands twice",
+    '{"image": "a.png", "prompt": "x", "id": null}': "expected an id",
+    '{"image": "a.png", "prompt": NaN}': "expected 'prompt' to be a non-empty str",
+    '{"image": ["a.png"], "prompt": "x"}': "expected 'image' to be a non-empty str",
+    '{"image": "/etc/passwd", "prompt": "x"}': "leaves the list's folder",
+}
+"""A second line of a list -> what is said of it."""
+
+
+@pytest.mark.parametrize(("line", "said"), LINES.items())
+def test_a_line_that_would_mislead_is_refused(tmp_path, line, said):
+    first = {"image": "a.png", "prompt": "x", "id": "one"}
+    with pytest.raises(ConfigError, match="line 2: ") as refused:
+        read_image_list(listed(tmp_path, first, line))
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xef\xbb\xbf", b"\n\n", '{"a": 1}'.encode("utf-16"), b"{\0"]
+)
+def test_a_file_that_is_no_list_of_texts_is_refused(tmp_path, data):
+    path = tmp_path / "images.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"empty file|not UTF-8"):
+        read_image_list(path)
+
+
 def converted(tmp_path: Path, name: str, image: Image.Image, **more) -> tuple[float, str]:
     image.save(tmp_path / name, **more)
     table = scored(listed(tmp_path, {"image": name, "prompt": "x"}))
@@ -142,16 +177,30 @@ def test_lines_of_one_prompt_are_one_cluster(tmp_path):
     assert [p.id for p in prompts] == ["00000", "00001", "00000", "z"]
 
 
-@pytest.mark.parametrize("out", ["a.png", "images.jsonl", "scores", "scores.tsv", "images.csv"])
+def test_one_text_under_two_tasks_is_one_cluster(tmp_path):
+    for i in range(2):
+        picture(tmp_path / f"{i}.png", 9 + i)
+    lines = [{"image": f"{i}.png", "prompt": "x", "tag": tag} for i in (0, 1) for tag in "ab"]
+    table = scored(listed(tmp_path, *lines))
+    assert table["prompt_id"].tolist() == ["00000", "00001"] * 2
+    assert table["cluster"].tolist() == ["00000"] * 4
+    named = scored(listed(tmp_path, *(line | {"id": line["tag"]} for line in lines)))
+    assert "cluster" not in named
+
+
+@pytest.mark.parametrize(
+    "out", ["a.png", "images.jsonl", "scores", "scores.tsv", "images.csv", "pipe.csv"]
+)
 def test_out_never_overwrites_what_the_list_is_made_of(tmp_path, out):
     picture(tmp_path / "a.png", 9)
+    os.mkfifo(tmp_path / "pipe.csv")
     path = listed(tmp_path, {"image": "a.png", "prompt": "x"})
     if out == "images.csv":
         path = path.rename(tmp_path / out)
-    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    with pytest.raises(ConfigError, match=r"ends in \.csv|is the list itself"):
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"ends in \.csv|is the list itself|not an ordinary"):
         scored(path, tmp_path / out)
-    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_csv_is_csv_and_no_formula(tmp_path):

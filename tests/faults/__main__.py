@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,22 +22,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 DOCUMENT = ROOT / "nftbench" / "runs" / "FAULTS.md"
 MEASURED = ROOT / "tests" / "faults" / "measured.json"
 PRELOADED = (
+    "matplotlib.backend_bases",
+    "matplotlib.figure",
     "nftbench.commands",
     "nftbench.evaluation.verify",
     "nftbench.reporting.compare",
     "nftbench.reporting.html_report.build",
     "nftbench.reporting.leaderboard.board",
     "nftbench.reporting.tables.summary_tables",
+    "nftbench.reporting.tables.text_tables",
+    "nftbench.training.algorithms.diffusion_nft",
+    "nftbench.training.algorithms.solvers",
 )
 """What every process that is forked needs."""
 INTRODUCTION = """# Faults
 
 What was done to runs on purpose, what is promised, and what was observed. `make faults` does all of it again and writes
-this page; `python -m tests.faults NAME` does one kind. "n of m" are trials in which the promise held. A trial ends in
-no traceback and in no number but the true one.
+this page; `python -m tests.faults NAME` does one kind and writes its row. "n of m" are trials in which the promise
+held. A trial ends in no traceback and in no number but the true one. Seconds are on the clock of a machine that did
+other work too, and of the processor.
 
-| fault | promise | observed | seconds | day |
-|---|---|---|---|---|
+"""
+HEAD = """
+| fault | promise | observed | seconds | of the processor | commit |
+|---|---|---|---|---|---|
 """
 
 
@@ -53,14 +63,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nftbench-faults-") as folder:
         bench = _bench(Path(folder), asked)
         for fault in faults:
-            begun = time.monotonic()
+            begun, used = time.monotonic(), _processor()
             observed = fault.trial(bench)
             seconds = round(time.monotonic() - begun, 1)
             held &= not observed.broken
             _say(fault, observed, seconds, as_json=asked.json)
             if not (asked.json or asked.quick):
-                _note(fault, observed, seconds)
+                _note(fault, observed, seconds, round(_processor() - used, 1))
     return 0 if held else 1
+
+
+def _processor() -> float:
+    """Seconds of the processor that this process and the trials which ended have used."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def _faults(names: list[str], *, quick: bool) -> list:
@@ -95,27 +113,46 @@ def _say(fault, observed, seconds: float, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _note(fault, observed, seconds: float) -> None:
+def _note(fault, observed, seconds: float, processor: float) -> None:
     """Keep what was observed, and write the page of all that is known."""
     known = json.loads(MEASURED.read_text("utf-8")) if MEASURED.is_file() else {}
     known[fault.trial.__name__] = {
-        "observed": str(observed),
-        "seconds": seconds,
+        "commit": _commit(),
         "day": datetime.date.today().isoformat(),
+        "observed": str(observed),
+        "processor": processor,
         "python": platform.python_version(),
+        "seconds": seconds,
+        "trials": observed.trials,
     }
     MEASURED.write_text(f"{json.dumps(known, indent=2, sort_keys=True)}\n", "utf-8")
     DOCUMENT.write_text(page(known), "utf-8")
 
 
+def _commit() -> str:
+    """What is measured; `measured.json` and the page, which this run writes, do not make it another one."""
+    asked = ["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=7"]
+    paths = ["git", "status", "--porcelain", "--untracked-files=no"]
+    said, changed = (
+        subprocess.run(one, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for one in (asked, paths)
+    )
+    own = all(line.endswith((MEASURED.name, DOCUMENT.name)) for line in changed.splitlines())
+    return (said.removesuffix("-dirty") if own else said) or "unknown"
+
+
 def page(known: dict) -> str:
     """The page, in the order of the suite; what was never measured is not on it."""
-    lines = [
-        f"| {f.name} | {f.promise} | {m['observed']} | {m['seconds']:g} | {m['day']} |\n"
-        for f in _faults([], quick=False)
-        if (m := known.get(f.trial.__name__))
-    ]
-    return INTRODUCTION + "".join(lines) + found.table()
+    faults = _faults([], quick=False)
+    measured = [(f, known[f.trial.__name__]) for f in faults if f.trial.__name__ in known]
+    lines = []
+    for f, m in measured:
+        used = "not noted" if m["processor"] is None else f"{m['processor']:.0f}"
+        cells = (f.name, f.promise, m["observed"], f"{m['seconds']:.0f}", used, m["commit"])
+        lines.append(f"| {' | '.join(cells)} |\n")
+    trials, seconds = (sum(m[name] for _, m in measured) for name in ("trials", "seconds"))
+    about = f"{len(measured)} of {len(faults)} kinds, {trials} trials, {seconds / 60:.0f} minutes on the clock.\n"
+    return INTRODUCTION + about + HEAD + "".join(lines) + found.table()
 
 
 if __name__ == "__main__":

@@ -183,15 +183,21 @@ def _repaired(bench: Bench, name: str, damage: str) -> list[str]:
     run = _damaged(bench, bench.whole, bench.other, name, damage)
     wrong = []
     scored = bench.do("score", run)
-    wrong.append(scored.fault(0, 2))
+    wrong.append(scored.fault(0, 2, 4))  # 4: an image that is gone has no score, as it says
     if scored.code == 0 and _told(run, bench.whole):
         wrong.append(f"score left another {_told(run, bench.whole)}")
     again = bench.do(*bench.eval_command, "--out", run)
     wrong.append(again.fault(0, 2))
     if again.code == 0:
-        found = files(run)
-        wrong.append(differences(found, files(bench.whole)))
+        found, truth = files(run), files(bench.whole)
+        if name.endswith(".parquet") and _same_table(run / name, bench.whole / name):
+            found[name] = truth[name]  # a bit of the file, and none of its content
+        wrong.append(differences(found, truth))
     return wrong
+
+
+def _same_table(one: Path, other: Path) -> bool:
+    return pd.read_parquet(one).equals(pd.read_parquet(other))
 
 
 # --- trainings ----------------------------------------------------------------------------------------------------

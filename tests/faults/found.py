@@ -74,6 +74,30 @@ FOUND = (
         "tests/runs/test_lock.py",
     ),
     (
+        "a flipped bit in a batch's file of scores",
+        "another score, in silence",
+        "noticed: a table's file holds a digest of its values; scored again",
+        "tests/runs/test_run_folder.py",
+    ),
+    (
+        "a flipped bit in `samples.parquet` that no reader meets",
+        "`leaderboard verify` called the run verified",
+        "said: it is not the table that the run wrote",
+        "tests/evaluation/test_verify.py",
+    ),
+    (
+        "a held-out `averaging.json` of another type",
+        "a traceback in report",
+        "one line with the remedy",
+        "tests/training/callbacks/test_metrics_log.py",
+    ),
+    (
+        "an image that is gone, then `score`",
+        "taken for a fault: exit code 4, as documented, and NaN with its reason",
+        "part of what is promised",
+        "tests/faults/damage.py",
+    ),
+    (
         "memory that does not do for a batch, in eval and score",
         "the command ended; another `--out` was needed",
         "fewer at once, with a word; one line where one image does not do",

@@ -12,7 +12,13 @@ import pytest
 
 from nftbench.generation.sampling import Sample
 from nftbench.runs import run_folder as store
-from nftbench.runs.io import temporary_path, whole_folder, write_atomic, write_table
+from nftbench.runs.io import (
+    read_table,
+    temporary_path,
+    whole_folder,
+    write_atomic,
+    write_table,
+)
 from nftbench.runs.run_folder import Run, score_table
 from rewards.base import ConfigError, Prompt, Scores
 from rewards.images.pixels import read_picture
@@ -190,6 +196,21 @@ def test_a_manifest_comes_back(tmp_path):
     run.save_manifest(MADE)
     assert Run.open(tmp_path / "new").manifest == MADE
     assert [p.name for p in (tmp_path / "new").iterdir()] == [store.MANIFEST]
+
+
+def test_a_flipped_bit_never_gives_another_value(tmp_path):
+    values = np.array([0.5, np.nan, 0.25], np.float32)
+    path, columns = tmp_path / "t.parquet", {"n": [1, 2, 3], "why": ["", "gone", ""]}
+    write_table(path, pd.DataFrame({"key": ["a", "b", "c"], "jpeg": values, **columns}))
+    data, whole, refused = path.read_bytes(), read_table(path, remedy=""), 0
+    place = data.index(np.float32(0.25).tobytes())
+    for i in [*range(4, len(data), 61), *range(place, place + 4)]:
+        path.write_bytes(data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :])
+        try:
+            assert read_table(path, remedy="").equals(whole), i
+        except ConfigError:
+            refused += 1
+    assert refused > 10 and not whole.attrs
 
 
 def test_a_sample_table_that_this_run_did_not_write_is_refused(tmp_path):

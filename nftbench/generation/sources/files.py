@@ -1,6 +1,5 @@
 """Which files of a saved pipeline are loaded: one set of weights a part, and what stands beside it."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 
 _WEIGHTS = re.compile(
@@ -138,7 +138,7 @@ def _read(name: str) -> dict[str, str | None] | None:
 def held_instead(folder: Path) -> str:
     """What a folder without a pipeline is, where its `config.json` says so: one network, such as a language model."""
     try:
-        found = json.loads(_beginning(folder / "config.json"))
+        found = parse_json(_beginning(folder / "config.json"))
         kinds = [*found.get("architectures", ()), found.get("_class_name")]
     except (OSError, ValueError, AttributeError, TypeError):
         return ""

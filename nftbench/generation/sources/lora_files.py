@@ -4,7 +4,6 @@ Names are settled by the pipeline at hand, not by a list of families: a layer is
 name and shape. Where a file uses another program's names, diffusers' own conversion of that pipeline is tried.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from nftbench.generation.sources.digest import file_digest, files_digest
 from nftbench.generation.sources.hub import fetch_file, fetch_listed
 from nftbench.generation.sources.reference import HubPlace, hub_place
 from nftbench.generation.trace import denoiser_of
+from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 
 PEFT_CONFIG = "adapter_config.json"
@@ -185,7 +185,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > CONFIG_BYTES:
             raise ValueError(f"larger than {CONFIG_BYTES} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"a {type(config).__name__}, not an object")
         kind = config.get("peft_type", "LORA")
@@ -204,7 +204,7 @@ def _header_config(header: Mapping[str, str], source: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        config = json.loads(text)
+        config = parse_json(text)
     except ValueError as error:
         raise ConfigError(
             f"{source}: its header is not valid JSON ({error}); save it again"

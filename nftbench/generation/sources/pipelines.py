@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from nftbench.generation.sources.reference import (
     Reference,
     hub_place,
 )
+from nftbench.parsing import parse_json
 from rewards.base import ConfigError, MissingExtra
 
 BROKEN = (
@@ -107,7 +107,7 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > INDEX_BYTES:
             raise ValueError(f"larger than {INDEX_BYTES} bytes")
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); save the pipeline again") from None
     if not isinstance(index, dict):
@@ -287,7 +287,7 @@ def read_component_class(folder: Path) -> str | None:
             f"{folder} holds no config.json; expected a part saved by save_pretrained"
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+        return parse_json(path.read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); save the part again") from None
 

@@ -1,6 +1,5 @@
 """What a report shows, read from run folders: rows, samples, paired differences, curves. Nothing is written here."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nftbench.benchmark.schema import Protocol
+from nftbench.parsing import parse_json
 from nftbench.reporting.html_report.trainings import Trained, read_trained
 from nftbench.reporting.results import EVALUATION, Result, pair_seeds, read_results
 from nftbench.reporting.seed_rows import WORDS, rows_of
@@ -251,7 +251,7 @@ def _parsed(text: Any, key: str) -> Any:
     if not isinstance(text, str) or not text:
         return {}
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise ConfigError(
             f"the evidence of {key} is not JSON: {error}; run: nftbench score RUN"

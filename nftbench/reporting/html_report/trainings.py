@@ -1,6 +1,5 @@
 """What a report shows of trainings: curves, before and after, warnings, grids. Nothing is written here."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow
 
+from nftbench.parsing import parse_json
 from nftbench.reporting.results import Result
 from nftbench.runs.run_folder import folder_name
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
@@ -117,7 +117,7 @@ def _part(folder: Path, seed: str) -> TrainingFolder:
     recipe = folder / "recipe.json"
     try:
         metrics = read_metrics(folder)
-        settings = json.loads(recipe.read_bytes()) if recipe.is_file() else {}
+        settings = parse_json(recipe.read_bytes()) if recipe.is_file() else {}
     except ValueError as error:
         raise ConfigError(
             f"{folder} holds a file that is not JSON: {error}; remove the broken line"

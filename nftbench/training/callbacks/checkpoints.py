@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nftbench.parsing import parse_json
 from nftbench.runs.io import OLD, whole_folder
 from rewards.base import ConfigError
 
@@ -150,7 +151,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def warned(path: Path) -> bool:
     """Whether a guard's warning stood when a checkpoint was saved, or nobody can tell."""
     try:
-        return bool(json.loads((path / STATE).read_text(encoding="utf-8"))["guards"]["warned"])
+        return bool(parse_json((path / STATE).read_text(encoding="utf-8"))["guards"]["warned"])
     except (OSError, ValueError, KeyError, TypeError):
         return True
 
@@ -163,7 +164,7 @@ def load_state(path: Path) -> CheckpointState:
     """
     try:
         _check_sums(path)
-        noted = json.loads((path / STATE).read_text(encoding="utf-8"))
+        noted = parse_json((path / STATE).read_text(encoding="utf-8"))
         kept = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
         return CheckpointState(
             train_state=TrainState(**noted.pop("train_state")),

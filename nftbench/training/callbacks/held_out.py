@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import Tile
 from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.stats.paired import Change, changes
@@ -66,7 +67,7 @@ class Tables:
     def read(self) -> None:
         """Take over what an earlier part of the run noted; nothing where that is missing or damaged."""
         try:
-            noted = json.loads((self.folder / MEASURED).read_bytes())
+            noted = parse_json((self.folder / MEASURED).read_bytes())
             found = {key: {k: dict(v) for k, v in noted[key].items()} for key in self._noted}
             if all(isinstance(t["sha256"], str) for t in found["tables"].values()):
                 self._noted = found

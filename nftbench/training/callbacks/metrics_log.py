@@ -18,6 +18,7 @@ import pandas as pd
 from accelerate import Accelerator
 from PIL import Image
 
+from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import Tile, sheet
 from nftbench.runs.io import write_atomic
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
@@ -170,7 +171,7 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     found, broken, run = [], 0, recorded_id(path.parent)
     for line in path.read_bytes().splitlines():
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             int(values["iteration"])
             if values.pop(CHECK, "") not in ("", _check(values, run)):
                 raise ValueError("not as this run wrote it")
@@ -215,7 +216,7 @@ def held_out_table(path: Path) -> pd.DataFrame:
         ConfigError: it is another one.
     """
     try:
-        noted = json.loads((path.parent / MEASURED).read_bytes())["tables"][path.stem]["sha256"]
+        noted = parse_json((path.parent / MEASURED).read_bytes())["tables"][path.stem]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         noted = ""
     if noted and noted != hashlib.sha256(path.read_bytes()).hexdigest():
@@ -227,11 +228,20 @@ def held_out_table(path: Path) -> pd.DataFrame:
 
 
 def read_averaging(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, Averaging]]:
-    """Which metrics a run compares before and after, and how each is averaged."""
+    """Which metrics a run compares before and after, and how each is averaged.
+
+    Raises:
+        ConfigError: the file that says so is damaged.
+    """
     path = folder / HELD_OUT / AVERAGING
     if path.is_file():
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return {b: {m: _averaging(**how) for m, how in mine.items()} for b, mine in plain.items()}
+        try:
+            plain = parse_json(path.read_bytes())
+            return {
+                b: {m: _averaging(**how) for m, how in mine.items()} for b, mine in plain.items()
+            }
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise ConfigError(f"{path} is damaged; run: nftbench train --resume {folder}") from None
     found: dict[str, dict[str, Averaging]] = {}  # a run from before this file: what its table shows
     for benchmark, table in before.groupby("benchmark", sort=False):
         scored = table.drop(columns=["benchmark", *PAIR]).dropna(axis=1, how="all").columns

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark.schema import in_words
+from nftbench.parsing import parse_toml
 from nftbench.training.config.recipe import Recipe
 from rewards.base import ConfigError
 
@@ -81,7 +82,7 @@ def _toml(name: str) -> dict[str, Any]:
             f"unknown recipe {name!r};{hint} shipped: {', '.join(names())}; or pass a .toml file"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not a valid TOML file: {path}: {error}") from None
 
@@ -119,7 +120,7 @@ def _inner(table: dict[str, Any], section: str, setting: str) -> Any:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text  # a bare word is a string: --set policy.method=full
 

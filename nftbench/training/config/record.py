@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nftbench.benchmark.schema import in_words
+from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
 from nftbench.training.config.overrides import flat
 from nftbench.training.config.recipe import Recipe
@@ -86,7 +87,7 @@ def stored_record(folder: Path) -> RunRecord:
 def recorded_id(folder: Path) -> str:
     """The id of a folder's run; empty where nothing says so."""
     try:
-        return str(json.loads((folder / RECIPE).read_bytes())[RUN]["id"])
+        return str(parse_json((folder / RECIPE).read_bytes())[RUN]["id"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -96,7 +97,7 @@ def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
     if not path.is_file():
         raise ConfigError(f"not a training run: {folder} holds no {RECIPE}")
     try:
-        fields = json.loads(path.read_bytes())
+        fields = parse_json(path.read_bytes())
         run = fields.pop(RUN, {})
         record = RunRecord(**run)
         if not all(isinstance(v, str) for v in (record.id, *record.digests.values())):

@@ -2,12 +2,14 @@
 
 import json
 
+import pandas as pd
 import pytest
 from accelerate import Accelerator
 
 from nftbench.training.callbacks import metrics_log
 from nftbench.training.callbacks.metrics_log import METRICS, MetricsLog, Pace, read_metrics
 from nftbench.training.config.record import RECIPE
+from rewards.base import ConfigError
 from tests.helpers.trainings import quietly
 
 
@@ -61,3 +63,16 @@ def test_something_is_said_every_thirty_seconds(monkeypatch):
             pace.begin()
         pace(f"at {second} s")
     assert said == ["at 30 s", "at 80 s"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"b": 1}', '{"b": {"m": [1]}}', '{"b": {"m": {"x": 1}}}']
+)
+def test_a_file_of_averaging_that_is_damaged_is_one_line(tmp_path, text):
+    path = tmp_path / metrics_log.HELD_OUT / metrics_log.AVERAGING
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(
+        ConfigError, match=r"averaging\.json is damaged; run: nftbench train --resume"
+    ):
+        metrics_log.read_averaging(tmp_path, pd.DataFrame())

@@ -1,0 +1,31 @@
+"""JSON and TOML from outside: what the parsers cannot follow is broken as any other text is, and no traceback."""
+
+import json
+import tomllib
+from typing import Any
+
+DEEP = "nested too deep"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        json.JSONDecodeError: it is none, or is nested deeper than Python's stack.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError(DEEP, "", 0) from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The content of a TOML text.
+
+    Raises:
+        tomllib.TOMLDecodeError: it is none, or is nested deeper than Python's stack.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError(DEEP) from None
