@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pyarrow
@@ -205,5 +206,10 @@ def _content(table: pd.DataFrame) -> str:
     for name in table:
         values = table[name].astype(object)
         found = values.where(values.notna(), None).tolist()
-        digest.update(json.dumps([name, found], default=str).encode())
+        digest.update(json.dumps([name, found], default=_plain).encode())
     return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    """A number of numpy's as Python's, which a file gives back; anything else as text."""
+    return value.item() if isinstance(value, np.generic) else str(value)

@@ -63,7 +63,7 @@ def growth(bench: Bench) -> Observed:
         notes.append(
             f"{stage} {first * 1e3:.0f} ms a batch of {BATCH} at the start, {last * 1e3:.0f} ms at the end"
         )
-        broken += [notes[-1]] * (last > LARGER * first)
+        broken += [notes[-1]] * bool(last > LARGER * first)
     grown = max(m[2] for m in moments) - moments[0][2]
     notes.append(
         f"{grown:.0f} MiB more at the most, {moments[-1][1] - moments[-2][1]:.0f} s for the table"

@@ -198,6 +198,16 @@ def test_a_manifest_comes_back(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == [store.MANIFEST]
 
 
+def test_a_table_comes_back_whatever_its_columns_hold(tmp_path):
+    mixed = pd.Series([np.float32(0.1), None, np.float64(2)], dtype=object)
+    flags = pd.Series([np.bool_(True), None, False], dtype=object)
+    numbers = {"i": [1, 2, 3], "h": np.array([0.1, np.inf, -0.0], np.float16), "b": [True] * 3}
+    table = pd.DataFrame({"m": mixed, "f": flags, "t": ["ä", None, ""], **numbers})
+    for some in (table, table[:0]):
+        write_table(tmp_path / "t.parquet", some)
+        assert len(read_table(tmp_path / "t.parquet", remedy="")) == len(some)
+
+
 def test_a_flipped_bit_never_gives_another_value(tmp_path):
     values = np.array([0.5, np.nan, 0.25], np.float32)
     path, columns = tmp_path / "t.parquet", {"n": [1, 2, 3], "why": ["", "gone", ""]}
