@@ -264,8 +264,7 @@ def _entry_fault(entry: object, place: int, keys: Collection[str]) -> str:
     if not isinstance(entry.get("class"), str) or not entry["class"]:
         return "'class' to be a name"
     count = entry.get("count")
-    whole = isinstance(count, int) and not isinstance(count, bool)
-    if not whole or not 1 <= count <= MOST_OF_ONE:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_OF_ONE:
         return f"'count' to be a whole number from 1 to {MOST_OF_ONE}"
     if not isinstance(entry.get("color", ""), str):
         return "'color' to be a name"
@@ -310,7 +309,6 @@ def _own(own_id: str, line: str) -> Prompt:
 
 
 _LAYOUTS = {"geneval": _geneval, "text": _text, "own": _own}
-LAYOUTS = tuple(_LAYOUTS)
 
 
 def json_object(line: str) -> dict[str, Any]:

@@ -188,7 +188,9 @@ class _Replayed(SdeScheduler):
     recorded: Tensor
 
     def noise(self, x: Tensor) -> Tensor:
-        return self.recorded[self.step_index - 1]
+        step = self.step_index
+        assert step is not None  # noise is asked for within a step
+        return self.recorded[step - 1]
 
 
 def runs(folder: Path) -> Iterator[Check]:

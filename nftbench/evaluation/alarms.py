@@ -72,12 +72,14 @@ def _alarms(benchmark: str, table: pd.DataFrame, key: str) -> Iterator[Alarm]:
         return
     if scored[key].nunique() == 1:
         yield Alarm(benchmark, key, f"every image has the same value, {scored[key].iloc[0]:.4g}")
-    evidence = [_parsed(text) for text in scored.get(f"{key}{PART}evidence", [])]
+    name = f"{key}{PART}evidence"
+    evidence = [_parsed(text) for text in scored[name]] if name in scored else []
     if evidence and all("boxes" in e and not _any_box(e["boxes"]) for e in evidence):
         yield Alarm(benchmark, key, "not one object was detected in any image")
     if evidence and all("read" in e and not str(e["read"]).strip() for e in evidence):
         yield Alarm(benchmark, key, "not one word was read in any image")
-    cut = int((scored.get(f"{key}{PART}truncated", pd.Series(dtype=float)) > 0).sum())
+    name = f"{key}{PART}truncated"
+    cut = int((scored[name] > 0).sum()) if name in scored else 0
     if cut:
         yield Alarm(benchmark, key, f"its text encoder cut the prompts of {cut} images")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from pydantic import Field
@@ -107,7 +107,7 @@ def _item(path: Path, number: int, record: object) -> Item:
     return Item(prompt=prompt, images=tuple(images), ranks=tuple(ranks))
 
 
-def _are(values: object, kind: type) -> bool:
+def _are(values: object, kind: type) -> TypeGuard[list[Any]]:
     return isinstance(values, list) and all(
         isinstance(v, kind) and not isinstance(v, bool) for v in values
     )

@@ -227,8 +227,9 @@ def _others(plan: Plan, own: Tables) -> CheckResult:
 
 def _diversity(plan: Plan, own_table: pd.DataFrame, before: pd.DataFrame | None) -> CheckResult:
     space, embed = _space(plan)
-    apart = [None if t is None else pairwise(t, embed(_pixels(t))) for t in (own_table, before)]
-    return checks.diversity(apart[0], apart[1], space=space)
+    own = pairwise(own_table, embed(_pixels(own_table)))
+    base = None if before is None else pairwise(before, embed(_pixels(before)))
+    return checks.diversity(own, base, space=space)
 
 
 def _pixels(table: pd.DataFrame) -> np.ndarray:

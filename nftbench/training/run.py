@@ -157,7 +157,7 @@ class TrainingRun:
             IterationLines(self.setup, say),
             self._saved,
         ]
-        self._resumed = self._finished = False
+        self._finished = False
 
     def open(self, resume: bool) -> None:
         """Begin a new folder, or resume an old one.
@@ -165,7 +165,6 @@ class TrainingRun:
         Raises:
             ConfigError: the folder holds something else, or the run cannot be resumed so.
         """
-        self._resumed = resume
         record = self._reopened() if resume else self._begun()
         if self.processes.is_main:
             save_recipe(self.folder, self.recipe, record)

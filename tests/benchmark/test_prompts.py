@@ -3,12 +3,15 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nftbench.benchmark.prompts import LAYOUTS, check_id, load_prompts
+from nftbench.benchmark import prompts as prompt_files
+from nftbench.benchmark.prompts import check_id, load_prompts
+from nftbench.benchmark.schema import PromptSource
 from nftbench.generation.sampling import image_seed
 from rewards.base import ConfigError, Prompt
 from tests.helpers.paths import DATA
@@ -306,4 +309,5 @@ def test_official_files_load(file, layout, count, tags):
 
 
 def test_layouts():
-    assert LAYOUTS == ("geneval", "text", "own")
+    """A benchmark may name those that can be read."""
+    assert get_args(PromptSource.model_fields["layout"].annotation) == tuple(prompt_files._LAYOUTS)

@@ -22,6 +22,11 @@ TASKS = tuple(tag for tag in TASK_WEIGHTS if tag != "sign")
 Figures = dict[str, float]
 
 
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Rounded pixels uint8 RGB (N, H, W, 3) of float (N, 3, H, W) in [0, 1]."""
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
 def measure(count: int = 200, seed: int = SEED) -> dict[str, Figures]:
     """All figures of all rewards.
 
@@ -48,7 +53,7 @@ def detector(count: int, seed: int = SEED) -> Figures:
     told = [training_data.detector_target(p.boxes, p.shapes) for p in drawn]
     figures = {}
     for name, images in (("clean", clean), ("soft", damage.soften(clean, generator))):
-        found = rewards.load_detector().detect(training_data.to_pixels(images))
+        found = rewards.load_detector().detect(to_pixels(images))
         for threshold in (0.3, 0.9):
             precision, recall = _precision_recall(found, told, threshold)
             figures[f"{name} precision > {threshold}"] = precision
@@ -86,7 +91,7 @@ def mush(count: int, seed: int = SEED) -> Figures:
 
 
 def _share_found(images: Tensor) -> float:
-    found = rewards.load_detector().detect(training_data.to_pixels(images))
+    found = rewards.load_detector().detect(to_pixels(images))
     return float(np.mean([len(_kept(f, 0.3)[0]) > 0 for f in found]))
 
 
@@ -136,8 +141,8 @@ def clip_damage(count: int, seed: int = SEED) -> Figures:
     rng, generator = np.random.default_rng(seed + 4), Generator().manual_seed(seed + 4)
     drawn = [training_data.any_scene(rng) for _ in range(count)]
     images = training_data.to_tensor([damage.picture(s) for s in drawn])
-    worse = training_data.to_pixels(training_data.damage_all(rng, drawn, images, generator))
-    clean, damaged = _clipscore(training_data.to_pixels(images), drawn), _clipscore(worse, drawn)
+    worse = to_pixels(training_data.damage_all(rng, drawn, images, generator))
+    clean, damaged = _clipscore(to_pixels(images), drawn), _clipscore(worse, drawn)
     return {
         "clean above damaged": float(np.mean(clean > damaged)),
         "mean cosine, clean": float(clean.mean()),
@@ -151,8 +156,7 @@ def preferences(count: int, seed: int = SEED) -> Figures:
     prompts = [Prompt(id=str(i), text=text) for i, text in enumerate(shown.captions)]
     reward = rewards.pickscore()
     better, worse = (
-        reward.score(training_data.to_pixels(p), prompts).values
-        for p in (shown.better, shown.worse)
+        reward.score(to_pixels(p), prompts).values for p in (shown.better, shown.worse)
     )
     right = better > worse
     kinds = np.array(shown.kinds)

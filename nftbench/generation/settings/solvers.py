@@ -70,8 +70,9 @@ class Dpm2Scheduler(FlowMatchEulerDiscreteScheduler):
         if options.get("per_token_timesteps") is not None:
             raise ConfigError("solver dpm2 needs one time an image, got one a token; choose euler")
         output = super().step(model_output, timestep, sample, **options)  # counts the step
-        index = self.step_index - 1
-        sigma, after = (self.sigmas[i].item() for i in (index, index + 1))
+        step, sigmas = self.step_index, self.sigmas
+        assert step is not None and sigmas is not None  # the parent has just made a step
+        sigma, after = (float(sigmas[i]) for i in (step - 1, step))
         exact = torch.promote_types(sample.dtype, torch.float32)
         x, v = sample.to(exact), model_output.to(exact)
         x_0 = x - sigma * v

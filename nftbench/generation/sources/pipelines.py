@@ -311,7 +311,7 @@ def _build_file(
     folder, own = _config_of(reference, path)
     index = read_index(folder / INDEX)
     kind = getattr(diffusers, str(index.get("_class_name")), None)
-    if not hasattr(kind, "from_single_file"):
+    if kind is None or not hasattr(kind, "from_single_file"):
         raise ConfigError(
             f"{index.get('_class_name')} does not load from one file; expected a folder"
         )

@@ -61,7 +61,7 @@ class ClipLearner(nn.Module):
         super().__init__()
         self.tokenizer = make_tokenizer()
         self.clip = make_clip(self.tokenizer)
-        width = self.clip.config.vision_config.hidden_size
+        width = self.clip.vision_model.config.hidden_size
         self.shape = nn.Linear(width, 1 + len(SHAPES))
         self.color = nn.Linear(width, 1 + len(COLORS))
 
@@ -79,6 +79,7 @@ class ClipLearner(nn.Module):
         )
         with half(), sdpa_kernel(SDPBackend.MATH):
             embeds = self.clip.get_text_features(**tokens).pooler_output
+        assert embeds is not None
         return F.normalize(embeds.float(), dim=-1)
 
     @property

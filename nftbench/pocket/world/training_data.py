@@ -31,11 +31,6 @@ def crowd(rng: np.random.Generator) -> Scene:
     return Scene("crowd", "", things, style=int(rng.integers(2**31)))
 
 
-def to_pixels(images: Tensor) -> np.ndarray:
-    """Rounded pixels uint8 RGB (N, H, W, 3) of float (N, 3, H, W) in [0, 1]."""
-    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-
-
 def to_tensor(pictures: list[LabelledImage]) -> Tensor:
     """Pixels of pictures, float32 (N, 3, H, W) in [0, 1]."""
     pixels = torch.from_numpy(np.stack([p.pixels for p in pictures]))

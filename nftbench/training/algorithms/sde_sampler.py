@@ -230,7 +230,9 @@ class SdeScheduler(FlowMatchEulerDiscreteScheduler):
         if options.get("per_token_timesteps") is not None:
             raise ConfigError("FlowGRPO needs one time an image, got one a token; train with NFT")
         output = super().step(model_output, timestep, sample, **options)
-        if self._is_drawn(index := self.step_index - 1):
+        step = self.step_index
+        assert step is not None  # the parent has just made a step
+        if self._is_drawn(index := step - 1):
             dtype = output.prev_sample.dtype
             output.prev_sample = self._draw(index, sample.detach(), model_output.detach(), dtype)
         return output if return_dict else (output.prev_sample,)
@@ -248,12 +250,17 @@ class SdeScheduler(FlowMatchEulerDiscreteScheduler):
     def _is_drawn(self, index: int) -> bool:
         start, stop = self.window or (0, len(self.timesteps))
         # CPS ends without noise: its std is 0 where sigma_next is.
-        noisy = self.noise_level > 0 and (self.variant == "sde" or self.sigmas[index + 1] > 0)
+        noisy = self.noise_level > 0 and (self.variant == "sde" or self._sigma(index + 1) > 0)
         return bool(noisy) and start <= index < stop
+
+    def _sigma(self, index: int) -> float:
+        sigmas = self.sigmas
+        assert sigmas is not None  # the schedule is set before a step
+        return float(sigmas[index])
 
     def _draw(self, index: int, x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
         names = {"sigma": index, "sigma_next": index + 1, "sigma_1": 1}
-        levels = {name: self.sigmas[i].item() for name, i in names.items()}
+        levels = {name: self._sigma(i) for name, i in names.items()}
         drawn = gaussian(x, v, self.variant, self.noise_level, **levels)
         x_next = (drawn.mean + drawn.std * self.noise(x)).to(dtype)
         density = LOG_PROB[self.variant](x_next, drawn)

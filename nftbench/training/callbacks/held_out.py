@@ -217,7 +217,7 @@ class Validate:
             return pd.DataFrame(columns=list(COLUMNS))
         kept = self._kept(name)
         lacking = [s.name for s in sets] if kept is None else self._tables.lacking(name)
-        if not lacking:
+        if kept is not None and not lacking:
             return kept
         if self._trainer.state.done:
             self._say(f"measuring {', '.join(lacking)} of the untouched base ({name})")

@@ -256,7 +256,8 @@ class TrainedPolicy:
     def _save_lora(self, folder: Path) -> None:
         found = peft.get_peft_model_state_dict(self.denoiser, adapter_name=THETA)
         layers = {k: v.contiguous() for k, v in found.items()}
-        config = self.denoiser.peft_config[THETA].to_dict()
+        configs: Any = self.denoiser.peft_config
+        config = configs[THETA].to_dict()
         # A set's order differs between processes, and so would the file.
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         # Without its configuration a loader takes alpha = rank, which is another policy.
