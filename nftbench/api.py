@@ -78,6 +78,7 @@ def evaluate(
     rewards: str | None = None,
     name: str = "",
     batch_size: int = 16,
+    reward_device: str | None = None,
     out: str | PathLike[str] | None = None,
     **settings: Any,
 ) -> Evaluation:
@@ -89,6 +90,7 @@ def evaluate(
         rewards: rewards instead of the benchmarks' own, comma-separated.
         name: of a live pipeline in the rows; its class's otherwise.
         batch_size: images made at once.
+        reward_device: where rewards run, such as `cpu` or `cuda:1`; None is the GPU where there is one.
         out: run folder; None makes one under `runs/`. An evaluation that was stopped is resumed there.
         **settings: protocol fields to change: `limit`, `seed`, `num_inference_steps`, `guidance_scale`, ...
 
@@ -102,20 +104,28 @@ def evaluate(
             settings,
             rewards=rewards,
             batch_size=batch_size,
+            reward_device=reward_device,
             out=Path(out) if out else None,
             progress=progress,
         )
     return Evaluation(run.folder, _frame(rows))
 
 
-def score(run: str | PathLike[str], rewards: str | None = None) -> Evaluation:
+def score(
+    run: str | PathLike[str], rewards: str | None = None, *, reward_device: str | None = None
+) -> Evaluation:
     """Score the images of a run by further rewards, without generating: `nftbench score`.
+
+    Args:
+        run: its folder.
+        rewards: which; None is the run's own.
+        reward_device: as for `evaluate`.
 
     Raises:
         ConfigError: not a run, or a reward that cannot score its prompts.
     """
     with _Bars() as progress:
-        rows = commands.score_run(Path(run), rewards, progress)
+        rows = commands.score_run(Path(run), rewards, progress, reward_device=reward_device)
     return Evaluation(Path(run), _frame(rows))
 
 

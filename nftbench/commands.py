@@ -12,9 +12,10 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.alarms import Alarm, table_alarms
 from nftbench.evaluation.evaluate import evaluate, score
 from nftbench.evaluation.image_lists import score_list
-from nftbench.evaluation.loading import load_rewards, quiet, refuse_unnamed_files
 from nftbench.evaluation.needs import all_lacking
-from nftbench.evaluation.planning import Work, fitted, own_works, plan
+from nftbench.evaluation.planning import Work, fitted, own_works, plan, prompts_of
+from nftbench.evaluation.scoring.in_turn import Turns
+from nftbench.evaluation.scoring.loading import load_rewards, quiet, refuse_unnamed_files
 from nftbench.evaluation.services import asked_of_service
 from nftbench.generation.checkpoint import (
     NOTHING,
@@ -51,6 +52,7 @@ def evaluate_checkpoint(
     progress: Progress,
     allowed: Allowed = NOTHING,
     hardware: Hardware = Hardware(),  # noqa: B008 (frozen)
+    reward_device: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     retry_failed: bool = True,
 ) -> tuple[Run, list[Row]]:
@@ -66,6 +68,7 @@ def evaluate_checkpoint(
         progress: called as the work goes on.
         allowed: what is refused unless the user says otherwise.
         hardware: on what it runs, and how; a dtype among the settings is meant where this names none.
+        reward_device: where rewards run; None is the GPU where there is one.
         say: told in words what was loaded.
         retry_failed: whether images that a reward failed on before are scored again.
 
@@ -90,11 +93,12 @@ def evaluate_checkpoint(
     protocols = list(wanted)
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out takes a folder")
+    turns = Turns(reward_device, map(prompts_of, protocols))
     if rewards is not None:
-        works = plan(protocols, load_rewards(_asked_rewards(rewards)), batch_size)
+        works = plan(protocols, load_rewards(_asked_rewards(rewards), turns), batch_size)
     else:
         works = _with_all_it_lacks(
-            suite, lambda: own_works(protocols, list(wanted.values()), batch_size)
+            suite, lambda: own_works(protocols, list(wanted.values()), batch_size, turns)
         )
     if isinstance(ready, ImageService):  # before anything is loaded or asked
         works = asked_of_service(works, settings)
@@ -102,6 +106,7 @@ def evaluate_checkpoint(
     model = ready or load_model(name, hardware=hardware, allowed=allowed)
     if isinstance(model, LoadedModel) and hardware.dtype not in (None, model.dtype):
         raise ConfigError(f"{name} is loaded in {model.dtype}, not {hardware.dtype}; cast it first")
+    model = replace(model, hardware={**model.hardware, **turns.described})
     for line in model.said:
         say(line)
     works = fitted(works, model) if isinstance(model, LoadedModel) else works
@@ -273,15 +278,21 @@ def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:
 
 
 def score_run(
-    folder: Path, rewards: str | None, progress: Progress, *, retry_failed: bool = True
+    folder: Path,
+    rewards: str | None,
+    progress: Progress,
+    *,
+    retry_failed: bool = True,
+    reward_device: str | None = None,
 ) -> list[Row]:
     """Score the images of a run, by its own rewards or by others, without generating."""
     quiet()
     processes = Processes.joined()
     run = Run.open(folder)
     protocols, manifest = run.protocols(), run.manifest
+    turns = Turns(reward_device, map(prompts_of, protocols.values()))
     if rewards is not None:
-        listed = load_rewards(_asked_rewards(rewards))
+        listed = load_rewards(_asked_rewards(rewards), turns)
         works = plan(list(protocols.values()), listed, manifest["batch_size"])
     else:
         own = [
@@ -294,12 +305,25 @@ def score_run(
             )
         for known in manifest["rewards"].values():
             refuse_unnamed_files(known)
-        works = own_works(list(protocols.values()), own, manifest["batch_size"])
-    return score(run, works, progress, retry_failed=retry_failed, processes=processes)
+        works = own_works(list(protocols.values()), own, manifest["batch_size"], turns)
+    return score(
+        run,
+        works,
+        progress,
+        retry_failed=retry_failed,
+        processes=processes,
+        hardware=turns.described,
+    )
 
 
 def score_listed(
-    path: Path, rewards: str | None, batch_size: int, out: Path | None, progress: Progress
+    path: Path,
+    rewards: str | None,
+    batch_size: int,
+    out: Path | None,
+    progress: Progress,
+    *,
+    reward_device: str | None = None,
 ) -> tuple[list[Row], list[Alarm], Path]:
     """Score the images that a list names and write one row an image beside it.
 
@@ -313,7 +337,7 @@ def score_listed(
         raise ConfigError(
             "a list of images names no rewards of its own; pass --rewards, such as ocr,jpeg"
         )
-    loaded = load_rewards(_asked_rewards(rewards))
+    loaded = load_rewards(_asked_rewards(rewards), Turns(reward_device))
     rows, table, written = score_list(path, loaded, batch_size, named(out), progress)
     return rows, table_alarms(path.name, table, list(loaded)), written
 

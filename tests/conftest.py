@@ -136,7 +136,7 @@ def start(start_code):
 @pytest.fixture(scope="session")
 def policy():
     """The packaged checkpoint."""
-    from nftbench.evaluation.loading import quiet
+    from nftbench.evaluation.scoring.loading import quiet
     from nftbench.generation.checkpoint import load_model
 
     quiet()

@@ -25,11 +25,12 @@ from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
-from nftbench.evaluation.scoring import score_again, score_files, scorer_identity
+from nftbench.evaluation.scoring.batches import bound_to, score_images
+from nftbench.evaluation.scoring.in_turn import leave
 from nftbench.evaluation.services import ask_for_images
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.image_service import ImageService
-from nftbench.generation.sampling import Sample, image_seed
+from nftbench.generation.sampling import image_seed
 from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.io import sweep, write_table
@@ -37,7 +38,7 @@ from nftbench.runs.lock import hold, refuse_held_parts
 from nftbench.runs.manifest import refuse_other_kind
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.rows import Provenance, Row, summarise
-from nftbench.runs.run_folder import BOUND, Run, score_table
+from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Reward, RewardInfo
 
 SAID_OF_INTERVALS = frozenset({"ends"})
@@ -79,15 +80,15 @@ def evaluate(
             begin(run, works, policy, suite)
 
         processes.from_main(begun)
+        leave(reward for work in works for reward in work.rewards.values())
         for work in works:
             if isinstance(policy, ImageService):
                 processes.from_main(partial(ask_for_images, run, work, policy, progress))
             else:
                 make_images(run, work, policy, progress, processes)
         processes.wait()
-        for work in works:
-            here = images_here(run, work)
-            score_images(run, work, here, progress, processes, retry_failed=retry_failed)
+        here = [images_here(run, work) for work in works]
+        score_images(run, works, here, progress, processes, retry_failed=retry_failed)
         processes.wait()
         return processes.from_main(lambda: finish(run, works))
 
@@ -99,10 +100,12 @@ def score(
     *,
     retry_failed: bool = True,
     processes: Processes = ALONE,
+    hardware: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """Score a run's images and reduce them to rows; nothing is generated.
 
     Other rewards may score the same run at the same time, each by a command of its own; `processes` share this one.
+    `hardware` says on what rewards run, for the manifest.
 
     Raises:
         ConfigError: images that are gone altogether, or were changed since they were made; the run, or one of these
@@ -118,14 +121,15 @@ def score(
                     held.enter_context(hold(run.folder, part=key))
                 here = [images_here(run, work) for work in works]
                 run.add_rewards(rewards)
+                run.note_hardware(hardware or {})
                 return here
 
         def finished() -> list[Row]:
             with hold(run.folder, brief=True):
                 return finish(run, works)
 
-        for work, images in zip(works, processes.from_main(begun), strict=True):
-            score_images(run, work, images, progress, processes, retry_failed=retry_failed)
+        here = processes.from_main(begun)
+        score_images(run, works, here, progress, processes, retry_failed=retry_failed)
         processes.wait()
         return processes.from_main(finished)
 
@@ -232,58 +236,6 @@ def versions() -> dict[str, str]:
     }
 
 
-# --- scores ---------------------------------------------------------------------------------------
-
-
-def score_images(
-    run: Run,
-    work: Work,
-    here: Mapping[str, str],
-    progress: Progress,
-    processes: Processes = ALONE,
-    *,
-    retry_failed: bool = True,
-) -> None:
-    """Score this process's batches that a reward has not scored yet: these images and prompts, by this very scorer.
-
-    Args:
-        run: the run.
-        work: one benchmark of it.
-        here: digest of each image (`images_here`).
-        progress: told of progress after every batch.
-        processes: that share the batches.
-        retry_failed: whether images that a reward failed on are scored again.
-    """
-    for key, reward in work.rewards.items():
-        scorer = scorer_identity(reward)
-        for number, batch in processes.share(list(work.batches())):
-            bound = _bound(batch, here).assign(scorer=scorer)
-            known = run.batch_scores(work.name, key, number, bound)
-            paths, prompts = _files(run, work, batch)
-            failed = run.failed(work.name, number)
-            absent = {p: failed.get(s.key, "") for p, s in zip(paths, batch, strict=True)}
-            if known is None:
-                table = score_table(key, batch, score_files(reward, paths, prompts, absent))
-            elif retry_failed and known[key].isna().any():
-                table = score_again(reward, known, batch, paths, absent)
-            else:
-                table = known
-            if table is not known:
-                run.save_scores(work.name, key, number, table, bound)
-            done = number * work.batch_size + len(batch)
-            progress(f"{work.name}: {key}", done, len(work.samples))
-
-
-def _files(run: Run, work: Work, batch: Sequence[Sample]) -> tuple[list, list]:
-    return [run.image_path(work.name, s) for s in batch], [s.prompt for s in batch]
-
-
-def _bound(batch: Sequence[Sample], here: Mapping[str, str]) -> pd.DataFrame:
-    """What a batch's scores must be bound to: `BOUND`, but for the scorer."""
-    columns = [[s.key, here[s.key], s.prompt.text] for s in batch]
-    return pd.DataFrame(columns, columns=BOUND[:-1])
-
-
 # --- rows -----------------------------------------------------------------------------------------
 
 
@@ -346,7 +298,7 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
         table["cluster"] = [s.prompt.cluster or s.prompt.id for s in work.samples]
     for key in run.manifest["rewards"][work.name]:
         parts = [
-            run.batch_scores(work.name, key, number, _bound(batch, here))
+            run.batch_scores(work.name, key, number, bound_to(batch, here))
             for number, batch in work.batches()
         ]
         if not any(part is None for part in parts):

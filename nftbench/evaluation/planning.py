@@ -8,7 +8,8 @@ from typing import Any
 
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.schema import Protocol
-from nftbench.evaluation.loading import load_named
+from nftbench.evaluation.scoring.in_turn import Turns
+from nftbench.evaluation.scoring.loading import load_named
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import Sample, samples
 from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
@@ -71,7 +72,7 @@ def plan(
     works = []
     names = folder_names(protocols)
     for place, protocol in enumerate(protocols):
-        prompts = choose(load_benchmark(protocol.benchmark).load(), protocol.limit)
+        prompts = prompts_of(protocol)
         if wanted is None:
             keys = [key for key, reward in rewards.items() if not _refusal(reward, prompts)]
         else:
@@ -87,6 +88,11 @@ def plan(
         )
     _refuse_misfits(works, rewards)
     return works
+
+
+def prompts_of(protocol: Protocol) -> list[Prompt]:
+    """What a protocol asks, `limit` of each task where it has one."""
+    return choose(load_benchmark(protocol.benchmark).load(), protocol.limit)
 
 
 def _refusal(reward: Reward, prompts: Sequence[Prompt]) -> str:
@@ -109,11 +115,14 @@ def _refuse_misfits(works: Sequence[Work], rewards: Mapping[str, Reward]) -> Non
 
 
 def own_works(
-    protocols: Sequence[Protocol], wanted: Sequence[Sequence[str]], batch_size: int
+    protocols: Sequence[Protocol],
+    wanted: Sequence[Sequence[str]],
+    batch_size: int,
+    turns: Turns | None = None,
 ) -> list[Work]:
     """Each protocol with the rewards that its suite names; one that cannot be had is refused with a way round it."""
     keys = list(dict.fromkeys(key for some in wanted for key in some))
-    loaded = load_named(keys)
+    loaded = load_named(keys, turns)
     full = [[loaded[key].info.key for key in some] for some in wanted]
     return plan(protocols, {r.info.key: r for r in loaded.values()}, batch_size, full)
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.registry import known, names, read
 from nftbench.benchmark.schema import Frozen
-from nftbench.evaluation.scoring import score_files
+from nftbench.evaluation.scoring.files import score_files
 from nftbench.parsing import parse_json
 from nftbench.stats.estimates import Estimate, clustered_mean
 from nftbench.stats.intervals import SHARE

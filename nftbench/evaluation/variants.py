@@ -12,8 +12,8 @@ import rewards as registry
 from nftbench.benchmark.prompts import text_lines
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.evaluation.image_lists import read_image_list
-from nftbench.evaluation.loading import load_rewards, quiet
-from nftbench.evaluation.scoring import score_files
+from nftbench.evaluation.scoring.files import score_files
+from nftbench.evaluation.scoring.loading import load_rewards, quiet
 from nftbench.generation.sampling import samples
 from nftbench.runs.io import write_atomic
 from nftbench.runs.run_folder import MANIFEST, Run

@@ -109,6 +109,15 @@ class Run:
             }
         self.save_manifest(manifest)
 
+    def note_hardware(self, changed: Mapping[str, Any]) -> None:
+        """Note on what the latest scores were given; what was said before is kept, under `hardware_before`."""
+        manifest = self.manifest
+        before = manifest.get("hardware", {})
+        if before | changed != before:
+            if before:
+                manifest["hardware_before"] = [*manifest.get("hardware_before", []), before]
+            self.save_manifest({**manifest, "hardware": before | changed})
+
     def protocols(self) -> dict[str, Protocol]:
         """The protocol of each benchmark of the run."""
         protocols = self.manifest.get("protocols", {})

@@ -10,8 +10,8 @@ from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import choose, load_benchmark, load_suite
 from nftbench.benchmark.schema import Benchmark
-from nftbench.evaluation.loading import load_rewards
 from nftbench.evaluation.planning import Work
+from nftbench.evaluation.scoring.loading import load_rewards
 from nftbench.generation.checkpoint import LoadedModel, own_suite
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.stress.paraphrase import RULES, one_each, paraphrases

@@ -18,8 +18,8 @@ import pandas as pd
 import rewards as registry
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.evaluate import evaluate
-from nftbench.evaluation.loading import quiet
 from nftbench.evaluation.planning import Work
+from nftbench.evaluation.scoring.loading import quiet
 from nftbench.generation.checkpoint import LoadedModel, load_model, trained_folder
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import RUNS, Run, folder_name

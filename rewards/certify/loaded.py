@@ -111,8 +111,11 @@ def load_seeded(key: str, seed: int, *, more: Mapping[str, Maker] | None = None,
     """
     label = f"seeded {seed} {how}"
     with standing_in(label, makers(partial(seeded_state, seed=seed), **how) | dict(more or {})):
-        _let_go_unless(key, label)
+        network = (key.partition("@")[0].replace("aesthetic", "clipscore"), label)
+        if _held and _held[0][0] != network:
+            _held.clear()
         reward = load_reward(key).reward
+        _held[:] = [(network, reward)]
     for tower in (
         getattr(reward, "tower", None),
         getattr(getattr(reward, "color_head", None), "tower", None),
@@ -122,16 +125,8 @@ def load_seeded(key: str, seed: int, *, more: Mapping[str, Maker] | None = None,
     return reward
 
 
-_held: list[tuple[str, str]] = []
-
-
-def _let_go_unless(key: str, label: str) -> None:
-    """Two ViT-H/14 are 8 GB: what was loaded before is dropped, unless it is the same network."""
-    network = (key.partition("@")[0].replace("aesthetic", "clipscore"), label)
-    if _held != [network]:
-        clip_models.load_tower.cache_clear()
-        hpsv2.load_open_clip.cache_clear()
-        _held[:] = [network]
+_held: list[tuple[tuple[str, str], Any]] = []
+"""The reward that was loaded last, with what names its network: two ViT-H/14 are 8 GB, and one is not rebuilt."""
 
 
 # --- what a reward hands over ---------------------------------------------------------------------

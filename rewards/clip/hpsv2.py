@@ -1,7 +1,6 @@
 """HPSv2.1: a CLIP ViT-H/14 trained on people's preferences among images of one prompt."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rewards.clip.models import fill, read_tensors
 from rewards.clip.towers import OpenClipTower, Tower, cosine_scores, precision_of
 from rewards.images import preprocess
 from rewards.images.preprocess import Preprocess
+from rewards.shared import shared
 from rewards.weights.pull import weight_file
 
 HPS_V2_1 = Weight(
@@ -72,11 +72,11 @@ def build_open_clip(config: Mapping[str, Any], state: Mapping[str, Any], path: P
     return model.float()
 
 
-@cache
+@shared
 def load_open_clip(
     path: Path, device: str, dtype: str, config: Callable[[], Mapping[str, Any]] = vit_h_14
 ) -> Any:
-    """The network of a file with `state_dict` in it; one object a process, device and precision.
+    """The network of a file with `state_dict` in it; one object a process, device and precision while it is used.
 
     Args:
         path: of the file.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rewards.base import ConfigError, Weight
 from rewards.clip.towers import Activation, ClipTower, refuse_misfits
+from rewards.shared import shared
 from rewards.weights.pull import packaged, weight_file
 from rewards.weights.stand_ins import content_of
 
@@ -118,9 +119,9 @@ def pickscore_tower(reward: str, *, device: str = "cpu", dtype: str = "float32")
     return load_tower(weight_file(PICKSCORE_V1, reward=reward), vit_h_14_config, device, dtype)
 
 
-@cache
+@shared
 def load_tower(path: Path, config: Any, device: str, dtype: str) -> ClipTower:
-    """A tower of one safetensors file with transformers' names; one object a process.
+    """A tower of one safetensors file with transformers' names; one object a process while it is used.
 
     Args:
         path: of the file.
@@ -155,7 +156,7 @@ def build_clip(config: Any, state: Mapping[str, Tensor], path: Path) -> Any:
     return model
 
 
-@cache
+@shared
 def _under(tower: ClipTower, activation: Activation) -> ClipTower:
     return tower.with_activation(activation)
 

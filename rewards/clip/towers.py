@@ -4,7 +4,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch.nn.functional import normalize
 
 from rewards.base import ConfigError, MissingWeights, Prompt, Scores, unseen
 from rewards.images.preprocess import Preprocess
+from rewards.shared import shared
 
 BATCH_SIZE = 32
 """Images or texts in one call of a network."""
@@ -273,9 +273,9 @@ def cosine_scores(
     return Scores.of(scale * tower.cosines(images, texts, transform), parts={"truncated": cut})
 
 
-@cache
+@shared
 def load_clip(folder: Path, device: str = "cpu") -> ClipTower:
-    """The tower that `save_pretrained` (model, tokenizer) left in a folder; one object a process.
+    """The tower that `save_pretrained` (model, tokenizer) left in a folder; one object a process while it is used.
 
     Raises:
         MissingWeights: no such folder, or no `model.safetensors` in it.

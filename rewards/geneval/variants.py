@@ -6,7 +6,6 @@ official rule or DiffusionNFT's. Each variant says which.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from rewards.geneval import mask2former, mmdet
 from rewards.geneval.colours import ColorHead, openai_color_head
 from rewards.geneval.detector import Detector
 from rewards.geneval.reward import GenEval
+from rewards.shared import shared
 from rewards.weights.pull import weight_file
 from rewards.weights.stand_ins import content_of, stand_in
 
@@ -139,9 +139,9 @@ def detector_of(
     return mmdet.MmdetDetector(network, channel_order=knobs.channel_order, **more)
 
 
-@cache
+@shared
 def _network(kind: str, path: Path, device: str) -> Any:
-    """One object a process; variants over the same weights share it."""
+    """One object a process while it is used; variants over the same weights share it."""
     other = content_of(path)
     if isinstance(other, nn.Module):
         return other

@@ -12,7 +12,7 @@ from PIL import Image
 from nftbench.evaluation.image_lists import read_image_list, score_list, scores_file
 from rewards.base import ConfigError
 from rewards.images.jpeg import Incompressibility
-from tests.evaluation.test_scoring import Brightness, listed, picture
+from tests.evaluation.scoring.test_files import Brightness, listed, picture
 
 
 def quietly(stage: str, done: int, total: int) -> None:

@@ -291,7 +291,7 @@ class Bench:
     @cached_property
     def policy(self) -> Any:
         """The packaged checkpoint."""
-        from nftbench.evaluation.loading import quiet
+        from nftbench.evaluation.scoring.loading import quiet
         from nftbench.generation.checkpoint import load_model
 
         quiet()
@@ -301,8 +301,8 @@ class Bench:
     def works(self) -> list[Any]:
         """A small evaluation: six images, two rewards, batches of two."""
         from nftbench.benchmark.registry import load_benchmark
-        from nftbench.evaluation.loading import load_rewards
         from nftbench.evaluation.planning import fitted, plan
+        from nftbench.evaluation.scoring.loading import load_rewards
 
         rewards = load_rewards("jpeg,jpeg@compressibility")
         return fitted(plan([load_benchmark("faults").protocol()], rewards, 2), self.policy)

@@ -10,7 +10,6 @@ Run: python -m tests.gpu.sd35 [--small] [--minutes 6] [--out FILE.json]
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from nftbench.commands import evaluate_checkpoint
-from nftbench.evaluation.loading import quiet
+from nftbench.evaluation.scoring.loading import quiet
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.training import setup
 from nftbench.training.config.overrides import load_recipe
@@ -36,6 +35,7 @@ from rewards.clip.models import clip_tokenizer
 from rewards.measuring.cost import peak_memory
 from rewards.weights.stand_ins import standing_in
 from tests.helpers.tiny import tokenizer
+from tests.performance.memory import filled
 
 TRANSFORMER = {
     "sample_size": 128,
@@ -202,17 +202,6 @@ class Peak:
         self.gigabytes = (torch.cuda.max_memory_allocated() if self._gpu else peak_memory()) / 1e9
 
 
-def _filled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of a reward at its full size: one block of numbers again and again, which moves no speed."""
-    block = torch.empty(2**20).uniform_(-0.02, 0.02)
-
-    def numbers(shape: torch.Size) -> torch.Tensor:
-        times = math.ceil(shape.numel() / len(block))
-        return block.repeat(max(1, times))[: shape.numel()].reshape(shape)
-
-    return {k: numbers(v.shape) if v.is_floating_point() else v for k, v in state.items()}
-
-
 def drawn_and_scored(model: LoadedModel, small: bool, folder: Path, clock: Clock) -> dict[str, Any]:
     """The real command over a loaded model: the time of each stage, and the peak with all rewards."""
     settings = {
@@ -231,7 +220,7 @@ def drawn_and_scored(model: LoadedModel, small: bool, folder: Path, clock: Clock
         batch_size=2 if small else 16,
     )
     warm_up = {**settings, "limit": 1, "num_inference_steps": 2}
-    with Peak(model.pipeline.device) as peak, standing_in("measured", makers(_filled)):
+    with Peak(model.pipeline.device) as peak, standing_in("measured", makers(filled)):
         evaluate(warm_up, out=folder / "warm-up", progress=clock)
         clock.clear()
         evaluate(settings, out=folder / "run", progress=clock)

@@ -15,7 +15,7 @@ import pytest
 from accelerate import Accelerator
 
 from nftbench.benchmark.places import ENVIRONMENT
-from nftbench.evaluation.loading import quiet
+from nftbench.evaluation.scoring.loading import quiet
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun

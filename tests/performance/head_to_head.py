@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from nftbench.evaluation.loading import quiet
+from nftbench.evaluation.scoring.loading import quiet
 from nftbench.runs.io import write_atomic
 from nftbench.training.callbacks.base import Iteration
 from nftbench.training.callbacks.checkpoints import checkpoints

@@ -16,7 +16,7 @@ import peft
 import torch
 from accelerate import Accelerator
 
-from nftbench.evaluation.loading import quiet
+from nftbench.evaluation.scoring.loading import quiet
 from nftbench.generation.checkpoint import load_model
 from nftbench.generation.sampling import to_uint8
 from nftbench.training.algorithms.nft import nft_loss, velocity_kl

@@ -32,6 +32,9 @@ MaxFailed = Annotated[
     float,
     typer.Option(min=0, max=1, help="Share of unscored images from which the exit code is 4."),
 ]
+RewardDevice = Annotated[
+    str | None, typer.Option(help="Where rewards run: cpu, cuda:1; the GPU where there is one.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images made and scored at once.")]
 
 
@@ -178,6 +181,7 @@ def eval_(
     batch_size: BatchSize = 16,
     loading: flags.Loading,
     machine: flags.FullMachine,
+    reward_device: RewardDevice = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; under runs/ when left out.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Add the rows to leaderboards/.")
@@ -213,6 +217,7 @@ def eval_(
                 progress=progress,
                 allowed=loading.allowed,
                 hardware=machine.hardware(),
+                reward_device=reward_device,
                 say=console.line,
                 retry_failed=retry_failed,
             )
@@ -256,6 +261,7 @@ def score(
             help="Where a list's scores go, .csv or .parquet; LIST.scores.parquet when left out."
         ),
     ] = None,
+    reward_device: RewardDevice = None,
     retry_failed: RetryFailed = True,
     max_failed: MaxFailed = 0.01,
     as_json: console.Json = False,
@@ -271,11 +277,17 @@ def score(
         if target.is_dir():
             if out:
                 raise ConfigError("--out is for lists; a run's scores stay in its folder")
-            rows = commands.score_run(target, rewards, progress, retry_failed=retry_failed)
+            rows = commands.score_run(
+                target,
+                rewards,
+                progress,
+                retry_failed=retry_failed,
+                reward_device=reward_device,
+            )
             alarms, written = run_alarms(Run(target)), target
         else:
             rows, alarms, written = commands.score_listed(
-                target, rewards, batch_size, out, progress
+                target, rewards, batch_size, out, progress, reward_device=reward_device
             )
     _show(rows, alarms, "scores", written)
     _end(alarms, max_failed)

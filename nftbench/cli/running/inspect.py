@@ -24,7 +24,7 @@ def inspect(
     """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, trainable or why not."""
     names.check(checkpoint=checkpoint)
     from nftbench.benchmark.schema import SamplingParameters
-    from nftbench.evaluation.loading import quiet
+    from nftbench.evaluation.scoring.loading import quiet
     from nftbench.generation.checkpoint import load_model
     from nftbench.generation.inspection import inspect_model
 

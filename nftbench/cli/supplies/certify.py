@@ -42,7 +42,7 @@ def certify(
     if golden:
         there(golden, "the folder of the references' numbers")
     keys, algorithms = _chosen(names or [])
-    from nftbench.evaluation.loading import quiet
+    from nftbench.evaluation.scoring.loading import quiet
     from nftbench.runs.io import write_atomic
     from rewards.certify import run, verdicts
 

@@ -70,8 +70,8 @@ def rank_(
 ) -> None:
     """Say how often rewards order ready images of a prompt as people did."""
     import rewards as registry
-    from nftbench.evaluation.loading import load_rewards, quiet
     from nftbench.evaluation.ranking import load_ranking, rank
+    from nftbench.evaluation.scoring.loading import load_rewards, quiet
 
     quiet()
     ranking = load_ranking(benchmark)

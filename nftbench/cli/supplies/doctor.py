@@ -29,7 +29,7 @@ class Examined:
 @app.command()
 def doctor(as_json: console.Json = False) -> None:
     """Say what is installed, what works, and the command for what does not."""
-    from nftbench.evaluation.loading import quiet
+    from nftbench.evaluation.scoring.loading import quiet
 
     quiet()
     found = []

@@ -80,8 +80,8 @@ def pull_everything(
     for name in names:
         check_names.check(suite=name)
     from nftbench.benchmark import data_cache
-    from nftbench.evaluation.loading import quiet
     from nftbench.evaluation.needs import needs
+    from nftbench.evaluation.scoring.loading import quiet
     from nftbench.reporting.tables.reward_tables import size
     from rewards.weights import pull as weights
 

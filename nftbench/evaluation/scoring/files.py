@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 import rewards as registry
+from nftbench.evaluation.scoring.in_turn import InTurn
 from nftbench.generation.sampling import Sample
 from nftbench.runs.run_folder import as_text, score_table
 from rewards.base import ConfigError, Prompt, Reward, Scores
@@ -105,7 +106,8 @@ def scorer_identity(reward: Reward) -> str:
 def _code_digest(reward: Reward) -> str:
     """Digest of the code that a reward's values follow from: its class, its factory and the door before it."""
     inner = reward.reward if isinstance(reward, CheckedReward) else reward
-    modules = {CheckedReward.__module__, type(inner).__module__}
+    kind = inner.kind if isinstance(inner, InTurn) else type(inner)
+    modules = {CheckedReward.__module__, kind.__module__}
     if reward.info.key in registry.available() and reward.info.key not in ADDED:
         modules.add(registry.target_of(reward.info.key).partition(":")[0])
     return " ".join(modules_digest(module) for module in sorted(modules))
@@ -119,8 +121,8 @@ def _score(reward: CheckedReward, pictures: Sequence[Picture], prompts: Sequence
         count, said = len(pictures), str(error).partition(".")[0]
     if count == 1:
         raise ConfigError(
-            f"out of memory: {reward.info.key} cannot score one image ({said}); take fewer rewards at once, or a "
-            "machine with more"
+            f"out of memory: {reward.info.key} cannot score one image ({said}); run it elsewhere, such as "
+            "--reward-device cpu"
         )
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

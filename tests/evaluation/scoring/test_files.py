@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from nftbench.evaluation.image_lists import read_image_list
-from nftbench.evaluation.scoring import score_files
+from nftbench.evaluation.scoring.files import score_files
 from rewards.base import ConfigError, Prompt, RewardInfo, Scores
 from rewards.images.jpeg import Incompressibility, jpeg_kilobytes
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers.utils.logging
-import torch
 import transformers.utils.logging
 
 import rewards as registry
+from nftbench.evaluation.scoring.in_turn import Turns
 from rewards.base import ConfigError, Reward
 from rewards.own import file_named
 
@@ -22,34 +22,37 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_reward(key: str) -> Reward:
-    """Load one reward, onto the GPU where there is one."""
-    return registry.load_reward(key, device="cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_rewards(listed: str) -> dict[str, Reward]:
+def load_rewards(listed: str, turns: Turns | None = None) -> dict[str, Reward]:
     """Load a comma-separated list of rewards, by key.
+
+    Args:
+        listed: keys.
+        turns: where they run, large ones in turn; None is on the GPU where there is one.
 
     Raises:
         ConfigError: one that is unknown, cannot be had, or carries a weight, which has no meaning where nothing is
             trained.
     """
-    return {key: load_reward(key) for key in registry.without_weights(listed)}
+    turns = turns or Turns()
+    return {key: turns.load(key) for key in registry.without_weights(listed)}
 
 
-def load_named(keys: Sequence[str]) -> dict[str, Reward]:
+def load_named(keys: Sequence[str], turns: Turns | None = None) -> dict[str, Reward]:
     """Load the rewards that a suite or a run names itself.
 
     Args:
         keys: keys or bare names; the loaded rewards stand under the same ones.
+        turns: as for `load_rewards`.
 
     Raises:
         ConfigError: one that cannot be had; says how to go on without it.
     """
-    found = {}
+    found: dict[str, Reward] = {}
+    turns = turns or Turns()
+    _ = turns.asked  # prompts that are not here are no fault of a reward
     for key in keys:
         try:
-            found[key] = load_reward(key)
+            found[key] = turns.load(key)
         except ConfigError as error:
             others = ",".join(k for k in keys if k != key)
             hint = f" Or leave it out: --rewards {others}" if others else ""

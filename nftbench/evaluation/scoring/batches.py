@@ -1,0 +1,81 @@
+"""A run's images, scored batch by batch: a score is kept with the image, prompt and scorer that it is of."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from nftbench.evaluation.planning import Work
+from nftbench.evaluation.scoring.files import score_again, score_files, scorer_identity
+from nftbench.evaluation.scoring.in_turn import in_order
+from nftbench.generation.sampling import Sample
+from nftbench.runs.processes import ALONE, Processes
+from nftbench.runs.run_folder import BOUND, Run, score_table
+from rewards.base import Progress
+
+
+def score_images(
+    run: Run,
+    works: Sequence[Work],
+    here: Sequence[Mapping[str, str]],
+    progress: Progress,
+    processes: Processes = ALONE,
+    *,
+    retry_failed: bool = True,
+) -> None:
+    """Score this process's batches that a reward has not scored yet: these images and prompts, by this very scorer.
+
+    Rewards take turns, each for all benchmarks: a large one is loaded once.
+
+    Args:
+        run: the run.
+        works: its benchmarks.
+        here: digest of each image (`images_here`), of each of them.
+        progress: told of progress after every batch.
+        processes: that share the batches.
+        retry_failed: whether images that a reward failed on are scored again.
+    """
+    rewards = {key: reward for work in works for key, reward in work.rewards.items()}
+    turns = [(key, *pair) for key in in_order(rewards) for pair in zip(works, here, strict=True)]
+    for key, work, images in turns:
+        for number, batch in processes.share(list(work.batches())) if key in work.rewards else ():
+            score_batch(run, work, key, number, batch, images, retry_failed=retry_failed)
+            done = number * work.batch_size + len(batch)
+            progress(f"{work.name}: {key}", done, len(work.samples))
+
+
+def score_batch(
+    run: Run,
+    work: Work,
+    key: str,
+    number: int,
+    batch: Sequence[Sample],
+    here: Mapping[str, str],
+    *,
+    retry_failed: bool,
+) -> None:
+    """Score a batch by one reward, unless that was done for these images and prompts by this scorer."""
+    reward = work.rewards[key]
+    bound = bound_to(batch, here).assign(scorer=scorer_identity(reward))
+    known = run.batch_scores(work.name, key, number, bound)
+    paths, prompts = [run.image_path(work.name, s) for s in batch], [s.prompt for s in batch]
+    failed = run.failed(work.name, number)
+    absent = {p: failed.get(s.key, "") for p, s in zip(paths, batch, strict=True)}
+    if known is None:
+        table = score_table(key, batch, score_files(reward, paths, prompts, absent))
+    elif retry_failed and known[key].isna().any():
+        table = score_again(reward, known, batch, paths, absent)
+    else:
+        return
+    if table is not known:
+        run.save_scores(work.name, key, number, table, bound)
+
+
+def bound_to(batch: Sequence[Sample], here: Mapping[str, str]) -> pd.DataFrame:
+    """What a batch's scores must be bound to: `BOUND`, but for the scorer.
+
+    Args:
+        batch: images.
+        here: digest of each.
+    """
+    columns = [[s.key, here[s.key], s.prompt.text] for s in batch]
+    return pd.DataFrame(columns, columns=BOUND[:-1])
