@@ -306,13 +306,14 @@ def score_run(
         for known in manifest["rewards"].values():
             refuse_unnamed_files(known)
         works = own_works(list(protocols.values()), own, manifest["batch_size"], turns)
+    noted = reward_device or "reward_device" in manifest.get("hardware", {})
     return score(
         run,
         works,
         progress,
         retry_failed=retry_failed,
         processes=processes,
-        hardware=turns.described,
+        hardware=turns.described if noted else None,
     )
 
 
