@@ -1,10 +1,16 @@
-"""Prompts to train on that are pinned by git's name of their content, where nobody could take their sha256 yet."""
+"""Prompts to train on: the pocket world's; and those pinned by git's name of their content, without a known sha256."""
+
+import re
+from collections import Counter
 
 import pytest
 
+from nftbench.benchmark.places import shipped as folder
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import PromptSource
+from nftbench.pocket.world.scenes import held_out
 from rewards.base import ConfigError
+from tests.helpers import pocket_prompts
 
 BLOB = "29f1376836cebe8f18ac57baf4f1874693ca4ffe"
 """Of two lines, by `git hash-object`."""
@@ -37,3 +43,64 @@ def test_training_prompts_that_are_not_here_name_the_command(name, tmp_path, mon
     monkeypatch.setenv("NFTBENCH_DATA", str(tmp_path))
     with pytest.raises(ConfigError, match=f"nftbench data pull {name} --training"):
         load_benchmark(name).load_training()
+
+
+# --- the pocket world's ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("geneval-pocket", pocket_prompts.training_geneval_lines),
+        ("ocr-pocket", pocket_prompts.training_sign_lines),
+    ],
+)
+def test_shipped_training_prompts_are_what_the_pocket_world_gives(name, lines):
+    source = load_benchmark(name).training
+    assert source is not None
+    shipped = (folder() / "prompts" / source.file).read_text("utf-8")
+    assert shipped == "".join(f"{line}\n" for line in lines())
+    assert len(load_benchmark(name).load_training()) == source.count
+
+
+@pytest.mark.parametrize("name", ["geneval-pocket", "ocr-pocket"])
+def test_nothing_held_out_is_trained_on(name):
+    asked_prompts, trained = load_benchmark(name).load(), load_benchmark(name).load_training()
+    both = {" ".join(sorted(p.text.split())) for p in asked_prompts} & {
+        " ".join(sorted(p.text.split())) for p in trained
+    }
+    singles = {p.text for p in asked_prompts if p.tag == "single_object"}
+    assert both == {" ".join(sorted(text.split())) for text in singles}
+    assert {p.tag for p in trained if held_out(p.text)} <= {"single_object"}
+
+
+def test_no_two_pocket_prompts_share_an_id():
+    """Noise is seeded by the id. The two benchmarks are asked apart, but trained on together."""
+    geneval, signs = load_benchmark("geneval-pocket"), load_benchmark("ocr-pocket")
+    trained = [p.id for p in geneval.load_training() + signs.load_training()]
+    assert len(set(trained)) == len(trained) == 360 + 364
+    assert (trained[0], trained[-1]) == ("t0000", "t00363")
+    assert not {p.id for p in geneval.load() + signs.load()} & set(trained)
+
+
+def test_an_even_draw_trains_every_task_as_often():
+    trained = load_benchmark("geneval-pocket").load_training()
+    assert list(Counter(p.tag for p in trained).values()) == [pocket_prompts.TRAINING_PER_TASK] * 6
+    for tag in {p.tag for p in trained}:
+        copies = Counter(p.text for p in trained if p.tag == tag).values()
+        assert max(copies) - min(copies) <= 1
+    distinct = Counter({p.text: p.tag for p in trained}.values())
+    assert distinct["single_object"] == 8 and distinct["counting"] == 14
+    assert distinct["position"] == distinct["color_attr"] == 60
+
+
+def test_training_signs_are_single_words_told_once():
+    texts = [p.text for p in load_benchmark("ocr-pocket").load_training()]
+    assert len(set(texts)) == len(texts)
+    assert all(re.fullmatch('a sign that says "[A-Z]{3,6}"', text) for text in texts)
+
+
+def test_a_benchmark_without_training_prompts_says_so():
+    bare = load_benchmark("ocr-pocket").model_copy(update={"training": None})
+    with pytest.raises(ConfigError, match="ocr-pocket has no training prompts; name a prompt file"):
+        bare.load_training()
