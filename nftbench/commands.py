@@ -16,7 +16,7 @@ from nftbench.evaluation.needs import all_lacking
 from nftbench.evaluation.planning import Work, fitted, own_works, plan, prompts_of
 from nftbench.evaluation.scoring.in_turn import Turns
 from nftbench.evaluation.scoring.loading import load_rewards, quiet, refuse_unnamed_files
-from nftbench.evaluation.services import asked_of_service
+from nftbench.evaluation.services import asked_of_service, refuse_hardware
 from nftbench.generation.checkpoint import (
     NOTHING,
     Allowed,
@@ -83,6 +83,8 @@ def evaluate_checkpoint(
     if not name.isprintable():
         raise ConfigError(f"expected a checkpoint's name on one line, got {name!r}")
     ready = loaded or (load_service(name) if is_service(name) else None)
+    if isinstance(ready, ImageService):
+        refuse_hardware(ready, hardware, allowed)
     if ready and suite is None:
         raise ConfigError(
             f"{ready.kind} {name} names no suite of its own; pass suite, one of {_suites()}"

@@ -79,8 +79,17 @@ class Loading:
     ] = False
 
     def named(self, checkpoint: str) -> str:
-        """The checkpoint's words with what the flags add: a run's name holds all that decides what is loaded."""
+        """The checkpoint's words with what the flags add: a run's name holds all that decides what is loaded.
+
+        Raises:
+            ConfigError: flags about weights, for an image service.
+        """
         added = (("config", self.config), ("quantize", self.quantize))
+        given = [f"--{kind}" for kind, value in added if value]
+        if given and checkpoint.startswith("api:"):
+            raise ConfigError(
+                f"{checkpoint} is an image service: {', '.join(given)} is about a model on this machine; leave out"
+            )
         return checkpoint + "".join(f"+{kind}={value}" for kind, value in added if value)
 
     def named_if_any(self, checkpoint: str | None) -> str | None:

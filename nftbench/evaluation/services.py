@@ -14,6 +14,8 @@ import numpy as np
 from nftbench.benchmark.schema import SamplingDefaults
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import Work
+from nftbench.generation.checkpoint import Allowed
+from nftbench.generation.hardware import Hardware
 from nftbench.generation.image_service import Drawn, ImageService, draw
 from nftbench.generation.sampling import Sample
 from nftbench.runs.run_folder import Run
@@ -22,6 +24,23 @@ from rewards.images.pixels import read_picture
 
 CONTROLLED = ("height", "width", "images_per_prompt", "limit", "seed")
 """Settings of a user that a service can be asked, or that it is not told."""
+
+
+def refuse_hardware(service: ImageService, hardware: Hardware, allowed: Allowed) -> None:
+    """Refuse what is about weights on this machine: a service draws elsewhere, as it likes.
+
+    Raises:
+        ConfigError: names the flags.
+    """
+    about_loading = {
+        "--trust-remote-code": allowed.remote_code,
+        "--lora-partial": allowed.partial_lora,
+    }
+    given = hardware.changed + [flag for flag, wanted in about_loading.items() if wanted]
+    if given:
+        raise ConfigError(
+            f"{service.name} is an image service: {', '.join(given)} is about a model on this machine; leave out"
+        )
 
 
 def asked_of_service(works: Sequence[Work], settings: Mapping[str, Any]) -> list[Work]:

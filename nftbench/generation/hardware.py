@@ -4,12 +4,13 @@ What moves a number beyond rounding is said in the protocol, by `numerics`; all 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 from torch import nn
 
 from nftbench.generation.settings.probe import networks_of
@@ -19,6 +20,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
 INEXACT = ("sage", "int8", "fp8")
 """In the name of an attention backend: it rounds queries and keys to eight bits; all others differ by rounding."""
+USUAL_ATTENTION = "native"
+"""Of diffusers, where nothing is chosen."""
 REFUSALS = (AttributeError, ImportError, RuntimeError, ValueError, NotImplementedError, OSError)
 """What diffusers raises where a pipeline or machine cannot do what is asked."""
 
@@ -63,6 +66,19 @@ class Hardware:
     def precision(self) -> str | None:
         """The precision to load in; None is that of the checkpoint's files."""
         return self.dtype or ("float32" if self.where().type == "cpu" else None)
+
+    @property
+    def changed(self) -> list[str]:
+        """The command line's flags of what is not as it is by itself."""
+        names = {"compiled": "compile"}
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return [f"--{names.get(name, name).replace('_', '-')}" for name in given]
+
+    @property
+    def attention_used(self) -> str | None:
+        """The attention backend that is chosen, here or by diffusers' environment variable; None is its usual."""
+        chosen = self.attention or DIFFUSERS_ATTN_BACKEND
+        return None if chosen == USUAL_ATTENTION and not self.attention else chosen
 
 
 def usable_device(name: str | None, flag: str) -> torch.device:
@@ -120,8 +136,9 @@ def numerics(pipeline: DiffusionPipeline, hardware: Hardware) -> str | None:
         said.append("tf32")
     if hardware.vae_tiling:
         said.append("vae tiling")
-    if hardware.attention and any(mark in hardware.attention for mark in INEXACT):
-        said.append(f"attention {hardware.attention}")
+    attention = hardware.attention_used
+    if attention and any(mark in attention for mark in INEXACT):
+        said.append(f"attention {attention}")
     return ", ".join(said) or None
 
 
@@ -129,7 +146,8 @@ def described(hardware: Hardware) -> dict[str, Any]:
     """For the manifest: all of it, with the device as it was found."""
     device = hardware.where()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return asdict(hardware) | {"device": str(device), "device_name": name}
+    found = {"device": str(device), "device_name": name, "attention": hardware.attention_used}
+    return asdict(hardware) | found
 
 
 def dtype_of(pipeline: DiffusionPipeline) -> str:

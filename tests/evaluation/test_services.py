@@ -138,6 +138,26 @@ def test_a_wrong_key_is_one_line_without_the_key(tmp_path, monkeypatch):
     assert "status 401" in said and "NFTBENCH_IMAGES_KEY" in said and "not-the-one" not in said
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--device", "cpu", "--dtype", "bfloat16"],
+        ["--offload", "model"],
+        ["--compile"],
+        ["--vae-tiling", "--attention", "native", "--tf32"],
+        ["--trust-remote-code"],
+        ["--quantize", "int8"],
+    ],
+)
+def test_flags_about_this_machine_are_refused(tmp_path, flags):
+    """Before anything is asked of the service, which is not even there."""
+    name = "api:http://127.0.0.1:9/v1#m"
+    said = refused(tmp_path, "eval", name, *ASKED, "--size", "64", *flags)
+    named = [flag for flag in flags if flag.startswith("--")]
+    assert "is an image service" in said and all(flag in said for flag in named)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_cannot_be_asked_is_one_line(tmp_path, service):
     name = f"api:{service}#fake"
     assert "pass --size" in refused(tmp_path, "eval", name, *ASKED)

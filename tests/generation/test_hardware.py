@@ -56,6 +56,15 @@ def test_a_backend_that_exists_reaches_every_layer():
         hardware.settle(pipeline, Hardware(attention="flashy"))
 
 
+def test_a_backend_that_the_environment_chooses_is_recorded(policy, monkeypatch):
+    """As `--attention` is, and in the protocol where it rounds; the usual one is no choice."""
+    assert hardware.described(Hardware())["attention"] is None
+    monkeypatch.setattr(hardware, "DIFFUSERS_ATTN_BACKEND", "sage")
+    assert hardware.described(Hardware())["attention"] == "sage"
+    assert hardware.numerics(policy.pipeline, Hardware()) == "attention sage"
+    assert hardware.described(Hardware(attention="native"))["attention"] == "native"
+
+
 def test_only_what_moves_numbers_is_in_the_hash(tmp_path):
     """Slices decode the same pixels; tiles and precision do not. All is in the manifest."""
     call = [
