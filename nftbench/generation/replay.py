@@ -265,12 +265,17 @@ class Record:
 
         Source: for epsilon and v-prediction arXiv:2202.00512 Sec. 4 and App. D.
         """
-        levels = (self.alpha, self.sigma, self.scale)
-        alpha, sigma, scale = (_column(each[steps], x_t) for each in levels)
-        x = x_t * scale
+        x = x_t * _column(self.scale[steps], x_t)
         output = denoiser(**self.arguments(x, images, steps))
         raw = _rows(first_output(output), "the network's output")
         predicted = self.layout.sign * _leading(raw, x_t).reshape(x_t.shape).to(x_t.dtype)
+        return self.as_velocity(predicted, x_t, steps)
+
+    def as_velocity(self, predicted: Tensor, x_t: Tensor, steps: Tensor) -> Tensor:
+        """What a solver is given for x_t at some times, (B, ...), as the velocity eps - x_0."""
+        levels = (self.alpha, self.sigma, self.scale)
+        alpha, sigma, scale = (_column(each[steps], x_t) for each in levels)
+        x = x_t * scale
         if self.layout.prediction == "flow_prediction":
             return predicted
         if self.layout.prediction == "epsilon":

@@ -7,14 +7,19 @@ drawn again, image by image the same, whatever the batches and however many proc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from nftbench.generation.replay import Layout, record, watch
+from nftbench.generation.guided import Guided, guided_records, refuse_other_guidance
+from nftbench.generation.replay import Layout, Record, record, watch
 from nftbench.generation.sampling import Sample, generate, texts_remembered
 from nftbench.generation.settings.effective import Effective
+from nftbench.generation.trace import Trace
 from nftbench.training import RewardFailed
 from nftbench.training.algorithms.advantages import (
     GroupAdvantages,
@@ -117,19 +122,65 @@ class Rollout:
     def _batch(
         self, data: StageData, samples: list[Sample], settings: Effective, seed: int
     ) -> RolloutBatch:
-        pipeline = self._policy.pipeline
-        sampler = self._algorithm.sampler(pipeline, samples, seed)
-        precision = mixed(self._processes.device, self._recipe.policy.precision)
-        with sampler as steps, watch(pipeline) as trace, precision:
-            images = generate(pipeline, samples, settings)
         ids = [s.prompt.id for s in samples]
+        rows = [ids.index(i) for i in ids]
+        if data.guided is None:
+            images, trace, steps = self._draw(samples, settings, seed)
+            kept, guided = record(trace, self._layout, rows), None
+        else:
+            other = data.guided.at(
+                num_inference_steps=settings.num_inference_steps, seed=settings.seed
+            )
+            images, trace, steps = self._draw(samples, other, seed)
+            kept, guided = self._guided(samples, rows, trace, settings, other)
         return RolloutBatch(
             samples=samples,
             images=images,
-            record=record(trace, self._layout, [ids.index(i) for i in ids]),
+            record=kept,
+            guided=guided,
             steps=steps,
             scores=self._scorer.submit(self._score, data, images, [s.prompt for s in samples]),
         )
+
+    def _draw(
+        self, samples: Sequence[Sample], settings: Effective, seed: int
+    ) -> tuple[np.ndarray, Trace, Sequence[Any]]:
+        pipeline = self._policy.pipeline
+        with (
+            self._algorithm.sampler(pipeline, samples, seed) as steps,
+            watch(pipeline) as trace,
+            self._precision(),
+        ):
+            return generate(pipeline, samples, settings), trace, steps
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return mixed(self._processes.device, self._recipe.policy.precision)
+
+    def _guided(
+        self,
+        samples: Sequence[Sample],
+        rows: list[int],
+        trace: Trace,
+        settings: Effective,
+        other: Effective,
+    ) -> tuple[Record, Guided]:
+        """The records of a guided call; those of its prompts and of the empty one come from short unguided calls."""
+        firsts = sorted(set(rows))
+        empty = Sample(replace(samples[0].prompt, text=""), 0)
+        plain, nothing = (
+            record(self._draw(some, settings, 0)[1], self._layout, range(len(some)))
+            for some in ([samples[row] for row in firsts], [empty])
+        )
+        images = [firsts.index(row) for row in rows]
+        kept, guided = guided_records(
+            plain, nothing, trace, images, float(other.guidance_scale or 1)
+        )
+        with self._precision():
+            refuse_other_guidance(trace, kept, guided, self._velocity)
+        return kept, guided
+
+    def _velocity(self, of: Record, x_t: Tensor, images: Tensor, steps: Tensor) -> Tensor:
+        return of.velocity(self._policy.denoiser, x_t, images, steps).float()
 
     def _score(
         self, data: StageData, images: np.ndarray, prompts: Sequence[Prompt]

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
@@ -116,6 +116,7 @@ def set_up(
     layout = learn(base.pipeline, lambda texts: _draw_briefly(base, settings, texts))
     settings = check_prompt_seen(base.pipeline, settings, stages[0].prompts)
     say(_drawing(settings))
+    stages = [_guided(data, base, recipe) for data in stages]
     trained = {r.key: r for data in stages for r in data.rewards}
     watched = reward_set.listed(recipe.evaluation.held_out_rewards)
     return Setup(
@@ -143,6 +144,20 @@ def _settings(base: LoadedModel, recipe: Recipe) -> Effective:
             "prompts with a generator each"
         )
     return settings
+
+
+def _guided(data: StageData, base: LoadedModel, recipe: Recipe) -> StageData:
+    """The stage with the settings of its guided rollouts, where it has any.
+
+    Raises:
+        ConfigError: the pipeline has no classifier-free guidance of this scale.
+    """
+    scale, steps = data.stage.guided, data.stage.num_inference_steps
+    if scale is None:
+        return data
+    guidance = {"guidance": "cfg", "guidance_scale": scale, "num_inference_steps": steps}
+    sampling = recipe.rollout.sampling.model_copy(update=guidance).filled(base.own)
+    return replace(data, guided=learn_settings(base.pipeline, sampling))
 
 
 def _draw_briefly(base: LoadedModel, settings: Effective, texts: list[str]) -> None:

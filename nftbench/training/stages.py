@@ -12,6 +12,7 @@ import rewards as registry
 from nftbench.benchmark.own import bounded, read_prompts
 from nftbench.benchmark.prompts import load_prompts
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.generation.settings.effective import Effective
 from nftbench.training.algorithms.advantages import RewardValues
 from nftbench.training.config.names import listed_rewards, prompt_file
 from nftbench.training.config.recipe import Recipe, Stage
@@ -89,6 +90,8 @@ class StageData:
     rewards: Sequence[WeightedReward]
     left_out: int = 0
     """Prompts that were named and that not all rewards can score."""
+    guided: Effective | None = None
+    """How the images are drawn where the old policy is guided."""
 
 
 def stage_data(stage: Stage, reward_set: RewardSet) -> StageData:

@@ -170,6 +170,8 @@ class Trainer:
 
     def _begin_stage(self) -> None:
         reset = self.data.stage.reset
+        if "theta" in reset:
+            self._policy.weights.take("ema")
         if "old" in reset:
             self._policy.weights.copy("old")
             self.state.schedule_start = self.state.optimizer_steps

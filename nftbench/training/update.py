@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nftbench.generation.replay import Record
 from nftbench.generation.sampling import Sample, image_seed
 from nftbench.training import TrainingFailed
 from nftbench.training.algorithms.advantages import GroupAdvantages
@@ -187,17 +188,25 @@ class Update:
 
     def _velocity(self, batch: TrainingBatch, using: Using, *, on_policy: bool) -> Velocity:
         """The network on a batch. While theta is the old policy still, what it said serves for both."""
-        record, said = batch.rollout.record, {}
+        record, guided, said = batch.rollout.record, batch.rollout.guided, {}
 
         def velocity(weights: WeightSet, x_t: Tensor, record_indices: Tensor) -> Tensor:
-            if weights == "old" and on_policy and said.get("x_t") is x_t:
+            if weights == "old" and on_policy and not guided and said.get("x_t") is x_t:
                 return said["v"].detach()
             device = x_t.device
             placed = nullcontext() if weights == "theta" else using(weights)
             precision = mixed(device, self._recipe.policy.precision)
+            images, times = batch.images.to(device), record_indices.to(device)
+
+            def network(of: Record) -> Tensor:
+                return of.velocity(self._policy.denoiser, x_t, images, times).float()
+
             with self._clock.part(weights), precision, placed:
-                images, times = batch.images.to(device), record_indices.to(device)
-                v = record.velocity(self._policy.denoiser, x_t, images, times).float()
+                v = (
+                    guided.velocity(network, record)
+                    if guided and weights == "old"
+                    else network(record)
+                )
             if weights == "theta":
                 said.update(x_t=x_t, v=v)
             return v

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from nftbench.generation.guided import Guided
 from nftbench.generation.replay import Record
 from nftbench.generation.sampling import Sample
 from nftbench.training.config.recipe import Recipe, Stage
@@ -30,6 +31,8 @@ class RolloutBatch:
     images: np.ndarray
     """uint8 (B, H, W, 3)."""
     record: Record
+    guided: Guided | None = None
+    """How the old policy was guided; None where it was not."""
     steps: Sequence[Any]
     """What the algorithm's sampler noted, such as stochastic steps; empty where the record is enough."""
     scores: Future

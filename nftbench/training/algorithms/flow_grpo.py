@@ -29,13 +29,23 @@ from nftbench.training.algorithms.sde_sampler import (
     gaussian,
 )
 from nftbench.training.config.recipe import Recipe, Stage
+from rewards.base import ConfigError
 
 
 class FlowGRPO:
     """Needs the solver's own steps, drawn with noise; what can be trained is these steps but the last."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Settings are the recipe's section `flow_grpo`."""
+        """Settings are the recipe's section `flow_grpo`.
+
+        Raises:
+            ConfigError: a stage is drawn with guidance.
+        """
+        if any(stage.guided for stage in recipe.stages):
+            raise ConfigError(
+                "FlowGRPO needs the likelihood of the steps that drew, which guidance has none of; leave out "
+                "stages.guided, or train with nft"
+            )
         self._settings = recipe.flow_grpo
 
     @contextmanager

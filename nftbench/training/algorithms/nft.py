@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999"]
+OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999", "keep"]
 
 
 def group_advantages(
@@ -123,19 +123,21 @@ def old_decay(schedule: OldSchedule, step: int) -> float:
 
     Args:
         schedule: `copy` keeps nothing; `linear_to_0.5` grows by 0.001 a step up to 0.5; `delayed_to_0.999` keeps
-            nothing for 75 steps, then grows by 0.0075 a step up to 0.999.
+            nothing for 75 steps, then grows by 0.0075 a step up to 0.999; `keep` keeps all.
         step: optimiser steps taken, >= 0.
 
-    Source: NVlabs/DiffusionNFT@24af555 scripts/train_nft_sd3.py `return_decay`, types 0, 1, 2.
+    Source: NVlabs/DiffusionNFT@24af555 scripts/train_nft_sd3.py `return_decay`, types 0, 1, 2; `keep` is our own.
     """
     if schedule == "copy":
         return 0.0
+    if schedule == "keep":
+        return 1.0
     if schedule == "linear_to_0.5":
         return min(0.001 * step, 0.5)
     if schedule == "delayed_to_0.999":
         return min(0.0075 * max(step - 75, 0), 0.999)
     raise ValueError(
-        f"unknown schedule {schedule!r}; expected copy, linear_to_0.5 or delayed_to_0.999"
+        f"unknown schedule {schedule!r}; expected copy, linear_to_0.5, delayed_to_0.999 or keep"
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import (
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.training.algorithms import check_name
 
-OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999"]
+OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999", "keep"]
 """Those of `nft.old_decay`, said again: a recipe is read without importing torch."""
 ATTENTION = (
     "to_q",
@@ -242,6 +242,9 @@ class Stage(_Frozen):
     groups: int = Field(default=48, ge=1)
     """Prompts an iteration."""
     group_size: int = Field(default=24, ge=2)
+    guided: float | None = Field(default=None, gt=1)
+    """NFT only: the old policy draws with classifier-free guidance of this scale, and is the guided policy in the loss;
+    the trained one learns to do without. Goes with `old_schedule = "keep"`, or guidance piles up."""
     num_inference_steps: int = Field(default=10, ge=1)
     timesteps_per_image: Literal["all"] | int | float = 0.99
     """Times an image is trained at, drawn from the sampler's own: `all`, a share below 1, or a number."""
@@ -258,8 +261,9 @@ class Stage(_Frozen):
     old_schedule: OldSchedule = "linear_to_0.5"
     zero_spread: Literal["train", "skip"] = "train"
     """Groups whose images all got one reward: `train` pulls them towards the old policy, `skip` saves their cost."""
-    reset: tuple[Literal["old", "ema", "optimizer"], ...] = ()
-    """What the stage begins anew; all else continues from the stage before it."""
+    reset: tuple[Literal["theta", "old", "ema", "optimizer"], ...] = ()
+    """What the stage begins anew, in this order: `theta` from the evaluation average, `old` and `ema` from theta, the
+    optimizer without memory; all else continues from the stage before it."""
 
     @field_validator("timesteps_per_image", mode="before")
     @classmethod
@@ -292,6 +296,8 @@ class Stage(_Frozen):
     def _whole(self) -> Self:
         if self.final_lr is not None and self.lr is None:
             raise ValueError("expected lr with final_lr")
+        if self.guided and self.old_schedule != "keep":
+            raise ValueError('expected old_schedule = "keep" with guided')
         return self
 
     def timestep_count(self, trainable_times: int) -> int:

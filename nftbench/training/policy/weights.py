@@ -38,6 +38,11 @@ class Weights:
         self._refuse_while_placed(f"copy theta to {name!r}")
         self._sets[name] = [p.detach().clone() for p in self.parameters.values()]
 
+    def take(self, name: str) -> None:
+        """Make theta equal to a set."""
+        for theta, other in zip(self["theta"], self[name], strict=True):
+            theta.copy_(other)
+
     def blend(self, name: str, keep: float) -> None:
         """Set <- keep * set + (1 - keep) * theta."""
         for mine, theta in zip(self[name], self["theta"], strict=True):

@@ -153,6 +153,7 @@ def test_groups_without_spread_get_exactly_no_advantage():
 
 def test_schedules_by_hand():
     assert [old_decay("copy", s) for s in (0, 1, 999)] == [0, 0, 0]
+    assert [old_decay("keep", s) for s in (0, 1, 999)] == [1, 1, 1]
     steps = (0, 1, 100, 500, 5000)
     assert [old_decay("linear_to_0.5", s) for s in steps] == pytest.approx(
         [0, 0.001, 0.1, 0.5, 0.5]
