@@ -160,6 +160,7 @@ def test_a_trust_region_that_nothing_leaves_is_the_same_update(twelve, tmp_path)
     assert metrics_of(tmp_path)[1]["kl_exploded"] == 0
 
 
+@pytest.mark.slow
 def test_only_times_within_the_range_are_trained(tmp_path):
     run = begin(small("stages.noise_range=[0.7, 0.99]", "rollout.solver=dpm++2"), tmp_path)
     run.run()
@@ -167,6 +168,7 @@ def test_only_times_within_the_range_are_trained(tmp_path):
         begin(small("stages.noise_range=[0.31, 0.32]"), tmp_path / "none").run()
 
 
+@pytest.mark.slow
 def test_too_much_memory_halves_the_batch_and_is_said(tmp_path):
     said = []
     recipe = small("stages.iterations=2", "rollout.batch_size=12")
@@ -245,6 +247,7 @@ def test_failures_are_counted_and_said(tmp_path):
     assert "warning: iteration 1: jpeg could not score 4 of 12 images: the model is asleep" in said
 
 
+@pytest.mark.slow
 def test_a_reward_that_dies_stops_the_run_though_others_live(tmp_path):
     """It is not taken for one that does not apply: the run goes on from where it stood once it is back."""
     run = begin(small(*ONE, "stages.rewards=jpeg,pickscore@pocket"), tmp_path)
@@ -267,6 +270,7 @@ def test_whether_a_reward_applies_is_asked_once_a_prompt():
     assert [p.id for p in asked] == ["p0", "p1", "p2"]
 
 
+@pytest.mark.slow
 def test_a_line_an_iteration_says_how_the_run_stands(few, tmp_path):
     said = []
     settings = (f'evaluation.benchmarks=["{FEW}"]', "evaluation.limit=2")

@@ -29,7 +29,7 @@ SETTINGS = (
     "rollout.batch_size=12",
 )
 
-pytestmark = pytest.mark.usefixtures("few")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few")]
 
 
 def recipe(*settings: str) -> Recipe:
