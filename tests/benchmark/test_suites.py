@@ -132,6 +132,7 @@ def test_the_pocket_table_has_the_papers_rows():
         ("+ FlowGRPO (GenEval)", "pocket-flowgrpo", {}),
         ("+ FlowGRPO (OCR)", "runs/pocket-flowgrpo-ocr", {}),
         ("+ NFT (GenEval)", "pocket-nft-geneval", {}),
+        ("+ NFT (GenEval), guided rollouts", "pocket-nft-guided", {}),
         ("+ NFT (multi-reward)", "pocket-nft", {}),
     ]
 
