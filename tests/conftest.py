@@ -110,7 +110,10 @@ def start_code(forks, tmp_path):
     def run(code: str, environment: dict[str, str] | None = None) -> Command:
         out, err = (tmp_path / f".{len(started)}.{name}" for name in ("out", "err"))
         first = CHILD.format(
-            cwd=str(tmp_path), environment=environment or {}, out=str(out), err=str(err)
+            cwd=str(tmp_path),
+            environment={**os.environ, **(environment or {})},
+            out=str(out),
+            err=str(err),
         )
         process = forks.Process(target=exec, args=(first + code, {"__name__": "__main__"}))
         process.start()

@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -310,9 +310,12 @@ class Bench:
     def evaluate(self, folder: Path, before: Callable[[], Any] | None = None) -> Child:
         """Begin it, or resume it, in a folder."""
         from nftbench.evaluation.evaluate import evaluate
+        from nftbench.evaluation.scoring.in_turn import Turns
         from nftbench.runs.run_folder import Run
 
-        works, policy = self.works, self.policy
+        works = self.works
+        noted = {**self.policy.hardware, **Turns().described}  # as the command notes it
+        policy = replace(self.policy, hardware=noted)
 
         def work() -> None:
             evaluate(Run(folder), works, policy, "faults", lambda *_: None)

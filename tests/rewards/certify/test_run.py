@@ -246,7 +246,7 @@ def test_the_command_fails_where_a_reward_differs(start, tmp_path):
         (["nothing"], "unknown reward 'nothing'"),
         ([], "name rewards to certify, or --all"),
         (["jpeg", "--all"], "not both"),
-        (["jpeg", "--golden", "nowhere"], "not a folder: nowhere"),
+        (["jpeg", "--golden", "nowhere"], "there is no nowhere; expected"),
     ],
 )
 def test_the_command_refuses_in_one_line(start, arguments, said):
