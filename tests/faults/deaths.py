@@ -16,11 +16,15 @@ def die_at(number: int, folder: Path) -> Callable[[], None]:
 
     def arrange() -> None:
         seen = 0
-        inside = str(folder)
+        mine = _names(folder)
 
         def hook(event: str, arguments: tuple) -> None:
             nonlocal seen
-            if event in WRITES and _changes(event, arguments) and inside in _path(arguments):
+            if (
+                event in WRITES
+                and _changes(event, arguments)
+                and any(name in _path(arguments) for name in mine)
+            ):
                 if seen == number:
                     os.kill(os.getpid(), signal.SIGKILL)
                     time.sleep(60)
@@ -36,15 +40,24 @@ def count_operations(folder: Path, into: Path) -> Callable[[], None]:
 
     def arrange() -> None:
         handle = os.open(into, os.O_CREAT | os.O_WRONLY)
-        inside = str(folder)
+        mine = _names(folder)
 
         def hook(event: str, arguments: tuple) -> None:
-            if event in WRITES and _changes(event, arguments) and inside in _path(arguments):
+            if (
+                event in WRITES
+                and _changes(event, arguments)
+                and any(name in _path(arguments) for name in mine)
+            ):
                 os.write(handle, b"x")
 
         sys.addaudithook(hook)
 
     return arrange
+
+
+def _names(folder: Path) -> tuple[str, str]:
+    """By which a path is the folder's, or of what is made beside it to be renamed into its place."""
+    return str(folder), f"/.{folder.name}."
 
 
 def _changes(event: str, arguments: tuple) -> bool:

@@ -14,7 +14,9 @@ def _operations(bench: Bench, folder: Path, work: Callable[[Callable[[], None]],
     counted = bench.new("count")
     ended = work(count_operations(folder, counted)).wait()
     assert ended.code == 0, ended.err
-    return counted.stat().st_size
+    operations = counted.stat().st_size
+    assert operations, f"no operation on {folder} was seen: nothing would be tried"
+    return operations
 
 
 @fault("the same command ends with the bytes of a run that nobody killed")
