@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nftbench.runs.io import temporary_path
+
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 """Audit events of what changes a folder."""
 
@@ -57,7 +59,7 @@ def count_operations(folder: Path, into: Path) -> Callable[[], None]:
 
 def _names(folder: Path) -> tuple[str, str]:
     """By which a path is the folder's, or of what is made beside it to be renamed into its place."""
-    return str(folder), f"/.{folder.name}."
+    return str(folder), temporary_path(folder).name.rsplit("-", 1)[1]
 
 
 def _changes(event: str, arguments: tuple) -> bool:
