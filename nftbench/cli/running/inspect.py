@@ -51,7 +51,16 @@ def _lines(name: str, value: object) -> list[str]:
     if isinstance(value, list | tuple):
         return [
             f"{name}: "
-            + (" ".join(str(v) for v in one.values()) if isinstance(one, dict) else str(one))
+            + (
+                ", ".join(_named(k, v) for k, v in one.items())
+                if isinstance(one, dict)
+                else str(one)
+            )
             for one in value
         ]
     return [f"{name}: {value}"]
+
+
+def _named(field: str, value: object) -> str:
+    said = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{field.replace('_', ' ')} {said}"

@@ -1,0 +1,20 @@
+"""What `nftbench inspect` says in a terminal."""
+
+import sys
+
+import pytest
+
+from nftbench.cli.main import main
+
+
+def test_each_part_is_named_with_its_size(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["nftbench", "inspect", "pocket"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert (
+        "parts: name transformer, kind SD3Transformer2DModel, parameters 3,513,408, dtype float32"
+        in out
+    )
+    assert "trainable: yes (LoRA and full)" in out
