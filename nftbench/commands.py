@@ -24,8 +24,8 @@ from nftbench.generation.checkpoint import (
     load_model,
     own_suite,
 )
-from nftbench.generation.hardware import Hardware
 from nftbench.generation.image_service import ImageService, is_service, load_service
+from nftbench.generation.machine.hardware import Hardware
 from nftbench.runs.lock import new_folder
 from nftbench.runs.processes import Processes
 from nftbench.runs.rows import Row

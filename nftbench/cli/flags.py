@@ -12,7 +12,7 @@ from rewards.base import ConfigError
 
 if TYPE_CHECKING:
     from nftbench.generation.checkpoint import Allowed
-    from nftbench.generation.hardware import Hardware
+    from nftbench.generation.machine.hardware import Hardware
 
 CHECKPOINT = (
     "pocket, a folder, a run, a .safetensors file or owner/name@revision:subfolder; then, as wanted, "
@@ -132,7 +132,7 @@ class Machine:
         Raises:
             ConfigError: an unknown precision, device or way to offload.
         """
-        from nftbench.generation.hardware import Hardware
+        from nftbench.generation.machine.hardware import Hardware
 
         wanted = Hardware(**asdict(self))
         wanted.where()

@@ -9,7 +9,7 @@ import torch
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.encoders import RememberedTexts
+from nftbench.generation.machine.encoders import RememberedTexts
 from nftbench.generation.sampling import Sample, generate
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import Run

@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline
 from pydantic import ValidationError
 
 from nftbench.benchmark.schema import SamplingSettings, in_words
-from nftbench.generation.hardware import Hardware, described, dtype_of, numerics, settle
 from nftbench.generation.image_service import is_service
+from nftbench.generation.machine.hardware import Hardware, described, dtype_of, numerics, settle
 from nftbench.generation.sources.digest import folder_digest
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras

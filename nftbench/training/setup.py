@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
 from nftbench.generation.distillation import warning
-from nftbench.generation.hardware import Hardware
+from nftbench.generation.machine.hardware import Hardware
 from nftbench.generation.replay import Layout, learn
 from nftbench.generation.sampling import Sample, generate
 from nftbench.generation.settings.effective import Effective, learn_settings

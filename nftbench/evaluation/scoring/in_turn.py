@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import rewards as registry
-from nftbench.generation.hardware import usable_device
+from nftbench.generation.machine.hardware import usable_device
 from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores
 from rewards.checked import CheckedReward
 

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from nftbench.cli.main import app
-from nftbench.generation import hardware
 from nftbench.generation.checkpoint import load_model
-from nftbench.generation.hardware import Hardware
+from nftbench.generation.machine import hardware
+from nftbench.generation.machine.hardware import Hardware
 from nftbench.generation.sources.files import stored_dtype
 from rewards.base import ConfigError
 from tests.helpers import families

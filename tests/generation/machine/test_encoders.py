@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.encoders import Parked, RememberedTexts
+from nftbench.generation.machine.encoders import Parked, RememberedTexts
 from nftbench.generation.sampling import generate, samples
 from nftbench.generation.settings.effective import learn_settings
 from rewards.base import Prompt

@@ -1,0 +1,1 @@
+"""What a model takes of a machine: device, precision, memory, text encoders that leave it."""
