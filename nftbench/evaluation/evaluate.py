@@ -22,6 +22,7 @@ import pandas as pd
 
 import nftbench
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import image_seed
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
@@ -30,7 +31,6 @@ from nftbench.evaluation.scoring.in_turn import leave
 from nftbench.evaluation.services import ask_for_images
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.image_service import ImageService
-from nftbench.generation.sampling import image_seed
 from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import contact_sheet
 from nftbench.runs.io import sweep, write_table

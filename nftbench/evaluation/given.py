@@ -25,10 +25,10 @@ from nftbench.benchmark.prompts import (
     whole_characters,
 )
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
 from nftbench.evaluation.evaluate import versions
 from nftbench.evaluation.images import image_origin
-from nftbench.generation.sampling import Sample
 from nftbench.runs.lock import hold
 from nftbench.runs.manifest import strangers
 from nftbench.runs.run_folder import Run

@@ -12,8 +12,8 @@ import pandas as pd
 
 from nftbench.benchmark import own
 from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
+from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.scoring.files import score_files, scorer_identity
-from nftbench.generation.sampling import Sample
 from nftbench.runs.io import write_atomic, write_table
 from nftbench.runs.lock import hold
 from nftbench.runs.row_files import shielded

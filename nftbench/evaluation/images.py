@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.machine.encoders import RememberedTexts
-from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.sampling import generate
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.samples import Sample, samples
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.scoring.in_turn import Turns
 from nftbench.evaluation.scoring.loading import load_named
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.sampling import Sample, samples
 from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen, count_cut
 from rewards.base import ConfigError, Prompt, Reward

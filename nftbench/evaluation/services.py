@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingDefaults
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import Allowed
 from nftbench.generation.image_service import Drawn, ImageService, draw
 from nftbench.generation.machine.hardware import Hardware
-from nftbench.generation.sampling import Sample
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
 from rewards.images.pixels import read_picture

@@ -11,10 +11,10 @@ import pandas as pd
 import rewards as registry
 from nftbench.benchmark.prompts import text_lines
 from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.evaluation.image_lists import read_image_list
 from nftbench.evaluation.scoring.files import score_files
 from nftbench.evaluation.scoring.loading import load_rewards, quiet
-from nftbench.generation.sampling import samples
 from nftbench.runs.io import write_atomic
 from nftbench.runs.run_folder import MANIFEST, Run
 from rewards.base import ConfigError, Progress, Prompt, Reward

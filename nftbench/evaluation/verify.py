@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.samples import Sample, samples
 from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.scoring.files import score_files
 from nftbench.evaluation.scoring.loading import load_rewards, quiet, refuse_unnamed_files
-from nftbench.generation.sampling import Sample, samples
 from nftbench.runs.row_files import run_rows
 from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import Run

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from nftbench.generation.sampling import Sample
+from nftbench.benchmark.samples import Sample
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 from rewards.images.pixels import ImageError, from_pil

@@ -7,11 +7,12 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.distillation import distillation
 from nftbench.generation.replay import learn
-from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
 from nftbench.generation.settings.preflight import SAME_NOISE, draw_briefly, readings
 from nftbench.generation.settings.probe import schedulers_of

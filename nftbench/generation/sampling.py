@@ -8,7 +8,6 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import nn
 
+from nftbench.benchmark.samples import Sample, image_seed
 from nftbench.benchmark.schema import SamplingParameters
-from rewards.base import ConfigError, Prompt
+from rewards.base import ConfigError
 
 if TYPE_CHECKING:
     from nftbench.generation.settings.effective import Effective
@@ -37,30 +37,6 @@ FOREIGN = (
     ValueError,
 )
 """What other people's code raises when it is asked for what it cannot do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image to be made: the index-th of its prompt."""
-
-    prompt: Prompt
-    index: int
-
-    @property
-    def key(self) -> str:
-        """Name of the image's file, without its ending."""
-        return f"{self.prompt.id}-{self.index:02d}"
-
-
-def samples(prompts: Sequence[Prompt], images_per_prompt: int) -> list[Sample]:
-    """All images of a benchmark, prompt by prompt."""
-    return [Sample(p, i) for p in prompts for i in range(images_per_prompt)]
-
-
-def image_seed(seed: int, prompt_id: str, index: int) -> int:
-    """Seed of one image's noise, in [0, 2^63)."""
-    digest = hashlib.sha256(f"{seed}/{prompt_id}/{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def sampling_arguments(

@@ -19,8 +19,7 @@ from nftbench.runs.io import read_table
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import Run
 from nftbench.stats.paired import Averaging
-from nftbench.training.callbacks.held_out import MEASURED
-from nftbench.training.callbacks.metrics_log import HELD_OUT, read_averaging
+from nftbench.training.callbacks.metrics_log import HELD_OUT, MEASURED, read_averaging
 from rewards.base import ConfigError, Metric, RewardInfo
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from nftbench.generation.sampling import Sample
+from nftbench.benchmark.samples import Sample
 from nftbench.runs.io import write_atomic
 from nftbench.runs.run_folder import Run
 from rewards.images.pixels import ImageError, read_picture

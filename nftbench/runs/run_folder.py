@@ -26,8 +26,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from nftbench.benchmark import own, places
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import Protocol, in_words
-from nftbench.generation.sampling import Sample
 from nftbench.parsing import parse_json
 from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.runs.manifest import MANIFEST, manifest_bytes, read_manifest

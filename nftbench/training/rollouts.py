@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nftbench.benchmark.samples import Sample
 from nftbench.generation.guided import Guided, guided_records, refuse_other_guidance
 from nftbench.generation.replay import Layout, Record, record, watch
-from nftbench.generation.sampling import Sample, generate, texts_remembered
+from nftbench.generation.sampling import generate, texts_remembered
 from nftbench.generation.settings.effective import Effective
 from nftbench.generation.trace import Trace
 from nftbench.training import RewardFailed

@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nftbench.benchmark.samples import Sample
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
 from nftbench.generation.distillation import warning
 from nftbench.generation.machine.hardware import Hardware
 from nftbench.generation.replay import Layout, learn
-from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
 from nftbench.runs.lock import LOCK

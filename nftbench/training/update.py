@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nftbench.benchmark.samples import Sample, image_seed
 from nftbench.generation.replay import Record
-from nftbench.generation.sampling import Sample, image_seed
 from nftbench.training import TrainingFailed
 from nftbench.training.algorithms.advantages import GroupAdvantages
 from nftbench.training.algorithms.base import (

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.evaluation.ranking import load_ranking
-from nftbench.generation.sampling import samples
 from tests.helpers.paths import DATA
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

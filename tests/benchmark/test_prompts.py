@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from nftbench.benchmark import prompts as prompt_files
 from nftbench.benchmark.prompts import check_id, load_prompts
+from nftbench.benchmark.samples import image_seed
 from nftbench.benchmark.schema import PromptSource
-from nftbench.generation.sampling import image_seed
 from rewards.base import ConfigError, Prompt
 from tests.helpers.paths import DATA
 

@@ -17,12 +17,12 @@ import pytest
 
 import rewards
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.commands import score_run
 from nftbench.evaluation import evaluate
 from nftbench.evaluation.evaluate import score
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import plan
-from nftbench.generation.sampling import samples
 from nftbench.pocket.world.drawing import render
 from nftbench.pocket.world.scenes import Scene, random_scene
 from nftbench.runs.io import temporary_path

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from nftbench.benchmark.samples import Sample
 from nftbench.generation.image_service import draw, load_service
-from nftbench.generation.sampling import Sample
 from rewards.base import ConfigError, Prompt
 from tests.helpers.commands import run_here
 from tests.helpers.fake_images import colour, serving_images

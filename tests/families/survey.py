@@ -20,7 +20,8 @@ from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel
 
-from nftbench.generation.sampling import image_seed, images_of, to_uint8
+from nftbench.benchmark.samples import image_seed
+from nftbench.generation.sampling import images_of, to_uint8
 from tests.helpers import families
 from tests.helpers.commands import run_here
 from tests.helpers.paths import ROOT

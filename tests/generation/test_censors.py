@@ -9,9 +9,10 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from diffusers.utils import logging
 from transformers import CLIPConfig, CLIPImageProcessor
 
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import load_model
-from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import learn_settings
 from rewards.base import ConfigError, Prompt
 from tests.helpers import families

@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import load_model, own_settings, own_suite, packaged
-from nftbench.generation.sampling import generate, samples
+from nftbench.generation.sampling import generate
 from nftbench.generation.sources.digest import folder_digest
 from nftbench.pocket import networks as parts
 from rewards.base import ConfigError, Prompt

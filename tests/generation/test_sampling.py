@@ -7,14 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import image_seed, samples
 from nftbench.generation.checkpoint import own_settings
-from nftbench.generation.sampling import (
-    generate,
-    image_seed,
-    samples,
-    sampling_arguments,
-    to_uint8,
-)
+from nftbench.generation.sampling import generate, sampling_arguments, to_uint8
 from rewards.base import ConfigError, Prompt
 from tests.helpers.paths import GOLDEN
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from nftbench.benchmark.samples import image_seed
 from nftbench.benchmark.schema import Protocol
-from nftbench.generation.sampling import image_seed
 from nftbench.runs.io import write_table
 from nftbench.runs.rows import Provenance, summarise
 from nftbench.runs.run_folder import Run

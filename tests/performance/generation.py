@@ -6,8 +6,9 @@ Run: python tests/performance/generation.py
 import time
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import load_model, own_settings
-from nftbench.generation.sampling import generate, samples
+from nftbench.generation.sampling import generate
 
 STEPS, IMAGES = 10, 64
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nftbench.generation.sampling import Sample
+from nftbench.benchmark.samples import Sample
 from nftbench.runs import run_folder as store
 from nftbench.runs.io import (
     read_table,

@@ -13,10 +13,11 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.commands import train_checkpoint
 from nftbench.generation.checkpoint import load_model
-from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.sampling import generate
 from nftbench.training import Interrupted
 from nftbench.training.callbacks.checkpoints import checkpoints, load_state
 from nftbench.training.config.names import parse_seeds

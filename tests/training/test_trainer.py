@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.generation.sampling import Sample
+from nftbench.benchmark.samples import Sample
 from nftbench.training import RewardFailed, TrainingFailed
 from nftbench.training.callbacks.checkpoints import TrainState
 from nftbench.training.rollouts import batches, grouped, prompts_of, weighted

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.planning import Work
 from nftbench.evaluation.scoring.files import score_again, score_files, scorer_identity
 from nftbench.evaluation.scoring.in_turn import in_order
-from nftbench.generation.sampling import Sample
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import BOUND, Run, score_table
 from rewards.base import Progress

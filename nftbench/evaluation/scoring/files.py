@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 import rewards as registry
+from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.scoring.in_turn import InTurn
-from nftbench.generation.sampling import Sample
 from nftbench.runs.run_folder import as_text, score_table
 from rewards.base import ConfigError, Prompt, Reward, Scores
 from rewards.certify.code import modules_digest

@@ -15,8 +15,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import Effective
 from nftbench.generation.settings.probe import networks_of
 

@@ -10,7 +10,8 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers import PreTrainedTokenizerBase
 
-from nftbench.generation.sampling import FOREIGN, Sample, call_arguments, drawing_with, images_of
+from nftbench.benchmark.samples import Sample
+from nftbench.generation.sampling import FOREIGN, call_arguments, drawing_with, images_of
 from nftbench.generation.settings.effective import Effective
 from nftbench.generation.settings.probe import STEPS
 from rewards.base import ConfigError, Prompt

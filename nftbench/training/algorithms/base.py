@@ -11,9 +11,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from nftbench.benchmark.samples import Sample
 from nftbench.generation.guided import Guided
 from nftbench.generation.replay import Record
-from nftbench.generation.sampling import Sample
 from nftbench.training.config.recipe import Recipe, Stage
 
 WeightSet = Literal["theta", "old", "ref"]

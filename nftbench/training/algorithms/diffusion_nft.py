@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from nftbench.generation.sampling import Sample
+from nftbench.benchmark.samples import Sample
 from nftbench.training.algorithms.base import (
     RolloutBatch,
     Terms,

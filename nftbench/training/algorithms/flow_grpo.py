@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from nftbench.generation.sampling import Sample, image_seed
+from nftbench.benchmark.samples import Sample, image_seed
 from nftbench.training.algorithms.base import (
     RolloutBatch,
     Terms,

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
 from PIL import Image
 
 from nftbench.parsing import parse_json
@@ -25,6 +24,9 @@ from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import PAIR, Averaging, Change, changes
 from nftbench.training.config.record import recorded_id
 from rewards.base import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # imports torch, which whoever reads a run does not need
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out"
@@ -90,7 +92,9 @@ class Clock:
 class MetricsLog:
     """Writes on the main process alone."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, accelerator: "Accelerator", say: Callable[[str], None]
+    ) -> None:
         self.folder, self.accelerator, self._say = folder, accelerator, say
         self.path = folder / METRICS
         self._begun = False

@@ -8,9 +8,10 @@ import pandas as pd
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import choose, load_benchmark
+from nftbench.benchmark.samples import Sample, samples
 from nftbench.benchmark.schema import Protocol
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.sampling import Sample, generate, samples
+from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
 from nftbench.runs.contact_sheet import Tile, heading
 from nftbench.runs.rows import metric_range

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from nftbench.benchmark.samples import samples
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.machine.encoders import Parked, RememberedTexts
-from nftbench.generation.sampling import generate, samples
+from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import learn_settings
 from rewards.base import Prompt
 from tests.helpers import families

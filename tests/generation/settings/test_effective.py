@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.sampling import Sample, call_arguments, generate
+from nftbench.generation.sampling import call_arguments, generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
 from rewards.base import ConfigError, Prompt

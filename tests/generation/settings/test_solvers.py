@@ -8,7 +8,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from nftbench.benchmark.registry import load_benchmark
-from nftbench.generation.sampling import Sample, generate
+from nftbench.benchmark.samples import Sample
+from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import as_drawn, learn_settings
 from nftbench.generation.settings.probe import described_encoders, described_precision
 from nftbench.generation.settings.solvers import Dpm2Scheduler, build_solver, configuration_digest

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import Allowed, load_model, packaged
-from nftbench.generation.sampling import generate, samples
+from nftbench.generation.sampling import generate
 from nftbench.generation.sources.lora import merge_loras
 from rewards.base import ConfigError, Prompt
 

@@ -11,8 +11,9 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import Allowed, load_model, packaged
-from nftbench.generation.sampling import generate, samples
+from nftbench.generation.sampling import generate
 from rewards.base import ConfigError, MissingExtra, Prompt
 from tests.helpers import original_layout
 

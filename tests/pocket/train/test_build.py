@@ -9,8 +9,9 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from nftbench.benchmark.registry import load_benchmark
+from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import load_model, own_suite
-from nftbench.generation.sampling import generate, samples
+from nftbench.generation.sampling import generate
 from nftbench.pocket import networks as policy
 from nftbench.pocket.train import pretrain, reward_models
 from nftbench.pocket.train.build import Sizes, build_all
