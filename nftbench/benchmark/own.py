@@ -32,7 +32,7 @@ from nftbench.benchmark.prompts import (
     text_lines,
     whole_characters,
 )
-from nftbench.parsing import parse_json
+from nftbench.parsing import did_you_mean, parse_json
 from rewards.base import ConfigError, Prompt
 
 KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "tag": "tag"}
@@ -304,8 +304,7 @@ def near_field(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
     if first["type"] != "extra_forbidden":
         return ""
-    near = difflib.get_close_matches(str(first["loc"][-1]), sorted(_fields(model)), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(str(first["loc"][-1]), sorted(_fields(model)))
 
 
 def _fields(model: type[BaseModel]) -> set[str]:

@@ -1,6 +1,5 @@
 """Benchmarks and suites by name: found, read, and turned into the protocols that are run."""
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from nftbench.benchmark import own, places
 from nftbench.benchmark.schema import Benchmark, Protocol, in_words
 from nftbench.benchmark.suites import Suite
+from nftbench.parsing import did_you_mean
 from rewards.base import ConfigError, Prompt
 
 
@@ -90,8 +90,7 @@ def _suite_file(path: Path) -> Suite:
     """A suite, or a benchmark alone, of a user's own."""
     found = places.parse(path)  # said of the file itself where it cannot be read
     if not places.kind_of(path):
-        near = [m for key in found for m in difflib.get_close_matches(key, DECIDING, n=1)]
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = "".join(did_you_mean(key, DECIDING) for key in found)
         raise ConfigError(
             f"{path}: expected 'benchmarks' (a suite) or 'prompts' (a benchmark), got {', '.join(found) or 'nothing'}"
             f"{hint}"
@@ -114,12 +113,11 @@ def choose(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
 
 
 def known(name: str, there: list[str], kind: str) -> str:
-    """The name, or a refusal that suggests the near one and lists what there is."""
+    """The name, or a refusal that suggests the near one, or else lists what there is."""
     if name in there:
         return name
-    near = difflib.get_close_matches(name, there, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"unknown {kind} {name!r};{hint} available: {', '.join(there)}")
+    listed = did_you_mean(name, there, f"available: {', '.join(there)}")
+    raise ConfigError(f"unknown {kind} {name!r}{listed}")
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -1,10 +1,10 @@
 """Checkpoints that ship with the project, and whether a name can mean any at all. Imports nothing heavy."""
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 
 from nftbench.generation.sources.reference import INDEX, parse
+from nftbench.parsing import did_you_mean
 from rewards.base import ConfigError
 
 POLICY_FILE = "policy.json"
@@ -52,9 +52,8 @@ def refuse_other_file(path: Path) -> None:
 
 def unknown(base: str) -> str:
     """What is said of a name that means no checkpoint."""
-    near = difflib.get_close_matches(base, packaged(), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return (
-        f"unknown checkpoint {base!r}{hint} Expected a packaged one ({', '.join(packaged())}), an existing folder or "
-        ".safetensors file, or a hub id such as owner/name@revision:subfolder"
+    expected = (
+        f"expected a packaged one ({', '.join(packaged())}), an existing folder or .safetensors file, or a hub id such "
+        "as owner/name@revision:subfolder"
     )
+    return f"unknown checkpoint {base!r}{did_you_mean(base, packaged(), expected)}"

@@ -4,12 +4,12 @@ A third algorithm is one file with a class that keeps `base.Algorithm`, named he
 entry point of the group `nftbench.algorithms`.
 """
 
-import difflib
 import importlib
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from nftbench.parsing import did_you_mean
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ def check_name(name: str) -> None:
         ConfigError: the near name is suggested.
     """
     if name not in _registered():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f" did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown algorithm {name!r};{hint} expected one of {', '.join(names())}")
+        expected = f"expected one of {', '.join(names())}"
+        raise ConfigError(f"unknown algorithm {name!r}{did_you_mean(name, names(), expected)}")
 
 
 def load_algorithm(name: str) -> "type[Algorithm]":

@@ -1,6 +1,5 @@
 """A recipe as it is named and overridden: found, read, changed by `--set`, compared; near names where one is wrong."""
 
-import difflib
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark.schema import in_words
-from nftbench.parsing import parse_toml
+from nftbench.parsing import did_you_mean, parse_toml
 from nftbench.training.config.recipe import Recipe
 from rewards.base import ConfigError
 
@@ -76,11 +75,8 @@ def _toml(name: str) -> dict[str, Any]:
         what = "a folder" if path.is_dir() else "not there"
         raise ConfigError(f"no recipe file {path}: it is {what}")
     if not path.is_file():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f" did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"unknown recipe {name!r};{hint} shipped: {', '.join(names())}; or pass a .toml file"
-        )
+        expected = f"expected one of {', '.join(names())}, or a .toml file"
+        raise ConfigError(f"unknown recipe {name!r}{did_you_mean(name, names(), expected)}")
     try:
         return parse_toml(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -131,8 +127,7 @@ def _explain(error: ValidationError) -> str:
         return in_words(error)
     *section, key = first["loc"]
     known = _known(Recipe, section)
-    near = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(known)}"
+    hint = did_you_mean(str(key), known, f"expected one of {', '.join(known)}")
     return f"unknown key {'.'.join(map(str, first['loc']))!r}{hint}"
 
 

@@ -262,9 +262,13 @@ def test_a_wrong_setting_is_named(setting, wrong):
 
 @pytest.mark.parametrize(("name", "near"), [("pockt", "pocket"), ("sd3.5-m-ocrr", "sd3.5-m-ocr")])
 def test_an_unknown_recipe_suggests_the_near_one(name, near):
-    message = refusal(name=name)
-    assert f"unknown recipe {name!r}; did you mean {near!r}?" in message
-    assert "or pass a .toml file" in message
+    assert refusal(name=name) == f"unknown recipe {name!r}; did you mean {near!r}?"
+
+
+def test_an_unknown_recipe_that_is_near_none_lists_them():
+    message = refusal(name="zzz")
+    assert "did you mean" not in message
+    assert "sd3.5-m-ocr" in message and "or a .toml file" in message
 
 
 def test_a_broken_file_is_named(tmp_path):
