@@ -185,9 +185,17 @@ def reward_info(key: str) -> RewardInfo:
     Raises:
         ConfigError: as `load_reward`.
     """
-    key = resolve(key)
-    info = getattr(_factory(key), "info", None)
-    return info if isinstance(info, RewardInfo) else load_reward(key).info
+    return stated_info(key) or load_reward(key).info
+
+
+def stated_info(key: str) -> RewardInfo | None:
+    """The same where the reward's factory carries it; else None, and nothing is built.
+
+    Raises:
+        ConfigError: as `load_reward`.
+    """
+    info = getattr(_factory(resolve(key)), "info", None)
+    return info if isinstance(info, RewardInfo) else None
 
 
 def parse_rewards(text: str) -> tuple[RewardSpec, ...]:

@@ -11,6 +11,7 @@ from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.distillation import distillation
+from nftbench.generation.machine.memory import GB, DrawingMemory, drawing_memory
 from nftbench.generation.replay import learn
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
@@ -55,6 +56,9 @@ class Inspection:
     """"yes", or why not."""
     distilled: str
     """To few steps: "yes", "no" or "unknown", with the evidence."""
+    memory_gb: Mapping[str, float]
+    """Estimates of weights and of an evaluation without its rewards, with text encoders where they are, as on a CPU,
+    and away while images are drawn, as on a GPU."""
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,12 +66,13 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_model(model: LoadedModel, asked: SamplingParameters) -> Inspection:
+def inspect_model(model: LoadedModel, asked: SamplingParameters, *, images: int = 16) -> Inspection:
     """Look at a loaded checkpoint.
 
     Args:
         model: what to look at.
         asked: size and text length, where they are not the model's own.
+        images: drawn at once, for the estimate of memory.
 
     Raises:
         ConfigError: the model cannot draw at all.
@@ -90,6 +95,7 @@ def inspect_model(model: LoadedModel, asked: SamplingParameters) -> Inspection:
         loras=tuple(map(str, model.loras)),
         trainable=_trainable(pipeline, asked),
         distilled=str(distillation(pipeline)),
+        memory_gb=_memory(drawing_memory(pipeline, native), images),
         notes=(*model.notes, *native.notes),
     )
 
@@ -132,6 +138,16 @@ def _choices(pipeline: DiffusionPipeline, asked: SamplingParameters) -> dict[str
         except ConfigError as error:
             found[name] = f"no: {error}"
     return found
+
+
+def _memory(drawing: DrawingMemory, images: int) -> dict[str, float]:
+    found = {
+        "weights": drawing.weights,
+        "text encoders": drawing.encoders,
+        "eval": drawing.peak(images, encoders_leave=False),
+        "eval, text encoders away": drawing.peak(images, encoders_leave=True),
+    }
+    return {name: round(size / GB, 4) for name, size in found.items()}
 
 
 def _text_lengths(pipeline: DiffusionPipeline, settings: Effective) -> dict[str, int]:

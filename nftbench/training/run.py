@@ -129,10 +129,11 @@ class TrainingRun:
         allowed: Allowed = NOTHING,
         processes: TrainingProcesses | None = None,
     ) -> None:
-        self.recipe, self.folder = recipe, folder
+        self.folder = folder
         self._accelerator, self._progress, self._say = accelerator, progress, say
         self.processes = processes or TrainingProcesses(accelerator)
         self.setup = set_up(recipe, folder, self.processes, say, allowed)
+        self.recipe = recipe = self.setup.recipe
         self.policy = self.setup.policy
         self.trainer = Trainer(
             recipe,

@@ -9,6 +9,7 @@ from nftbench.benchmark.samples import Sample
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
 from nftbench.generation.distillation import warning
 from nftbench.generation.machine.hardware import Hardware
+from nftbench.generation.machine.memory import free_memory
 from nftbench.generation.replay import Layout, learn
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import Effective, learn_settings
@@ -18,7 +19,7 @@ from nftbench.training.callbacks.checkpoints import checkpoints
 from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
 from nftbench.training.callbacks.validation import ValidationSet, validation_sets
 from nftbench.training.config.overrides import changed, difference
-from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.recipe import AUTO, Recipe
 from nftbench.training.config.record import (
     RECIPE,
     RunRecord,
@@ -26,6 +27,7 @@ from nftbench.training.config.record import (
     reward_digest,
     stored_recipe,
 )
+from nftbench.training.policy.memory import chosen_by_memory
 from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import RewardSet, StageData, WeightedReward, stage_data
@@ -106,8 +108,7 @@ def set_up(
     _check_groups(recipe, processes.count)
     for number, data in enumerate(stages, start=1):
         say(_described(number, data))
-    hardware = Hardware(dtype=recipe.policy.dtype, device=device)
-    base = load_model(recipe.checkpoint, hardware=hardware, allowed=allowed)
+    recipe, base = _loaded(recipe, processes, say, allowed)
     for line in base.said:
         say(line)
     if suspicion := warning(base.pipeline):
@@ -132,6 +133,28 @@ def set_up(
         trained=list(trained.values()),
         watched=[r for r in watched if r.key not in trained],
     )
+
+
+def _loaded(
+    recipe: Recipe, processes: TrainingProcesses, say: Callable[[str], None], allowed: Allowed
+) -> tuple[Recipe, LoadedModel]:
+    """The checkpoint, and the recipe with what it leaves to the memory (`auto`) decided, the same in all processes."""
+
+    def load(dtype: str) -> LoadedModel:
+        hardware = Hardware(dtype=None if dtype == AUTO else dtype, device=str(processes.device))
+        return load_model(recipe.checkpoint, hardware=hardware, allowed=allowed)
+
+    base = load(recipe.policy.dtype)
+    if not recipe.policy.automatic:
+        return recipe, base
+    free = min(processes.gather([free_memory(processes.device)]))
+    free //= processes.count if processes.device.type == "cpu" else 1  # one memory for all
+    settings, images = _settings(base, recipe), recipe.rollout.batch_size
+    policy = chosen_by_memory(base.pipeline, settings, recipe.policy, images, free, say)
+    if policy.dtype != base.dtype:
+        del base  # two do not fit
+        base = load(policy.dtype)
+    return recipe.model_copy(update={"policy": policy}), base
 
 
 def _settings(base: LoadedModel, recipe: Recipe) -> Effective:
@@ -278,6 +301,10 @@ def resumed_recipe(folder: Path, named: Recipe | None, settings: Sequence[str]) 
     own = changed(stored_recipe(folder), settings)
     if named is None:
         return own
+    kept = {
+        n: getattr(own.policy, n) for n, v in named.policy if v == AUTO
+    }  # once chosen, it stays
+    named = named.model_copy(update={"policy": named.policy.model_copy(update=kept)})
     other = difference(named, own)
     if other:
         raise ConfigError(

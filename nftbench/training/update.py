@@ -29,7 +29,7 @@ from nftbench.training.algorithms.nft import ema_decay
 from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
 from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe, Stage
-from nftbench.training.policy.trained import TrainedPolicy, mixed
+from nftbench.training.policy.trained import TrainedPolicy, attention_of, mixed
 from nftbench.training.policy.weights import Using
 from nftbench.training.processes import TrainingProcesses
 
@@ -183,7 +183,8 @@ class Update:
         """Add a batch's gradients, as its part of the mean over `total` pairs of image and time."""
         terms = self._algorithm.terms(batch, velocity, stage)
         loss = terms.pop("loss").sum() / total
-        self._scaler.scale(loss).backward()
+        with attention_of(self._processes.device):  # checkpointed passes are computed again
+            self._scaler.scale(loss).backward()
         return {"loss": loss.detach() * total} | terms
 
     def _velocity(self, batch: TrainingBatch, using: Using, *, on_policy: bool) -> Velocity:

@@ -1,5 +1,6 @@
 """What `nftbench inspect` says in a terminal."""
 
+import re
 import sys
 
 import pytest
@@ -18,3 +19,8 @@ def test_each_part_is_named_with_its_size(monkeypatch, capsys):
         in out
     )
     assert "trainable: yes (LoRA and full)" in out
+    found = dict(re.findall(r"memory gb: (.+): ([0-9.]+)\n", out))
+    few = ("weights", "text encoders", "eval", "eval, text encoders away")
+    assert list(found) == [*few, "train", "train, gradient checkpointing"]
+    assert 0 < float(found["text encoders"]) < float(found["weights"]) < float(found["eval"])
+    assert "memory for: 16 images at once" in out

@@ -26,7 +26,7 @@ def filled(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     def numbers(shape: torch.Size) -> torch.Tensor:
         times = math.ceil(shape.numel() / len(block))
-        return block.repeat(max(1, times))[: shape.numel()].reshape(shape)
+        return block.repeat(max(1, times))[: shape.numel()].clone().reshape(shape)
 
     return {k: numbers(v.shape) if v.is_floating_point() else v for k, v in state.items()}
 
@@ -39,8 +39,9 @@ def evaluation(rewards: str, at_once: bool, out: Path) -> tuple[int, int]:
     from rewards.measuring.cost import peak_memory
     from rewards.weights.stand_ins import standing_in
 
-    if at_once:
-        in_turn.is_small = lambda info, small=0: True
+    in_turn.is_small = lambda info, small=0: (
+        at_once
+    )  # pocket's own would stay in memory, being small
     settings = {"limit": 1, "images_per_prompt": 1, "num_inference_steps": 2}
     before = peak_memory()
     with standing_in("measured", makers(filled)):

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from nftbench.cli import console, flags, names
+from rewards.base import ConfigError
 
 app = typer.Typer()
 
@@ -17,16 +18,20 @@ def inspect(
     size: Annotated[
         int | None, typer.Option(min=8, help="Pixels of a side; the model's own when left out.")
     ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images at once, for the estimate of memory.")
+    ] = 16,
     loading: flags.Loading,
     machine: flags.Machine,
     as_json: console.Json = False,
 ) -> None:
-    """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, trainable or why not."""
+    """Say what a checkpoint is: parts, guidance, size, text length, LoRAs, memory, trainable or why not."""
     names.check(checkpoint=checkpoint)
     from nftbench.benchmark.schema import SamplingParameters
     from nftbench.evaluation.scoring.loading import quiet
     from nftbench.generation.checkpoint import load_model
     from nftbench.generation.inspection import inspect_model
+    from nftbench.training.policy.memory import training_memory
 
     quiet()
     model = load_model(
@@ -35,7 +40,17 @@ def inspect(
         allowed=loading.allowed,
     )
     side = {} if size is None else {"height": size, "width": size}
-    found = inspect_model(model, SamplingParameters(**{**model.own, **side})).as_dict()
+    asked = SamplingParameters(**{**model.own, **side})
+    found = inspect_model(model, asked, images=batch_size).as_dict()
+    if found["trainable"].startswith("yes"):
+        try:
+            found["memory_gb"] |= training_memory(model.pipeline, asked, batch_size)
+        except ConfigError as error:
+            found["notes"] = [*found["notes"], f"memory of a training is not known: {error}"]
+    found["memory_for"] = (
+        f"{batch_size} images at once; estimated, without rewards and what libraries keep; "
+        "a LoRA of rank 32 is trained"
+    )
     if as_json:
         console.answer([], found)
         return

@@ -49,6 +49,9 @@ class Turns:
         Raises:
             ConfigError: as `rewards.load_reward`.
         """
+        stated = registry.stated_info(key)
+        if stated and not is_small(stated, self._small):
+            self._make_way(stated)  # before it is loaded: two need not fit
         loaded = registry.load_reward(key, device=str(self.device))
         if is_small(loaded.info, self._small):
             return loaded

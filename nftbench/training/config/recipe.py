@@ -45,6 +45,9 @@ def _listed(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+AUTO = "auto"
+"""Of a setting: chosen from the memory that is there, said, and kept in the run."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
@@ -63,11 +66,14 @@ class PolicyConfig(_Frozen):
     """LoRA's output is scaled by alpha / rank."""
     targets: Names = ATTENTION
     """Ends of the names of the layers that get a LoRA."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the frozen weights; trained ones are always float32."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Of the frozen weights; trained ones are always float32. `auto`: as the checkpoint is stored on a GPU, float32 on
+    a CPU; bfloat16 where an update in float32 would not fit into the memory that is free."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Automatic mixed precision of the update; fp16 scales the loss."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Passes are computed again on the way back, which saves memory for time. `auto`: where an update would not fit
+    into the memory that is free."""
     folded: bool = False
     """A LoRA is folded into its layers in the update too: faster for small networks, and a copy of the weights each
     for the trained, the old and the reference policy; expects dtype float32."""
@@ -81,6 +87,11 @@ class PolicyConfig(_Frozen):
         if self.folded and self.dtype != "float32":
             raise ValueError("expected dtype float32 with folded: a LoRA drowns in rounded weights")
         return self
+
+    @property
+    def automatic(self) -> bool:
+        """Whether anything is left to the memory that is there."""
+        return AUTO in (self.dtype, self.gradient_checkpointing)
 
 
 class OptimizerConfig(_Frozen):

@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -282,17 +282,21 @@ class TrainedPolicy:
 
 @contextmanager
 def mixed(device: torch.device, precision: str = "no") -> Iterator[None]:
-    """Automatic mixed precision (`no`, `bf16`, `fp16`) on a device.
-
-    On a CPU attention is computed by its plain formula: the fused kernel's backward pass is slower than all matrix
-    products together (44% of a training step of the pocket policy).
-    """
+    """Automatic mixed precision (`no`, `bf16`, `fp16`) on a device, with `attention_of` it."""
     with ExitStack() as stack:
         if precision != "no":
             stack.enter_context(torch.autocast(device.type, HALVES[precision]))
-        if device.type == "cpu":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(attention_of(device))
         yield
+
+
+def attention_of(device: torch.device) -> AbstractContextManager[Any]:
+    """How attention is computed on a device, forward and, where passes are computed again, on the way back.
+
+    On a CPU by its plain formula: the fused kernel's backward pass is slower than all matrix products together (44% of
+    a training step of the pocket policy).
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _write_again(path: Path) -> None:

@@ -70,6 +70,25 @@ def test_rewards_of_one_file_stay_together_and_leave_together(weights):
     assert turns.loaded == []
 
 
+def test_one_leaves_before_the_next_is_loaded(weights, monkeypatch):
+    """When all are checked, too: the two largest need not fit into memory together."""
+    turns, before = Turns("cpu"), {}
+    load = in_turn.registry.load_reward
+
+    def noted(key, **how):
+        before[key] = turns.loaded
+        return load(key, **how)
+
+    monkeypatch.setattr(in_turn.registry, "load_reward", noted)
+    for key in ("pickscore", "clipscore@nft", "clipscore@openai"):
+        turns.load(key)
+    assert before == {
+        "pickscore": [],
+        "clipscore@nft": [],
+        "clipscore@openai": ["clipscore@nft"],
+    }
+
+
 def test_the_order_of_turns(weights):
     turns = Turns("cpu")
     some = {key: turns.load(key) for key in KEYS}
