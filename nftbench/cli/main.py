@@ -5,6 +5,7 @@ import io
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
 
@@ -107,7 +108,7 @@ def main() -> None:
     except typer.TyperException as error:
         fail(f"{error.format_message()} (see {_command(error)} --help)", REFUSED)
     except ConfigError as error:
-        fail(str(error), REFUSED)
+        fail(f"{error} (see {_asked(sys.argv[1:])} --help)", REFUSED)
     except Interrupted as error:
         fail(str(error), INTERRUPTED)
     except TrainingFailed as error:
@@ -130,6 +131,17 @@ def _command(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else ""
     return path or "nftbench"
+
+
+def _asked(words: Sequence[str]) -> str:
+    """The command that a command line means, as far as it names one."""
+    command, path = typer.main.get_command(app), ["nftbench"]
+    for word in (w for w in words if w not in ("-q", "--quiet", "-v", "--verbose")):
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        path.append(word)
+    return " ".join(path)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -64,6 +64,8 @@ TYPOS = {
     "rewards benchmark orc": "unknown reward 'orc'; did you mean 'ocr'?",
 }
 """Command -> what it says."""
+GROUPS = ("data ", "rewards ", "leaderboard ")
+"""Of these a command is two words."""
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,5 @@ def test_a_typo_is_one_line_and_imports_nothing_heavy(answers, command):
     out, err = answers[command]
     assert err.startswith("nftbench: ") and TYPOS[command] in err, err
     assert out == "2 []"
+    asked = command.split()[: 2 if command.startswith(GROUPS) else 1]
+    assert err.endswith(f"(see nftbench {' '.join(asked)} --help)"), err

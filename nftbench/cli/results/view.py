@@ -1,6 +1,7 @@
 """`nftbench view`: runs in a browser while they go on."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def view(
     from nftbench.reporting.html_report.live import serving
     from nftbench.runs.run_folder import RUNS
 
-    with serving(runs or [RUNS], port, every) as address:
+    with serving(runs or [RUNS], port, every) as address, suppress(KeyboardInterrupt):
         console.line(f"view: {address} (Ctrl-C stops it)")
         while True:
             time.sleep(3600)
