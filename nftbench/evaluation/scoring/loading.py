@@ -12,6 +12,9 @@ from nftbench.evaluation.scoring.in_turn import Turns
 from rewards.base import ConfigError, Reward
 from rewards.own import file_named
 
+SAID_BY_US = ("transformers.tokenization_utils_base", "torch.utils.cpp_extension")
+"""Loggers whose warnings nftbench gives in words of its own: prompts that are cut, the devices there are."""
+
 
 def quiet() -> None:
     """Switch off the libraries' progress bars and chatter, unless the log of nftbench is at DEBUG (`nftbench -v`)."""
@@ -20,6 +23,8 @@ def quiet() -> None:
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    for name in SAID_BY_US:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def load_rewards(listed: str, turns: Turns | None = None) -> dict[str, Reward]:
