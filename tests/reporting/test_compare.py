@@ -288,6 +288,13 @@ def test_of_two_protocols_the_same_one_is_compared(tmp_path):
 # --- how it is shown ------------------------------------------------------------------------------
 
 
+def test_a_run_is_not_compared_with_itself(two):
+    a = two[0].folder
+    result = CliRunner().invoke(cli.app, ["compare", f"{a}=mine", str(a / ".." / a.name)])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).endswith("is named twice; expected two runs to compare")
+
+
 def test_the_command_shows_and_writes(two, tmp_path):
     a, b = (str(one.folder) for one in two)
     result = CliRunner().invoke(cli.app, ["compare", a, b])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nftbench.cli import console, names
+from rewards.base import ConfigError
 
 if TYPE_CHECKING:
     from nftbench.reporting.tables.grid import Grid
@@ -67,6 +68,8 @@ def compare(
 
     written_as = format_of(form, out)
     first, second = read_result(a), read_result(b)
+    if first.folder.resolve() == second.folder.resolve():
+        raise ConfigError(f"{first.folder} is named twice; expected two runs to compare")
     found = comparing.compare(first, second, benchmark=benchmark, force=force)
     _show(
         written_as,
