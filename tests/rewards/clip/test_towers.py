@@ -125,6 +125,27 @@ def test_texts_are_cut_at_the_encoders_length(tower):
     assert (embeds[0] - embeds[2]).abs().max() > 1e-3
 
 
+def test_every_image_is_compared_with_its_own_text(tower, images):
+    one_by_one = [
+        tower.cosines(images[i : i + 1], [text], preprocess.clipscore_nft)[0]
+        for i, text in enumerate(TEXTS)
+    ]
+    np.testing.assert_allclose(cosines(tower, images), one_by_one, atol=1e-6)
+    others = tower.cosines(images, TEXTS[::-1], preprocess.clipscore_nft)
+    assert np.abs(others - one_by_one).max() > 1e-3
+
+
+def test_a_text_is_cut_from_one_token_beyond_the_length(tower):
+    words = tiny_clip.LENGTH - 2  # a beginning and an end stand around them
+    assert tower.truncated(["a " * words, "a " * (words + 1)]) == [False, True]
+    wide = OpenClipTower(tiny_clip.open_clip_model(), open_clip.SimpleTokenizer())
+    assert wide.truncated(["cat " * 75, "cat " * 76]) == [False, True]
+    ids = wide.tokens(["cat " * 75, "cat " * 76])["text"]
+    assert ids[0, -1] == ids[1, -1] == 49407 and torch.equal(ids[0], ids[1]), (
+        "the oracle: what is fed"
+    )
+
+
 def test_clips_tokenizer_is_rebuilt_from_open_clips_vocabulary():
     text = 'New York, "Hello World" déjà-vu 日本 🙂 8mm'
     ids = clip_tokenizer()([text], padding="max_length", max_length=77)["input_ids"][0]

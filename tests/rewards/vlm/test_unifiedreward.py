@@ -88,6 +88,9 @@ def prompts(*texts: str) -> list[Prompt]:
         ("Final Score: 5.5", 5.5),
         ("**Final Score:** 4", None),
         ("final score: 4", None),
+        ("Final Score: 0", None),
+        ("Final Score: 0.9", None),
+        ("Final Score: 6", None),
         ("", None),
     ],
 )
