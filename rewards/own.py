@@ -7,6 +7,7 @@ is part of what the reward says of itself (`RewardInfo.source`), and so of every
 
 import difflib
 import hashlib
+import inspect
 import re
 import sys
 import types
@@ -65,6 +66,7 @@ class OwnFactory:
         Raises:
             ConfigError: a fault of the user's code, or it is not a reward.
         """
+        self._check_call()
         with blamed(self.path):
             reward = self.build(device=device)
         info = self._described(getattr(reward, "info", None))
@@ -72,6 +74,15 @@ class OwnFactory:
             if not callable(getattr(reward, method, None)):
                 raise ConfigError(f"{self.path}: {self.name} has no method `{method}`; {EXAMPLE}")
         return OwnReward(reward, info, self.path)
+
+    def _check_call(self) -> None:
+        try:
+            inspect.signature(self.build).bind(device="cpu")
+        except TypeError:
+            raise ConfigError(
+                f"{self.path}: {self.name} cannot be called as {self.name}(device=...), which is how a reward is made; "
+                f"{EXAMPLE}"
+            ) from None
 
     def _described(self, info: Any) -> RewardInfo:
         if not isinstance(info, RewardInfo):
