@@ -94,6 +94,18 @@ class Rollout:
         self.failures: list[Failures] = []
         """Of the iteration that was scored last."""
 
+    def check_guidance(self, stages: Sequence[StageData]) -> None:
+        """Draw one image of each guided stage: what cannot be trained is refused before the run begins.
+
+        Raises:
+            ConfigError: the pipeline guides in another way than `Guided` does.
+        """
+        with self._policy.drawing("old"):
+            for data in stages:
+                if data.guided is not None:
+                    settings = self._settings.at(num_inference_steps=2, seed=0)
+                    self._images(data, [Sample(data.prompts[0], 0)], settings, 0)
+
     def draw(self, data: StageData, state: TrainState, batch_size: int) -> list[RolloutBatch]:
         """This process's part of the iteration's images; their scores may still be on their way.
 
@@ -123,17 +135,7 @@ class Rollout:
     def _batch(
         self, data: StageData, samples: list[Sample], settings: Effective, seed: int
     ) -> RolloutBatch:
-        ids = [s.prompt.id for s in samples]
-        rows = [ids.index(i) for i in ids]
-        if data.guided is None:
-            images, trace, steps = self._draw(samples, settings, seed)
-            kept, guided = record(trace, self._layout, rows), None
-        else:
-            other = data.guided.at(
-                num_inference_steps=settings.num_inference_steps, seed=settings.seed
-            )
-            images, trace, steps = self._draw(samples, other, seed)
-            kept, guided = self._guided(samples, rows, trace, settings, other)
+        images, kept, guided, steps = self._images(data, samples, settings, seed)
         return RolloutBatch(
             samples=samples,
             images=images,
@@ -142,6 +144,18 @@ class Rollout:
             steps=steps,
             scores=self._scorer.submit(self._score, data, images, [s.prompt for s in samples]),
         )
+
+    def _images(
+        self, data: StageData, samples: Sequence[Sample], settings: Effective, seed: int
+    ) -> tuple[np.ndarray, Record, Guided | None, Sequence[Any]]:
+        ids = [s.prompt.id for s in samples]
+        rows = [ids.index(i) for i in ids]
+        if data.guided is None:
+            images, trace, steps = self._draw(samples, settings, seed)
+            return images, record(trace, self._layout, rows), None, steps
+        other = data.guided.at(num_inference_steps=settings.num_inference_steps, seed=settings.seed)
+        images, trace, steps = self._draw(samples, other, seed)
+        return images, *self._guided(samples, rows, trace, settings, other), steps
 
     def _draw(
         self, samples: Sequence[Sample], settings: Effective, seed: int

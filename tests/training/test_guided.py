@@ -1,8 +1,11 @@
 """Training from guided rollouts: the old policy is the guided one, stays, and theta learns to do without."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from nftbench.training import rollouts
 from nftbench.training.config.overrides import load_recipe
 from rewards.base import ConfigError
 from tests.helpers.trainings import begin, settings_of, small
@@ -63,6 +66,20 @@ def test_flow_grpo_has_no_likelihood_of_guidance(tmp_path):
     recipe = small(*GUIDED, recipe="pocket-flow-grpo")
     with pytest.raises(ConfigError, match=r"leave out stages\.guided"):
         begin(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_what_is_guided_in_another_way_is_refused_before_the_run_begins(tmp_path, monkeypatch):
+    """What is wrong is seen in tests/generation/test_guided.py; here: that one image is looked at, in time."""
+    true = rollouts.guided_records
+
+    def wrong(*args):
+        kept, guided = true(*args)
+        return kept, replace(guided, scale=guided.scale + 2)
+
+    monkeypatch.setattr(rollouts, "guided_records", wrong)
+    with pytest.raises(ConfigError, match="guidance of this pipeline is not"):
+        begin(small(*GUIDED), tmp_path / "run")
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 
