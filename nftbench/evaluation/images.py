@@ -1,7 +1,15 @@
-"""The images of a run: made batch by batch, each bound by its digest to the run that made it."""
+"""The images of a run: made batch by batch, each bound by its digest to the run that made it.
+
+One thread writes behind the drawing, batch after batch in their order: what lies there at any moment is what would lie
+there had each been written before the next was drawn, up to `BEHIND` batches.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +25,53 @@ from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
 
 LOG = logging.getLogger("nftbench")
+
+BEHIND = 2
+"""Batches that may wait to be written; more would only hold memory."""
+
+
+class Behind(AbstractContextManager):
+    """Work that follows the drawing in a thread of its own, in order; at the end of the block all of it is done.
+
+    After an error in it nothing more is done, and the block ends with that error; an error of the drawing leaves what
+    was drawn before.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._waiting: deque[tuple[Future[None], Callable[[], None]]] = deque()
+        self._failed = False
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._wait(0)
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def follow(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        """Have work done, and `then` here once it is; waits while `BEHIND` others are not done yet."""
+        self._waiting.append((self._thread.submit(self._do, work), then))
+        self._wait(BEHIND)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            work()
+        except BaseException:  # handed on by the future
+            self._failed = True
+            raise
+
+    def _wait(self, left: int) -> None:
+        while len(self._waiting) > left or (self._waiting and self._waiting[0][0].done()):
+            done, then = self._waiting.popleft()
+            try:
+                done.result()
+                then()
+            except BaseException:  # an interrupt while it waits is one, too
+                self._failed = True
+                self._waiting.clear()
+                raise
 
 
 def make_images(
@@ -35,14 +90,22 @@ def make_images(
     mine = processes.share(list(work.batches()))
     missing = [(n, batch) for n, batch in mine if not _made(run, work, n, batch, origin)]
     numbers = {number for number, _ in missing}
-    with RememberedTexts(policy.pipeline) as texts:
+    with RememberedTexts(policy.pipeline) as texts, Behind() as behind:
         encoded = texts.ahead(missing, work.settings or work.protocol)
         for number, batch in mine:
-            if number in numbers:
-                next(encoded)
-                pixels, at_once = _generated(policy, work, batch, at_once or work.batch_size)
-                run.save_images(work.name, number, batch, pixels, origin)
-            progress(f"{work.name}: images", number * work.batch_size + len(batch), total)
+            done = number * work.batch_size + len(batch)
+            said = partial(progress, f"{work.name}: images", done, total)
+            if number not in numbers:
+                behind.follow(_nothing, said)
+                continue
+            next(encoded)
+            pixels, at_once = _generated(policy, work, batch, at_once or work.batch_size)
+            saved = partial(run.save_images, work.name, number, batch, pixels, origin)
+            behind.follow(saved, said)
+
+
+def _nothing() -> None:
+    """What there is to write of images that lie there already."""
 
 
 def _made(run: Run, work: Work, number: int, batch: Sequence[Sample], origin: str) -> bool:

@@ -1,5 +1,7 @@
 """Images of a run where the memory does not do, and by several processes."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,81 @@ def test_where_it_does_not_do_for_one_the_remedy_is_one_line(work, policy, tmp_p
     with pytest.raises(ConfigError, match=r"one image at once \(CUDA out of memory\); choose a"):
         images.make_images(Run(tmp_path / "run"), work, policy, lambda *_: None)
     assert not list(tmp_path.rglob("*.png"))
+
+
+# --- written behind the drawing ---------------------------------------------------------------------------------------
+
+
+def test_the_next_batch_is_drawn_while_one_is_written(work, policy, tmp_path, monkeypatch):
+    """The first batch is written only once the second is being drawn; the bytes are those of one after the other."""
+    second, drawn = threading.Event(), []
+
+    def drawing(pipeline, batch, settings):
+        drawn.append(batch)
+        if len(drawn) == 2:
+            second.set()
+        return generate(pipeline, batch, settings)
+
+    class Slow(Run):
+        def save_images(self, *given, **more):
+            assert second.wait(60), "the drawing waits for the writing"
+            super().save_images(*given, **more)
+
+    monkeypatch.setattr(images, "generate", drawing)
+    told = []
+    images.make_images(Slow(tmp_path / "slow"), work, policy, lambda *said: told.append(said))
+    assert told == [(f"{work.name}: images", done, 6) for done in (3, 6)]
+    run = Run(tmp_path / "plain")
+    for number, batch in work.batches():
+        origin = images.image_origin(policy.digest, work.protocol)
+        run.save_images(
+            work.name, number, batch, generate(policy.pipeline, batch, work.settings), origin
+        )
+    slow, plain = (
+        {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")}
+        for n in ("slow", "plain")
+    )
+    assert slow == plain and len(slow) == 8
+
+
+def test_what_follows_is_done_in_order_and_never_far_behind():
+    done, told, ahead = [], [], []
+    with images.Behind() as behind:
+        for i in range(9):
+            behind.follow(lambda i=i: done.append(i), lambda i=i: told.append(i))
+            ahead.append(i + 1 - len(told))
+    assert done == told == list(range(9)) and max(ahead) <= images.BEHIND
+
+
+def test_after_an_error_in_it_nothing_more_is_done():
+    done, gate = [], threading.Event()
+
+    def fails():
+        gate.wait(60)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), images.Behind() as behind:
+        behind.follow(fails, lambda: done.append("told"))
+        behind.follow(lambda: done.append("second"), lambda: done.append("told"))
+        gate.set()
+        behind.follow(lambda: done.append("third"), lambda: done.append("told"))
+    assert done == []
+
+
+def test_an_error_of_the_drawing_leaves_what_was_drawn_before(work, policy, tmp_path, monkeypatch):
+    def drawing(pipeline, batch, settings, asked=[]):  # noqa: B006 (kept between calls)
+        asked.append(batch)
+        if len(asked) == 2:
+            raise ConfigError("broken")
+        return generate(pipeline, batch, settings)
+
+    monkeypatch.setattr(images, "generate", drawing)
+    run = Run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="broken"):
+        images.make_images(run, work, policy, lambda *_: None)
+    first, second = (batch for _, batch in work.batches())
+    assert all(run.image_digest(work.name, s) for s in first)
+    assert not any(run.image_digest(work.name, s) for s in second)
 
 
 @pytest.mark.slow

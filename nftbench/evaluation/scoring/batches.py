@@ -35,10 +35,12 @@ def score_images(
         retry_failed: whether images that a reward failed on are scored again.
     """
     rewards = {key: reward for work in works for key, reward in work.rewards.items()}
+    scorers = {key: scorer_identity(reward) for key, reward in rewards.items()}
     turns = [(key, *pair) for key in in_order(rewards) for pair in zip(works, here, strict=True)]
     for key, work, images in turns:
         for number, batch in processes.share(list(work.batches())) if key in work.rewards else ():
-            score_batch(run, work, key, number, batch, images, retry_failed=retry_failed)
+            bound = bound_to(batch, images).assign(scorer=scorers[key])
+            score_batch(run, work, key, number, batch, bound, retry_failed=retry_failed)
             done = number * work.batch_size + len(batch)
             progress(f"{work.name}: {key}", done, len(work.samples))
 
@@ -49,13 +51,12 @@ def score_batch(
     key: str,
     number: int,
     batch: Sequence[Sample],
-    here: Mapping[str, str],
+    bound: pd.DataFrame,
     *,
     retry_failed: bool,
 ) -> None:
-    """Score a batch by one reward, unless that was done for these images and prompts by this scorer."""
+    """Score a batch by one reward, unless that was done for these images and prompts by this scorer (`bound`)."""
     reward = work.rewards[key]
-    bound = bound_to(batch, here).assign(scorer=scorer_identity(reward))
     known = run.batch_scores(work.name, key, number, bound)
     paths, prompts = [run.image_path(work.name, s) for s in batch], [s.prompt for s in batch]
     failed = run.failed(work.name, number)
