@@ -231,3 +231,25 @@ def test_workflows_run_what_the_documents_say():
     for words in found:
         check_flags(shlex.split(words))
         assert "github.event" not in words
+
+
+def test_modules_that_documents_name_exist():
+    """Dotted names of two dots and more, such as nftbench.pocket.world.scenes: a module, or a name within one."""
+    kept = [
+        p.relative_to(ROOT) for d in ("nftbench", "benchmarks") for p in (ROOT / d).rglob("*.toml")
+    ]
+    named = {
+        (str(path), name)
+        for path in (*documents(), *kept)
+        for name in re.findall(r"\b((?:nftbench|rewards|tests)(?:\.\w+){2,})", text_of(path))
+    }
+    lost = sorted((where, name) for where, name in named if not _module_or_name(name.split(".")))
+    assert named and not lost
+
+
+def _module_or_name(parts: list[str]) -> bool:
+    whole, parent = ROOT.joinpath(*parts), ROOT.joinpath(*parts[:-1])
+    if whole.is_dir() or whole.with_suffix(".py").is_file():
+        return True
+    sources = [p for p in (parent.with_suffix(".py"), parent / "__init__.py") if p.is_file()]
+    return any(re.search(rf"\b{parts[-1]}\b", p.read_text("utf-8")) for p in sources)
