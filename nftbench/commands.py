@@ -16,7 +16,7 @@ from nftbench.evaluation.needs import all_lacking
 from nftbench.evaluation.planning import Work, fitted, own_works, plan, prompts_of
 from nftbench.evaluation.scoring.in_turn import Turns
 from nftbench.evaluation.scoring.loading import load_rewards, quiet, refuse_unnamed_files
-from nftbench.evaluation.services import asked_of_service, refuse_hardware
+from nftbench.evaluation.services import refuse_hardware, service_works
 from nftbench.generation.checkpoint import (
     NOTHING,
     Allowed,
@@ -97,13 +97,13 @@ def evaluate_checkpoint(
         raise ConfigError(f"{out} is a file; --out takes a folder")
     turns = Turns(reward_device, map(prompts_of, protocols))
     if rewards is not None:
-        works = plan(protocols, load_rewards(_asked_rewards(rewards), turns), batch_size)
+        works = plan(protocols, load_rewards(_named_rewards(rewards), turns), batch_size)
     else:
         works = _with_all_it_lacks(
             suite, lambda: own_works(protocols, list(wanted.values()), batch_size, turns)
         )
     if isinstance(ready, ImageService):  # before anything is loaded or asked
-        works = asked_of_service(works, settings)
+        works = service_works(works, settings)
     hardware = replace(hardware, dtype=hardware.dtype or settings.get("dtype"))
     model = ready or load_model(name, hardware=hardware, allowed=allowed)
     if isinstance(model, LoadedModel) and hardware.dtype not in (None, model.dtype):
@@ -294,7 +294,7 @@ def score_run(
     protocols, manifest = run.protocols(), run.manifest
     turns = Turns(reward_device, map(prompts_of, protocols.values()))
     if rewards is not None:
-        listed = load_rewards(_asked_rewards(rewards), turns)
+        listed = load_rewards(_named_rewards(rewards), turns)
         works = plan(list(protocols.values()), listed, manifest["batch_size"])
     else:
         own = [
@@ -340,7 +340,7 @@ def score_listed(
         raise ConfigError(
             "a list of images names no rewards of its own; pass --rewards, such as ocr,jpeg"
         )
-    loaded = load_rewards(_asked_rewards(rewards), Turns(reward_device))
+    loaded = load_rewards(_named_rewards(rewards), Turns(reward_device))
     rows, table, written = score_list(path, loaded, batch_size, named(out), progress)
     return rows, table_alarms(path.name, table, list(loaded)), written
 
@@ -354,7 +354,7 @@ def named(out: Path | None) -> Path | None:
     return out
 
 
-def _asked_rewards(rewards: str) -> str:
+def _named_rewards(rewards: str) -> str:
     """Keys of the rewards that the user names, those of files among them, which are run for it."""
     return registry.add_files(_filled("--rewards", rewards))
 

@@ -49,25 +49,25 @@ class CheckedReward:
         Raises:
             ConfigError: pictures of another kind, not one prompt an image, or a reward that breaks its contract.
         """
-        pictures, asked = as_pictures(images), as_prompts(prompts)
-        if len(pictures) != len(asked):
+        pictures, given = as_pictures(images), as_prompts(prompts)
+        if len(pictures) != len(given):
             raise ConfigError(
-                f"{len(pictures)} images and {len(asked)} prompts; expected one prompt an image."
+                f"{len(pictures)} images and {len(given)} prompts; expected one prompt an image."
             )
         if not pictures:
             return Scores(values=np.zeros(0, np.float32), reasons=())
         groups = groups_of_one_size(pictures)
-        found = [self._score([pictures[i] for i in g], [asked[i] for i in g]) for g in groups]
+        found = [self._score([pictures[i] for i in g], [given[i] for i in g]) for g in groups]
         scores = found[0] if len(groups) == 1 else gathered(groups, found, [""] * len(pictures))
         return with_conversions(scores, pictures)
 
     def check(self, prompts: Sequence[Prompt | str] | Prompt | str) -> None:
         """See `Reward.check`; of a user's own prompt the message begins with its file and line."""
-        asked = as_prompts(prompts)
+        given = as_prompts(prompts)
         try:
-            self.reward.check(asked)
+            self.reward.check(given)
         except ConfigError as error:
-            first = next((p for p in asked if self._refuses(p)), None)
+            first = next((p for p in given if self._refuses(p)), None)
             if first is None or not first.origin:
                 raise
             raise type(error)(f"{first.origin}: {error}") from None

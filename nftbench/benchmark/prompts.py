@@ -139,8 +139,8 @@ def _distinct(path: Path, prompts: list[Prompt], copies: int) -> list[Prompt]:
     """
     places: dict[str, list[int]] = {}
     for place, prompt in enumerate(prompts):
-        asked = [prompt.text, prompt.tag, prompt.target, prompt.rewards]
-        places.setdefault(json.dumps(asked, sort_keys=True), []).append(place)
+        content = [prompt.text, prompt.tag, prompt.target, prompt.rewards]
+        places.setdefault(json.dumps(content, sort_keys=True), []).append(place)
     for found in places.values():
         if len(found) != copies:
             raise ConfigError(

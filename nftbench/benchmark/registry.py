@@ -27,11 +27,11 @@ def protocols_of(suite: Suite, **changes: Any) -> dict[Protocol, tuple[str, ...]
     Raises:
         ConfigError: a value out of range.
     """
-    asked = {k: v for k, v in changes.items() if v is not None}
+    changed = {k: v for k, v in changes.items() if v is not None}
     fixed = suite.settings.given
-    if "guidance" in asked or "guidance_scale" in asked:  # kind and scale go together
+    if "guidance" in changed or "guidance_scale" in changed:  # kind and scale go together
         fixed = {k: v for k, v in fixed.items() if not k.startswith("guidance")}
-    fixed |= asked
+    fixed |= changed
     found: dict[Protocol, list[str]] = {}
     for column in suite.columns:
         protocol = load_benchmark(column.benchmark).protocol(**fixed | column.settings.given)

@@ -27,7 +27,9 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
         command: a function as typer takes it; a dataclass parameter has no default.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups = {
+        name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)
+    }
     flags: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in groups:

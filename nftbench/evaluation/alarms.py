@@ -54,7 +54,7 @@ def table_alarms(benchmark: str, table: pd.DataFrame, keys: Sequence[str]) -> li
 
 
 def _alarms(benchmark: str, table: pd.DataFrame, key: str) -> Iterator[Alarm]:
-    failed = table[key].isna()
+    failed = table.loc[:, key].isna()
     if failed.any():
         reason, _ = Counter(table.loc[failed, f"{key}{PART}reason"]).most_common(1)[0]
         text = (
@@ -62,12 +62,12 @@ def _alarms(benchmark: str, table: pd.DataFrame, key: str) -> Iterator[Alarm]:
             "the same command asks for them again"
         )
         yield Alarm(benchmark, key, " ".join(text.split()), float(failed.mean()))
-    if table["tag"].nunique() > 1:
+    if table.loc[:, "tag"].nunique() > 1:
         for task in lost(table[key].to_numpy(float), table["tag"].to_numpy()):
             yield Alarm(
                 benchmark, key, f"not one image of {task} was scored: there is no task mean"
             )
-    scored = table[~failed]
+    scored = table.loc[~failed]
     if len(scored) < FEW:
         return
     if scored[key].nunique() == 1:

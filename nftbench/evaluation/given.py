@@ -84,17 +84,17 @@ def import_images(
         raise ConfigError(f"expected the model's name on one line, got {name!r}")
     if out.exists() and (not out.is_dir() or strangers(out)):
         raise ConfigError(f"{out} holds something already; choose another --out")
-    asked = load_benchmark(benchmark) if benchmark else None
-    images = read_source(source, asked.load() if asked else None, prompts)
-    if asked is None:
-        asked, samples = _own_benchmark(source, images)
+    loaded = load_benchmark(benchmark) if benchmark else None
+    images = read_source(source, loaded.load() if loaded else None, prompts)
+    if loaded is None:
+        loaded, samples = _own_benchmark(source, images)
     else:
-        samples = _samples(images, asked.load(), asked.name)
+        samples = _samples(images, loaded.load(), loaded.name)
     with hold(out):
         if strangers(out):  # of a command that was faster
             raise ConfigError(f"{out} holds something already; choose another --out")
         try:
-            return _written(Run(out), name, asked, samples, progress)
+            return _written(Run(out), name, loaded, samples, progress)
         except BaseException:
             for left in (out / name for name in strangers(out)):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -102,7 +102,7 @@ def import_images(
 
 
 def read_source(
-    source: Path, asked: Sequence[Prompt] | None, prompts: Path | None
+    source: Path, known: Sequence[Prompt] | None, prompts: Path | None
 ) -> list[GivenImage]:
     """The images of a source with their prompts, in its order."""
     if source.is_file():
@@ -112,7 +112,7 @@ def read_source(
         if layout:
             found = [image for folder in layout for image in _geneval(folder)]
         else:
-            found = list(_folder(source, own.read_prompts(prompts) if prompts else asked))
+            found = list(_folder(source, own.read_prompts(prompts) if prompts else known))
     else:
         raise ConfigError(f"neither a folder nor a list of images: {source}")
     if not found:
@@ -169,8 +169,8 @@ def _listed(path: Path) -> Iterator[GivenImage]:
             if "\0" in image:
                 raise ConfigError(f"expected 'image' to be a path, got {image!r}")
             said = own.by_meaning({k: v for k, v in record.items() if k != "image"})
-            asked = own.as_text(said, "prompt"), own.as_text(said, "tag")
-            place = known.setdefault(asked, f"{number - 1:05d}")
+            content = own.as_text(said, "prompt"), own.as_text(said, "tag")
+            place = known.setdefault(content, f"{number - 1:05d}")
             prompt = own.prompt_of(said, place, {} if "id" in said else first)
             prompt = replace(prompt, origin=f"{path.name}, line {number}")
         except ConfigError as error:
@@ -181,18 +181,18 @@ def _listed(path: Path) -> Iterator[GivenImage]:
         yield GivenImage(file, prompt)
 
 
-def _folder(folder: Path, asked: Sequence[Prompt] | None) -> Iterator[GivenImage]:
+def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage]:
     """Images of one folder: named after their prompt's id (`00012.png`, `00012-03.png`), or each with its `.txt`."""
-    by_id = {p.id: p for p in asked or ()}
+    by_id = {p.id: p for p in known or ()}
     for path in _pictures(folder):
         caption = path.with_suffix(".txt")
         numbered = NUMBERED.fullmatch(path.stem)
-        if asked is not None:
+        if known is not None:
             found = by_id.get(path.stem) or (by_id.get(numbered["id"]) if numbered else None)
             if found is None:
                 raise ConfigError(
                     f"{path.name} is named after no prompt; expected ID.png or ID-NUMBER.png, such as "
-                    f"{asked[0].id}-00.png"
+                    f"{known[0].id}-00.png"
                 )
             yield GivenImage(path, found)
         elif caption.is_file():
@@ -250,24 +250,24 @@ def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
 
 
 def _samples(
-    images: Sequence[GivenImage], asked: Sequence[Prompt], name: str
+    images: Sequence[GivenImage], prompts: Sequence[Prompt], name: str
 ) -> list[tuple[Sample, Path]]:
     """The images as answers to a benchmark's prompts, found by what they say.
 
     Raises:
         ConfigError: a prompt that the benchmark does not ask, one without an image, or different numbers of images.
     """
-    by_content = {_content(p): p for p in asked}
+    by_content = {_content(p): p for p in prompts}
     found: dict[str, list[Path]] = {}
     for image in images:
         prompt = by_content.get(_content(image.prompt))
         if prompt is None:
             raise ConfigError(f"{name} does not ask {image.prompt.text!r} ({image.path})")
         found.setdefault(prompt.id, []).append(image.path)
-    missing = [p for p in asked if p.id not in found]
+    missing = [p for p in prompts if p.id not in found]
     if missing:
         raise ConfigError(
-            f"{len(missing)} of {len(asked)} prompts of {name} have no image, the first {missing[0].text!r}"
+            f"{len(missing)} of {len(prompts)} prompts of {name} have no image, the first {missing[0].text!r}"
         )
     counts = Counter(map(len, found.values()))
     if len(counts) > 1:
@@ -275,7 +275,7 @@ def _samples(
             f"{name}: expected every prompt to have as many images, got {dict(sorted(counts.items()))} "
             "(images: prompts)"
         )
-    return [(Sample(p, i), path) for p in asked for i, path in enumerate(found[p.id])]
+    return [(Sample(p, i), path) for p in prompts for i, path in enumerate(found[p.id])]
 
 
 def _content(prompt: Prompt) -> str:
@@ -285,12 +285,14 @@ def _content(prompt: Prompt) -> str:
 # --- the run --------------------------------------------------------------------------------------
 
 
-def protocol_of(asked: Benchmark, images_per_prompt: int, size: tuple[int, int] | None) -> Protocol:
+def protocol_of(
+    benchmark: Benchmark, images_per_prompt: int, size: tuple[int, int] | None
+) -> Protocol:
     """What is known of given images: which prompts, how many images, and their size where all have one."""
     height, width = size or (None, None)
     open_settings = dict.fromkeys(SamplingDefaults.model_fields)
     told = {"images_per_prompt": images_per_prompt, "height": height, "width": width}
-    return asked.protocol().model_copy(
+    return benchmark.protocol().model_copy(
         update=open_settings | told | {"noise": "given", "dtype": None}
     )
 
@@ -298,16 +300,16 @@ def protocol_of(asked: Benchmark, images_per_prompt: int, size: tuple[int, int] 
 def _written(
     run: Run,
     name: str,
-    asked: Benchmark,
+    benchmark: Benchmark,
     samples: Sequence[tuple[Sample, Path]],
     progress: Progress,
 ) -> Run:
     each = max(sample.index for sample, _ in samples) + 1
     size, converted = _looked_at([path for _, path in samples])
-    protocol = protocol_of(asked, each, size)
-    digest = save(run, asked.name, samples, protocol, progress)
-    run.keep_benchmarks([asked.name])
-    run.save_manifest(_manifest(name, digest, asked.name, protocol, converted))
+    protocol = protocol_of(benchmark, each, size)
+    digest = save(run, benchmark.name, samples, protocol, progress)
+    run.keep_benchmarks([benchmark.name])
+    run.save_manifest(_manifest(name, digest, benchmark.name, protocol, converted))
     return run
 
 

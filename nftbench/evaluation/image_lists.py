@@ -180,13 +180,13 @@ def _scored(
 ) -> pd.DataFrame:
     """One reward's `score_table` of all images, batch by batch."""
     key, parts = reward.info.key, []
-    asked = [_asked(prompt) for prompt in prompts]
-    bound = table[list(BOUND[:-1])].assign(prompt=asked, scorer=scorer_identity(reward))
+    texts = [_scored_text(prompt) for prompt in prompts]
+    bound = table[list(BOUND[:-1])].assign(prompt=texts, scorer=scorer_identity(reward))
     for start in range(0, len(paths), batch_size):
         batch, mine = slice(start, start + batch_size), bound[start : start + batch_size]
         number = start // batch_size
         found = kept.batch_scores("list", key, number, mine)
-        if found is None or found[key].isna().any():
+        if found is None or found.loc[:, key].isna().any():
             scores = score_files(reward, paths[batch], prompts[batch])
             named = [Sample(p, 0) for p in prompts[batch]]
             found = score_table(key, named, scores).assign(key=mine["key"].tolist())
@@ -196,7 +196,7 @@ def _scored(
     return pd.concat(parts, ignore_index=True)
 
 
-def _asked(prompt: Prompt) -> str:
+def _scored_text(prompt: Prompt) -> str:
     """All of a prompt that a score may rest on."""
     more = [prompt.tag, prompt.target] if prompt.tag or prompt.target else []
     return as_text(prompt.text) + (f" {json.dumps(more, sort_keys=True)}" if more else "")

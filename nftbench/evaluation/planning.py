@@ -136,10 +136,10 @@ def fitted(works: Sequence[Work], model: LoadedModel) -> list[Work]:
     found = []
     for work in works:
         own = {"dtype": model.dtype, "numerics": model.numerics}
-        asked = work.protocol.filled(model.own).model_copy(update=own)
-        settings = learn_settings(model.pipeline, asked)
+        requested = work.protocol.filled(model.own).model_copy(update=own)
+        settings = learn_settings(model.pipeline, requested)
         settings = check_prompt_seen(model.pipeline, settings, work.prompts)
-        protocol = as_drawn(asked, settings)
+        protocol = as_drawn(requested, settings)
         name = work.name.replace(f"+{work.protocol.hash}", f"+{protocol.hash}")
         cut = count_cut(model.pipeline, settings, work.prompts)
         found.append(replace(work, name=name, protocol=protocol, settings=settings, cut=cut))

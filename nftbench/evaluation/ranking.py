@@ -170,16 +170,16 @@ def rank(
     Returns:
         Accuracy by reward; of a reward whose lower values are better, of its negative.
     """
-    asked = [(item.prompt, images / name) for item in items for name in item.images]
+    pairs = [(item.prompt, images / name) for item in items for name in item.images]
     found = {}
     for key, judge in judges.items():
         judge.check([item.prompt for item in items])
         values: list[np.ndarray] = []
-        for start in range(0, len(asked), batch_size):
-            batch = asked[start : start + batch_size]
+        for start in range(0, len(pairs), batch_size):
+            batch = pairs[start : start + batch_size]
             scores = score_files(judge, [path for _, path in batch], [p for p, _ in batch])
             values.append(scores.values)
-            progress(key, start + len(batch), len(asked))
+            progress(key, start + len(batch), len(pairs))
         signed = np.concatenate(values) * (1 if judge.info.higher_is_better else -1)
         ends = np.cumsum([len(item.images) for item in items])[:-1]
         found[key] = accuracy(items, np.split(signed, ends))

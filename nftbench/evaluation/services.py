@@ -43,7 +43,7 @@ def refuse_hardware(service: ImageService, hardware: Hardware, allowed: Allowed)
         )
 
 
-def asked_of_service(works: Sequence[Work], settings: Mapping[str, Any]) -> list[Work]:
+def service_works(works: Sequence[Work], settings: Mapping[str, Any]) -> list[Work]:
     """What a suite asks, as far as a service can be asked: prompts and size; everything else is left open.
 
     Raises:

@@ -77,15 +77,15 @@ def verify(run: Run, fraction: float, seed: int, progress: Progress) -> Verifica
         refuse_unnamed_files(known)
     scorers = load_rewards(",".join(dict.fromkeys(k for known in keys.values() for k in known)))
     for name, protocol in run.protocols().items():
-        asked, table = _asked(protocol), _table(run, name)
-        changed = _changed(run, name, asked, table)
-        images += len(asked)
-        problems += _missing(run, name, asked, table)
-        problems += _not_as_made(run, name, protocol, asked, changed)
+        expected, table = _expected(protocol), _table(run, name)
+        changed = _changed(run, name, expected, table)
+        images += len(expected)
+        problems += _missing(run, name, expected, table)
+        problems += _not_as_made(run, name, protocol, expected, changed)
         problems += _wrong_rows(run, name, protocol, table, rows)
         if not run.is_sealed(name):
             problems.append(f"{name}: samples.parquet is not the table that this run wrote")
-        some = _some(asked, fraction, seed, changed)
+        some = _some(expected, fraction, seed, changed)
         seen += len(some)
         for key in keys[name]:
             checks.append(_check(run, name, some, table, scorers[key]))
@@ -104,33 +104,35 @@ def _table(run: Run, name: str) -> pd.DataFrame:
     return run.read_samples(name, sealed=False).set_index("key", drop=False)
 
 
-def _asked(protocol: Protocol) -> list[Sample]:
+def _expected(protocol: Protocol) -> list[Sample]:
     prompts = choose(load_benchmark(protocol.benchmark).load(), protocol.limit)
     return samples(prompts, protocol.images_per_prompt)
 
 
-def _some(asked: Sequence[Sample], fraction: float, seed: int, changed: Set[str]) -> list[Sample]:
-    count = max(1, math.ceil(fraction * len(asked)))
-    chosen = np.random.default_rng(seed).choice(len(asked), size=count, replace=False)
-    chosen = {*chosen.tolist(), *(i for i, s in enumerate(asked) if s.key in changed)}
-    return [asked[i] for i in sorted(chosen)]
+def _some(
+    expected: Sequence[Sample], fraction: float, seed: int, changed: Set[str]
+) -> list[Sample]:
+    count = max(1, math.ceil(fraction * len(expected)))
+    chosen = np.random.default_rng(seed).choice(len(expected), size=count, replace=False)
+    chosen = {*chosen.tolist(), *(i for i, s in enumerate(expected) if s.key in changed)}
+    return [expected[i] for i in sorted(chosen)]
 
 
-def _changed(run: Run, name: str, asked: Sequence[Sample], table: pd.DataFrame) -> set[str]:
+def _changed(run: Run, name: str, expected: Sequence[Sample], table: pd.DataFrame) -> set[str]:
     """Images that are there, and not as they were scored."""
     known = dict(zip(table["key"], table["sha256"], strict=True))
-    here = {s.key: run.image_digest(name, s) for s in asked}
+    here = {s.key: run.image_digest(name, s) for s in expected}
     return {key for key, digest in here.items() if digest and known.get(key, digest) != digest}
 
 
 def _not_as_made(
-    run: Run, name: str, protocol: Protocol, asked: Sequence[Sample], changed: Set[str]
+    run: Run, name: str, protocol: Protocol, expected: Sequence[Sample], changed: Set[str]
 ) -> Iterator[str]:
     """Images that are not those that this run's checkpoint made, by the digests noted then."""
     origin = image_origin(run.manifest["checkpoint"]["digest"], protocol)
     size, foreign = run.manifest["batch_size"], []
-    for start in range(0, len(asked), size):
-        batch = asked[start : start + size]
+    for start in range(0, len(expected), size):
+        batch = expected[start : start + size]
         for sample, made in zip(batch, run.made(name, start // size, batch, origin), strict=True):
             if sample.key not in changed and run.image_digest(name, sample) not in ("", made):
                 foreign.append(sample.key)
@@ -140,19 +142,19 @@ def _not_as_made(
         )
 
 
-def _missing(run: Run, name: str, asked: Sequence[Sample], table: pd.DataFrame) -> Iterator[str]:
+def _missing(run: Run, name: str, expected: Sequence[Sample], table: pd.DataFrame) -> Iterator[str]:
     """Images that are gone, were changed since they were scored, or nobody asked for."""
-    keys = [s.key for s in asked]
+    keys = [s.key for s in expected]
     if table["key"].tolist() != keys:
         yield f"{name}: the table has {len(table)} rows, not one for each of {len(keys)} images"
-    paths = {run.image_path(name, s): s for s in asked}
+    paths = {run.image_path(name, s): s for s in expected}
     gone = [p for p in paths if not p.is_file()]
     if gone:
         yield f"{name}: {len(gone)} of {len(paths)} images are missing, the first {gone[0].name}"
     strange = sorted(set(_images(run, name)) - set(paths))
     if strange:
         yield f"{name}: {len(strange)} images that nobody asked for, the first {strange[0].name}"
-    changed = sorted(_changed(run, name, asked, table))
+    changed = sorted(_changed(run, name, expected, table))
     if changed:
         yield f"{name}: {len(changed)} images changed since they were scored, the first {changed[0]}.png"
 

@@ -22,7 +22,7 @@ from nftbench.benchmark.samples import Sample
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 from rewards.images.pixels import ImageError, from_pil
-from rewards.vlm.exchange import Endpoint, Failure, Session, ask_all
+from rewards.vlm.exchange import Endpoint, Failure, Session, ask_all, number_above_zero
 
 PREFIX = "api:"
 KEY = "NFTBENCH_IMAGES_KEY"
@@ -122,15 +122,7 @@ def load_service(name: str) -> ImageService:
 def _number(what: str, default: float) -> float:
     name = f"NFTBENCH_IMAGES_{what}"
     text = os.environ.get(name, "").strip()
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{name}={text}: expected a number above 0")
-    return value
+    return number_above_zero(name, text) if text else default
 
 
 def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) -> list[Drawn]:

@@ -12,12 +12,12 @@ from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.distillation import distillation
 from nftbench.generation.machine.memory import GB, DrawingMemory, drawing_memory
-from nftbench.generation.replay import learn
+from nftbench.generation.recorder.replay import learn
+from nftbench.generation.recorder.trace import denoiser_of, prediction_of
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
 from nftbench.generation.settings.preflight import SAME_NOISE, draw_briefly, readings
 from nftbench.generation.settings.probe import schedulers_of
-from nftbench.generation.trace import denoiser_of, prediction_of
 from rewards.base import ConfigError, Prompt
 
 
@@ -66,19 +66,21 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_model(model: LoadedModel, asked: SamplingParameters, *, images: int = 16) -> Inspection:
+def inspect_model(
+    model: LoadedModel, parameters: SamplingParameters, *, images: int = 16
+) -> Inspection:
     """Look at a loaded checkpoint.
 
     Args:
         model: what to look at.
-        asked: size and text length, where they are not the model's own.
+        parameters: size and text length, where they are not the model's own.
         images: drawn at once, for the estimate of memory.
 
     Raises:
         ConfigError: the model cannot draw at all.
     """
     pipeline = model.pipeline
-    native = learn_settings(pipeline, asked)
+    native = learn_settings(pipeline, parameters)
     scale = "" if native.guidance_scale in (None, 1) else f" {native.guidance_scale:g}"
     return Inspection(
         checkpoint=model.name,
@@ -87,13 +89,13 @@ def inspect_model(model: LoadedModel, asked: SamplingParameters, *, images: int 
         parts=parts_of(pipeline),
         schedulers={name: _scheduler(one) for name, one in schedulers_of(pipeline).items()},
         guidance=f"{native.guidance}{scale}, {native.network_calls:g} network call(s) a step",
-        guidance_choices=_choices(pipeline, asked),
+        guidance_choices=_choices(pipeline, parameters),
         height=native.height,
         width=native.width,
         num_inference_steps=native.num_inference_steps,
         text_lengths=_text_lengths(pipeline, native),
         loras=tuple(map(str, model.loras)),
-        trainable=_trainable(pipeline, asked),
+        trainable=_trainable(pipeline, parameters),
         distilled=str(distillation(pipeline)),
         memory_gb=_memory(drawing_memory(pipeline, native), images),
         notes=(*model.notes, *native.notes),
@@ -126,14 +128,14 @@ def _scheduler(scheduler: Any) -> str:
         return f"{type(scheduler).__name__}, {scheduler.config.get('prediction_type', 'unknown')}"
 
 
-def _choices(pipeline: DiffusionPipeline, asked: SamplingParameters) -> dict[str, str]:
+def _choices(pipeline: DiffusionPipeline, parameters: SamplingParameters) -> dict[str, str]:
     """Each kind of guidance tried out."""
     tried = {"off": ("off", None), "cfg": ("cfg", 3.0), "embedded": ("embedded", 3.0)}
     found = {}
     for name, (kind, scale) in tried.items():
         try:
             change = {"guidance": kind, "guidance_scale": scale}
-            learn_settings(pipeline, asked.model_copy(update=change))
+            learn_settings(pipeline, parameters.model_copy(update=change))
             found[name] = "yes"
         except ConfigError as error:
             found[name] = f"no: {error}"
@@ -157,12 +159,12 @@ def _text_lengths(pipeline: DiffusionPipeline, settings: Effective) -> dict[str,
     return {names.get(id(r.tokenizer), type(r.tokenizer).__name__): r.length for r in seen}
 
 
-def _trainable(pipeline: DiffusionPipeline, asked: SamplingParameters) -> str:
+def _trainable(pipeline: DiffusionPipeline, parameters: SamplingParameters) -> str:
     """Whether a training could read the network's calls, as it would."""
     unguided = {"guidance": None, "guidance_scale": 1.0}
     try:
         denoiser_of(pipeline)
-        settings = learn_settings(pipeline, asked.model_copy(update=unguided))
+        settings = learn_settings(pipeline, parameters.model_copy(update=unguided))
         learn(pipeline, lambda texts: _draw(pipeline, texts, settings))
     except ConfigError as error:
         return f"no: {error}"

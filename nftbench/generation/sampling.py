@@ -170,7 +170,7 @@ def images_of(output: Any, name: str) -> np.ndarray:
         found = np.moveaxis(found, 1, -1) if found.ndim == 4 and found.shape[1] == 3 else found
     if isinstance(found, list) and found and all(isinstance(i, Image.Image) for i in found):
         found = np.stack([np.asarray(i.convert("RGB")) for i in found]) / 255
-    array = np.asarray(found) if isinstance(found, np.ndarray | list) else np.empty(0)
+    array = np.asarray(found if isinstance(found, np.ndarray | list) else [])
     if array.ndim == 5 and array.shape[1] == 1:  # one frame
         array = array[:, 0]
     if array.ndim == 4 and array.shape[-1] == 4 and array.dtype.kind == "f":  # alpha, on white

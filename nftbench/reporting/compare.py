@@ -138,7 +138,10 @@ def _metrics(a: Side, b: Side, shared: Shared) -> list[Compared]:
     found = []
     for metric, how in a.metrics(shared.name).items():
         if all(metric in t for of in kept for t in of):
-            changed = change_over_seeds(*kept, shared.name, metric, how, paired=pairing.same)
+            before, after = kept
+            changed = change_over_seeds(
+                before, after, shared.name, metric, how, paired=pairing.same
+            )
             wins, losses, ties = _wins(kept, metric, a.higher_is_better(shared.name, metric))
             found.append(
                 Compared(
@@ -155,7 +158,7 @@ def _metrics(a: Side, b: Side, shared: Shared) -> list[Compared]:
 
 def _images(tables: Sequence[pd.DataFrame], key: list[str]) -> pd.DataFrame:
     """The images that all tables hold."""
-    images = tables[0][key]
+    images = tables[0].loc[:, key]
     for table in tables[1:]:
         images = images.merge(table[key], on=key)
     return images

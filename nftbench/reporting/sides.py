@@ -100,7 +100,7 @@ class TrainingSide:
 
     def tables(self, name: str) -> list[pd.DataFrame]:
         """Scored images of a benchmark, a table a seed."""
-        return [t[t["benchmark"] == name] for t in self._tables]
+        return [t.loc[t["benchmark"] == name] for t in self._tables]
 
     def metrics(self, name: str) -> dict[str, Averaging]:
         """Columns of numbers, and how each is averaged."""

@@ -214,4 +214,5 @@ def settings(protocol: Protocol) -> str:
 
 def stated(settings: str) -> dict[str, str]:
     """The single settings of `Row.settings`; `?` is one that is not known."""
-    return dict(item.partition("=")[::2] for item in settings.split())
+    parts = (item.partition("=") for item in settings.split())
+    return {name: value for name, _, value in parts}

@@ -37,7 +37,7 @@ from rewards.base import ConfigError, Reward, Scores
 
 RUNS = Path("runs")
 """Where commands make the folders that nobody named."""
-ASKED = "asked"
+OWN_BENCHMARKS = "asked"
 """Folder of a run that holds a copy of benchmarks that do not ship with the project."""
 SAMPLE_COLUMNS = (
     "key",
@@ -76,8 +76,8 @@ class Run:
             raise ConfigError(
                 f"not a run: {folder} holds no {MANIFEST}; expected a folder made by `nftbench eval`"
             )
-        if (folder / ASKED).is_dir():
-            places.add(folder / ASKED)
+        if (folder / OWN_BENCHMARKS).is_dir():
+            places.add(folder / OWN_BENCHMARKS)
         return cls(folder)
 
     @property
@@ -98,7 +98,7 @@ class Run:
         """Keep a copy of a user's own benchmarks, so that the run can be scored and verified anywhere."""
         for name in names:
             for path, data in own.files_of(name).items():
-                write_atomic(self.folder / ASKED / path, data)
+                write_atomic(self.folder / OWN_BENCHMARKS / path, data)
 
     def add_rewards(self, rewards: Mapping[str, Mapping[str, Reward]]) -> None:
         """Note further rewards of each benchmark in the manifest."""

@@ -128,14 +128,14 @@ def changes(
 
 def difference(pairs: pd.DataFrame, metric: str) -> pd.Series:
     """After less before, pair by pair, float64; NaN where either was not scored."""
-    old, new = (pairs[f"{metric} {when}"].astype(np.float64) for when in ("before", "after"))
+    old, new = (pairs.loc[:, f"{metric} {when}"].astype(np.float64) for when in ("before", "after"))
     return new - old
 
 
 def clusters(table: pd.DataFrame) -> pd.Series:
     """What counts as one for error bars: the prompt, or the cluster of prompts where the table has such a column."""
     names = ("cluster", "cluster before")  # the latter of pairs
-    return table[next((n for n in names if n in table), "prompt_id")]
+    return table.loc[:, next((n for n in names if n in table), "prompt_id")]
 
 
 def mean(table: pd.DataFrame, values: pd.Series, how: Averaging) -> Estimate:

@@ -126,7 +126,7 @@ def mean_image(tables: Sequence[pd.DataFrame], metrics: Sequence[str]) -> pd.Dat
     assert all(t.index.is_unique for t in found), "an image stands twice in a table"
     first = found[0]
     for other in found[1:]:
-        first = first[first.index.isin(other.index)]
+        first = first.loc[first.index.isin(other.index)]
     means = {
         m: np.mean([t.loc[first.index, m].to_numpy(np.float64) for t in found], axis=0)
         for m in metrics
@@ -208,9 +208,11 @@ def over_seeds(
     """
     found = []
     for benchmark, metrics in averaging.items():
-        sides = [[t[t["benchmark"] == benchmark] for t in tables] for tables in (before, after)]
+        then, now = (
+            [t.loc[t["benchmark"] == benchmark] for t in tables] for tables in (before, after)
+        )
         found += [
-            change_over_seeds(*sides, benchmark, metric, how, paired=True)
+            change_over_seeds(then, now, benchmark, metric, how, paired=True)
             for metric, how in metrics.items()
         ]
     return found

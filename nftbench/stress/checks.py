@@ -41,7 +41,7 @@ def _moved(
 
 
 def wording(
-    as_asked: pd.DataFrame,
+    original: pd.DataFrame,
     rounds: Sequence[pd.DataFrame],
     metric: str,
     how: Averaging,
@@ -51,13 +51,13 @@ def wording(
     """What is lost when the same is asked in other words.
 
     Args:
-        as_asked: the prompts as they are.
+        original: the prompts as they are.
         rounds: the same prompts from the same noise in other words, with a column `rule`.
         metric: column.
         how: it is averaged.
         base: the base checkpoint's table as asked, and in the words of the first round.
     """
-    pairs = pd.concat([paired_samples(as_asked, table) for table in rounds], ignore_index=True)
+    pairs = pd.concat([paired_samples(original, table) for table in rounds], ignore_index=True)
     moved, gained = difference(pairs, metric), _of_differences(how)
     whole = figure("in other words, less as asked", mean_difference(pairs, moved, gained)[0])
     figures, alone = [whole], replace(gained, by_task=False)
@@ -72,7 +72,7 @@ def wording(
         "the benchmark's own phrasing does not flatter it",
     )
     if base is not None:
-        own, other = _drop(as_asked, rounds[0], metric), _drop(*base, metric)
+        own, other = _drop(original, rounds[0], metric), _drop(*base, metric)
         more = _moved(other, own, "drop", gained, name="that change, less the base's")
         figures.append(more)
         verdict += (
@@ -91,13 +91,13 @@ def _of_differences(how: Averaging) -> Averaging:
     return replace(how, within=how.within.of_differences)
 
 
-def _drop(as_asked: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataFrame:
-    pairs = paired_samples(as_asked, other)
+def _drop(original: pd.DataFrame, other: pd.DataFrame, metric: str) -> pd.DataFrame:
+    pairs = paired_samples(original, other)
     return pairs[list(PAIR)].assign(drop=difference(pairs, metric))
 
 
 def other_prompts(
-    as_asked: pd.DataFrame,
+    original: pd.DataFrame,
     others: pd.DataFrame,
     metric: str,
     how: Averaging,
@@ -108,15 +108,15 @@ def other_prompts(
     """Asked prompts against others of the same tasks.
 
     Args:
-        as_asked: the benchmark's prompts.
+        original: the benchmark's prompts.
         others: different prompts; nothing is paired.
         metric: column.
         how: it is averaged.
         kind: what the others are.
         trained: whether they are prompts to train on, so that those asked are the unseen ones; else they are.
     """
-    both = [t for t in dict.fromkeys(as_asked["tag"]) if t in set(others["tag"])]
-    old, new = (t[t["tag"].isin(both)] for t in (as_asked, others))
+    both = [t for t in dict.fromkeys(original["tag"]) if t in set(others["tag"])]
+    old, new = (t[t["tag"].isin(both)] for t in (original, others))
     mine, theirs = (mean(t, t[metric], how) for t in (old, new))
     unseen, known = (mine, theirs) if trained else (theirs, mine)
     gap = unpaired("unseen less known prompts", known, unseen)

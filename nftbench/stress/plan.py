@@ -19,7 +19,7 @@ from rewards.base import ConfigError, Prompt, Reward
 
 Readable = Callable[[str], bool]
 
-ASKED, WORDED, OTHERS = "as-asked", "other-words", "other-prompts"
+ORIGINAL, WORDED, OTHERS = "as-asked", "other-words", "other-prompts"
 GUIDANCE = (1.0, 2.0, 4.5)
 UNSEEN = {"geneval": "geneval-unseen", "geneval-nft": "geneval-unseen"}
 """Benchmark -> the one that asks its tasks of other objects."""
@@ -228,7 +228,7 @@ def _other_prompts(benchmark: Benchmark, effort: Effort) -> tuple[str, list[Prom
 
 def arms(plan: Plan) -> list[Work]:
     """Everything that is drawn of the checkpoint."""
-    works = [plan.work(ASKED, plan.prompts)]
+    works = [plan.work(ORIGINAL, plan.prompts)]
     works += [plan.work(f"seed-{s}", plan.prompts, seed=s) for s in range(1, plan.effort.seeds)]
     works += [
         plan.work(guided(g), plan.prompts, guidance_scale=g)
@@ -243,7 +243,7 @@ def arms(plan: Plan) -> list[Work]:
 
 def base_arms(plan: Plan) -> list[Work]:
     """Everything that is drawn of the base."""
-    return [plan.work(ASKED, plan.prompts), *_worded(plan, 1)]
+    return [plan.work(ORIGINAL, plan.prompts), *_worded(plan, 1)]
 
 
 def guided(scale: float) -> str:

@@ -28,7 +28,7 @@ from nftbench.stress import checks
 from nftbench.stress.card import Card, save
 from nftbench.stress.figures import NO_BASE, CheckResult, not_run
 from nftbench.stress.plan import (
-    ASKED,
+    ORIGINAL,
     OTHERS,
     WORDED,
     Effort,
@@ -159,7 +159,7 @@ def check_all(plan: Plan, own: Tables, base: Tables, trained: Sequence[str]) -> 
         base: the same of the base; empty without one.
         trained: names of the rewards trained on.
     """
-    own_table, before, metric = own[ASKED], base.get(ASKED), plan.metric
+    own_table, before, metric = own[ORIGINAL], base.get(ORIGINAL), plan.metric
     how = _averaging(plan, metric, by_task=True)
     repeats = [own[f"seed-{s}"] for s in range(1, plan.effort.seeds)]
     return [
@@ -180,7 +180,7 @@ def _guidance(plan: Plan, own: Tables, how: Averaging) -> CheckResult:
     if plan.unguided or scale is None:
         return not_run("guidance", plan.unguided or "the benchmark states no scale")
     scales = {g: own[guided(g)] for g in plan.effort.guidance if guided(g) in own}
-    return checks.guidance({scale: own[ASKED], **scales}, scale, plan.metric, how)
+    return checks.guidance({scale: own[ORIGINAL], **scales}, scale, plan.metric, how)
 
 
 def _averaging(plan: Plan, key: str, *, by_task: bool) -> Averaging:
@@ -198,9 +198,9 @@ def _wording(plan: Plan, own: Tables, base: Tables) -> CheckResult:
         return not_run(
             "other words", f"no prompt of {plan.benchmark.name} is in GenEval's phrasing"
         )
-    other = (base[ASKED], base[f"{WORDED}-0"]) if base else None
+    other = (base[ORIGINAL], base[f"{WORDED}-0"]) if base else None
     how = _averaging(plan, plan.metric, by_task=True)
-    line = checks.wording(own[ASKED], rounds, plan.metric, how, base=other)
+    line = checks.wording(own[ORIGINAL], rounds, plan.metric, how, base=other)
     unread, every = plan.unreadable
     if not unread:
         return line
@@ -217,7 +217,7 @@ def _others(plan: Plan, own: Tables) -> CheckResult:
     trained = plan.benchmark.training is not None
     how = _averaging(plan, plan.metric, by_task=True)
     line = checks.other_prompts(
-        own[ASKED], own[OTHERS], plan.metric, how, kind=kind, trained=trained
+        own[ORIGINAL], own[OTHERS], plan.metric, how, kind=kind, trained=trained
     )
     if not trained:
         return line

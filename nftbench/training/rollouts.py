@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from nftbench.benchmark.samples import Sample
-from nftbench.generation.guided import Guided, guided_records, refuse_other_guidance
-from nftbench.generation.replay import Layout, Record, record, watch
+from nftbench.generation.recorder.guided import Guided, guided_records, refuse_other_guidance
+from nftbench.generation.recorder.replay import Layout, Record, record, watch
+from nftbench.generation.recorder.trace import Trace
 from nftbench.generation.sampling import generate, texts_remembered
 from nftbench.generation.settings.effective import Effective
-from nftbench.generation.trace import Trace
 from nftbench.training import RewardFailed
 from nftbench.training.algorithms.advantages import (
     GroupAdvantages,

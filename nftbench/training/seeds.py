@@ -32,9 +32,9 @@ def is_finished(run: Path) -> bool:
     if _is_validated(run) or not (run / POLICY_FILE).is_file():
         return _is_validated(run)
     recipe = stored_recipe(run)
-    asked = recipe.evaluation.every and recipe.evaluation.benchmarks
-    done = read_metrics(run)["iteration"].max()
-    return not asked and done >= sum(stage.iterations for stage in recipe.stages)
+    validated = recipe.evaluation.every and recipe.evaluation.benchmarks
+    done = int(read_metrics(run).loc[:, "iteration"].max())
+    return not validated and done >= sum(stage.iterations for stage in recipe.stages)
 
 
 def _is_validated(run: Path) -> bool:
@@ -71,7 +71,7 @@ def curve_of(
     ends = [f"{column}{end}" for end in ENDS]
     if not all({column, along} <= set(table) for table in tables):
         return pd.DataFrame(columns=[along, "value", "low", "high"], dtype=float)
-    rows = [t[t[column].notna()].drop_duplicates("iteration", keep="last") for t in tables]
+    rows = [t.loc[t[column].notna()].drop_duplicates("iteration", keep="last") for t in tables]
     rows = [table.set_index("iteration", drop=False) for table in rows]
     shared = rows[0].index
     for table in rows[1:]:

@@ -10,7 +10,7 @@ from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_m
 from nftbench.generation.distillation import warning
 from nftbench.generation.machine.hardware import Hardware
 from nftbench.generation.machine.memory import free_memory
-from nftbench.generation.replay import Layout, learn
+from nftbench.generation.recorder.replay import Layout, learn
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nftbench.generation.replay import Layout
+from nftbench.generation.recorder.replay import Layout
 from nftbench.generation.settings.effective import Effective
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.algorithms import load_algorithm

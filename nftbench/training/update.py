@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nftbench.benchmark.samples import Sample, image_seed
-from nftbench.generation.replay import Record
+from nftbench.generation.recorder.replay import Record
 from nftbench.training import TrainingFailed
 from nftbench.training.algorithms.advantages import GroupAdvantages
 from nftbench.training.algorithms.base import (

@@ -247,7 +247,7 @@ def _shown(reward: Any, picture: np.ndarray, boxes: np.ndarray) -> tuple[Tensor,
         return torch.ones(len(pixels), 768)
 
     target = {"include": [{"class": "dog", "count": 1, "color": "red"}]}
-    asked = Prompt(id="0", text="a photo of a red dog", tag="colors", target=target)
+    prompt = Prompt(id="0", text="a photo of a red dog", tag="colors", target=target)
     with replaced(reward.detector, logits=logits):
         reward.detector.detect(_as_given(reward, picture)[None])
     found = [Detections(boxes={"dog": boxes})]
@@ -261,7 +261,7 @@ def _shown(reward: Any, picture: np.ndarray, boxes: np.ndarray) -> tuple[Tensor,
         replaced(reward.color_head.tower, embed_images=embed, embed_texts=embed_texts),
         replaced(reward.color_head, classifier=reward.color_head._build_classifier),
     ):
-        reward.score(picture[None], [asked])
+        reward.score(picture[None], [prompt])
     return given["detector"], given["crop"], given["texts"]
 
 
@@ -367,7 +367,7 @@ def _scored(reward: Any, case: Mapping[str, Any]) -> Scores:
 
 def _in_order(boxes: np.ndarray, answers: Sequence[str]) -> list[str]:
     """Answers for the boxes as the rules see them: best score first."""
-    return [answers[i] for i in np.argsort(-boxes[:, 4], kind="stable")]
+    return [answers[int(i)] for i in np.argsort(-boxes[:, 4], kind="stable")]
 
 
 CONVERTED = ("official", "nft", "flowgrpo", "promptrl")

@@ -14,20 +14,20 @@ from rewards.certify import Check, Checks, compare
 from rewards.geneval.colours import cut_out
 from rewards.images.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 
-_asked_for: set[Path] = set()
+_opened: set[Path] = set()
 
 
 def golden_file(folder: Path, name: str) -> Path:
     """The place of a golden file, which `opened` remembers."""
-    _asked_for.add(folder / name)
+    _opened.add(folder / name)
     return folder / name
 
 
 @contextmanager
 def opened() -> Iterator[set[Path]]:
     """The golden files that are asked for within the block."""
-    _asked_for.clear()
-    yield _asked_for
+    _opened.clear()
+    yield _opened
 
 
 def read_golden(folder: Path, name: str) -> dict[str, Any]:

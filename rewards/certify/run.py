@@ -169,11 +169,11 @@ def certify(
         told(key)
         cheap, long = known[key]
         real = (folder / real_name(key)).is_file()
-        asked = [*cheap, *(long if full else ()), *([partial(real_values, key)] if real else ())]
-        for check in asked:
+        chosen = [*cheap, *(long if full else ()), *([partial(real_values, key)] if real else ())]
+        for check in chosen:
             if check not in found:
                 found[check] = run_check(check, folder)
-        yield _certificate(key, [found[c] for c in asked], deep=bool(long), full=full, real=real)
+        yield _certificate(key, [found[c] for c in chosen], deep=bool(long), full=full, real=real)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

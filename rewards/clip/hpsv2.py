@@ -52,9 +52,16 @@ class HpsV2:
 
 def vit_h_14() -> dict[str, Any]:
     """open_clip's configuration of ViT-H-14, with plain GELU."""
+    return open_clip_config("ViT-H-14")
+
+
+def open_clip_config(name: str) -> dict[str, Any]:
+    """The configuration of one of open_clip's networks."""
     import open_clip
 
-    return open_clip.get_model_config("ViT-H-14")
+    config = open_clip.get_model_config(name)
+    assert config is not None, f"open_clip has no {name}"
+    return config
 
 
 def build_open_clip(config: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> Any:
@@ -68,7 +75,8 @@ def build_open_clip(config: Mapping[str, Any], state: Mapping[str, Any], path: P
     with torch.device("meta"):  # to draw random weights first takes longer than to read the file
         model = open_clip.CLIP(**config)
     fill(model, state, path)
-    model.attn_mask = torch.full(model.attn_mask.shape, -torch.inf).triu_(1)  # not in a state dict
+    mask = model.get_buffer("attn_mask")
+    model.attn_mask = torch.full(mask.shape, -torch.inf).triu_(1)  # not in a state dict
     return model.float()
 
 

@@ -285,9 +285,10 @@ def load_clip(folder: Path, device: str = "cpu") -> ClipTower:
 
     if not (folder / "model.safetensors").is_file():
         raise MissingWeights(f"no CLIP at {folder}: expected model.safetensors there.")
-    model, report = CLIPModel.from_pretrained(
+    loaded: Any = CLIPModel.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
+    model, report = loaded
     refuse_misfits(folder, report)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return ClipTower(model, tokenizer, device=device)

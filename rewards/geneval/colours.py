@@ -93,7 +93,7 @@ class ClipColorHead:
         colors: Sequence[str] = COLORS,
         transform: Preprocess = preprocess.geneval_crop,
     ) -> None:
-        self.colors = tuple(colors)
+        self.colors: Sequence[str] = tuple(colors)
         self.tower = tower
         self.transform = transform
         self.classifier = cache(self._build_classifier)

@@ -30,7 +30,7 @@ Kept = Mapping[str, np.ndarray]
 """Class -> boxes that count, float32 (n, >= 4) [x1, y1, x2, y2, ...] in pixels, best score first.
 """
 Colors = Mapping[str, Sequence[str]]
-"""Class -> colour of its kept boxes, in their order; only as many as `colors_asked` says are looked
+"""Class -> colour of its kept boxes, in their order; only as many as `boxes_to_color` says are looked
 at."""
 
 
@@ -96,14 +96,14 @@ def relative_position(a: np.ndarray, b: np.ndarray) -> set[str]:
     return {relation for relation, true in holds.items() if true}
 
 
-def colors_asked(kept: Kept, target: Mapping[str, Any]) -> dict[str, int]:
+def boxes_to_color(kept: Kept, target: Mapping[str, Any]) -> dict[str, int]:
     """How many leading boxes of each class need a colour before the target can be judged."""
-    asked: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for clause in target.get("include", ()):
         name, count = clause["class"], clause["count"]
         if "color" in clause and len(kept.get(name, ())) >= count:
-            asked[name] = max(count, asked.get(name, 0))
-    return asked
+            counts[name] = max(count, counts.get(name, 0))
+    return counts
 
 
 def judge(kept: Kept, target: Mapping[str, Any], colors: Colors) -> Verdict:
@@ -113,7 +113,7 @@ def judge(kept: Kept, target: Mapping[str, Any], colors: Colors) -> Verdict:
         kept: boxes that count, by class.
         target: GenEval metadata: `include` and `exclude` clauses `{class, count, color?,
             position?}`.
-        colors: colour of the leading boxes that `colors_asked` names.
+        colors: colour of the leading boxes that `boxes_to_color` names.
     """
     correct, reason = judge_official(kept, target, colors)
     strict, partial, strict_reason = judge_nft(kept, target, colors)

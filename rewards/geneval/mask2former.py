@@ -45,16 +45,15 @@ def swin_s_config(**changes: Any) -> Any:
     """
     from transformers import Mask2FormerConfig, SwinConfig
 
-    swin = {
+    swin: dict[str, Any] = {
         "embed_dim": 96,
         "depths": [2, 2, 18, 2],
         "num_heads": [3, 6, 12, 24],
         "window_size": 7,
         "out_features": ["stage1", "stage2", "stage3", "stage4"],
     } | changes.pop("backbone_config", {})
-    return Mask2FormerConfig(
-        backbone_config=SwinConfig(**swin), **({"num_labels": len(CLASSES)} | changes)
-    )
+    changes = {"num_labels": len(CLASSES)} | changes
+    return Mask2FormerConfig(backbone_config=SwinConfig(**swin), **changes)
 
 
 def converted(state: Mapping[str, Tensor], config: Any | None = None) -> Any:
@@ -100,13 +99,14 @@ def _filled(state: Mapping[str, Tensor], config: Any) -> Any:
     loud = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing is named below
     try:
-        model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+        loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
             None, config=config, state_dict=dict(state), output_loading_info=True
         )
     except RuntimeError as error:
         raise ConfigError(f"weights do not fit a Mask2Former over Swin-S: {error}") from error
     finally:
         logging.set_verbosity(loud)
+    model, report = loaded
     wrong = {
         kind: sorted(name for name in map(str, names) if not name.endswith(UNUSED))
         for kind, names in report.items()
@@ -170,10 +170,11 @@ class Mask2FormerDetector:
         seen = image[..., ::-1] if self._channel_order == "bgr" else image
         pixels, resized = network_input(seen, self._pipeline, self._scale)
         classes, masks = self.logits(pixels)
+        height, width = pixels.shape[-2:]
         return instances(
             classes[0],
             masks[0],
-            padded=tuple(pixels.shape[-2:]),
+            padded=(height, width),
             resized=resized,
             original=image.shape[:2],
         )

@@ -77,7 +77,7 @@ def build(state: State, *, device: str = "cpu", changes: dict[str, Any] | None =
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    config = Config.fromfile(Path(mmdet.__file__).parent / CONFIG)
+    config = Config.fromfile(Path(mmdet.__path__[0]) / CONFIG)
     config.model.backbone.init_cfg = None  # its weights are in the checkpoint
     config.merge_from_dict(changes or {})
     init_default_scope("mmdet")

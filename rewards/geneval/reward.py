@@ -20,7 +20,7 @@ from rewards.geneval.judge import (
     RELATIONS,
     SCORE_THRESHOLD,
     Verdict,
-    colors_asked,
+    boxes_to_color,
     judge,
     keep,
 )
@@ -131,17 +131,15 @@ class GenEval:
             return _Case(prompt, {}, (), fault)
         kept = keep(found.boxes, self._thresholds[prompt.tag == "counting"])
         boxes = {name: found.boxes[name][indices] for name, indices in kept.items()}
-        asked = colors_asked(boxes, prompt.target)
-        cuts = [
-            (name, self._cut(image, found, name, index))
-            for name, count in asked.items()
-            for index in kept[name][:count]
-        ]
-        if any(pixels is None for _, pixels in cuts):
-            return _Case(
-                prompt, boxes, (), "an object whose colour is asked has a box without a pixel"
-            )
-        return _Case(prompt, boxes, [Crop(name=n, pixels=p) for n, p in cuts], "")
+        crops = []
+        for name, count in boxes_to_color(boxes, prompt.target).items():
+            for index in kept[name][:count]:
+                pixels = self._cut(image, found, name, index)
+                if pixels is None:
+                    fault = "an object whose colour is asked has a box without a pixel"
+                    return _Case(prompt, boxes, (), fault)
+                crops.append(Crop(name=name, pixels=pixels))
+        return _Case(prompt, boxes, crops, "")
 
     def _cut(
         self, image: np.ndarray, found: Detections, name: str, index: int

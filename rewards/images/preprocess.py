@@ -6,7 +6,7 @@ purpose: a cosine moves by up to 6e-3 between bicubic and bilinear, which is mor
 gains. Other modes of a file (grey, palette, alpha) become RGB before, where pictures are read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def clipscore_nft(image: np.ndarray, size: int = 224) -> torch.Tensor:
     Differs: upstream hands over the sampler's float pixels; here they were rounded to uint8 before.
     """
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    height, width = _short_side_size(*image.shape[:2], size)
+    height, width = _short_side_size(image.shape, size)
     resized = interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
     return _normalise(_crop(resized, round((height - size) / 2), round((width - size) / 2), size))
 
@@ -103,15 +103,16 @@ def _letterbox(image: np.ndarray, size: int, *, antialias: bool) -> torch.Tensor
     return _normalise(black)
 
 
-def _short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
+def _short_side_size(shape: Sequence[int], size: int) -> tuple[int, int]:
     """Height and width when the shorter side becomes `size`; the longer one is rounded down."""
+    height, width = shape[:2]
     short = min(height, width)
     return size * height // short, size * width // short
 
 
 def _short_side_bicubic(image: np.ndarray, size: int) -> torch.Tensor:
     """float32 (3, h, w) in [0, 1], rounded to 256 levels as Pillow does."""
-    height, width = _short_side_size(*image.shape[:2], size)
+    height, width = _short_side_size(image.shape, size)
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
 

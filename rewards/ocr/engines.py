@@ -68,7 +68,7 @@ class OcrEngine(Protocol):
         ...
 
 
-class RapidOcr:
+class RapidOcr(OcrEngine):
     """PP-OCRv6 small by rapidocr on onnxruntime; models are in its wheel, nothing is downloaded.
 
     Uses `OMP_NUM_THREADS` threads where that is set, else all cores; text does not depend on it.
@@ -88,7 +88,7 @@ class RapidOcr:
         return _rapidocr_lines(self._engine, _bgr(image))
 
 
-class PpOcr29:
+class PpOcr29(OcrEngine):
     """The models and settings of PaddleOCR 2.9.1 by rapidocr on onnxruntime.
 
     Quirk: the picture's red and blue are taken for one another, as Flow-GRPO and DiffusionNFT hand it over.
@@ -137,7 +137,7 @@ class PpOcr29:
         return _rapidocr_lines(self._engine, np.ascontiguousarray(image))
 
 
-class PaddleOcr:
+class PaddleOcr(OcrEngine):
     """The same models by PaddleOCR 3 on onnxruntime: no paddlepaddle, nothing is downloaded.
 
     Its own resizing, box and batch code stand between the models and the text, so values differ a
@@ -174,7 +174,7 @@ class PaddleOcr:
         return _paddle_lines(self._engine, image)
 
 
-class PaddleOcr3:
+class PaddleOcr3(OcrEngine):
     """PaddleOCR 3 with its own defaults, on onnxruntime.
 
     It turns and unwarps the picture as if it were a page, so boxes are those of the unwarped one, and it drops no line
@@ -210,7 +210,7 @@ class PaddleOcr3:
         return _paddle_lines(self._engine, image)
 
 
-class Tesseract:
+class Tesseract(OcrEngine):
     """Tesseract by pytesseract: weaker on text in scenes, but independent of PP-OCR."""
 
     name = "tesseract"
@@ -321,8 +321,8 @@ def _pp3_folders() -> dict[str, Path]:
 
 def _line(text: str, confidence: float, corners: Any) -> TextLine:
     xs, ys = np.asarray(corners, dtype=float).T
-    edges = (xs.min(), ys.min(), xs.max(), ys.max())
-    return TextLine(text, float(confidence), tuple(map(float, edges)))
+    box = (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
+    return TextLine(text, float(confidence), box)
 
 
 def _bgr(image: np.ndarray) -> np.ndarray:

@@ -83,7 +83,9 @@ class BlipReward(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the image encoder's square input, in pixels."""
-        return self.vision.config.image_size
+        side = self.vision.config.image_size
+        assert isinstance(side, int)
+        return side
 
     def look(self, pixels: Tensor) -> Tensor:
         """What the text encoder sees of images.

@@ -111,6 +111,25 @@ class Outcome(Generic[T]):
     """Of the last answer that failed; 0 where none came."""
 
 
+def number_above_zero(setting: str, text: str) -> float:
+    """The number that a setting holds.
+
+    Args:
+        setting: its name, for the message.
+        text: its value.
+
+    Raises:
+        ConfigError: not a number, or not above 0.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{setting} must be a number above 0, got {text!r}.")
+    return value
+
+
 class Failure(Exception):
     """An attempt without an answer.
 
@@ -236,7 +255,7 @@ async def _until_answered(
     endpoint, failure, status = session.endpoint, "", 0
     for number in range(endpoint.attempts):
         await pace.wait()
-        asked = 0.0
+        pause = 0.0
         try:
             async with asyncio.timeout(endpoint.timeout):
                 return Outcome(value=await attempt(), attempts=number + 1)
@@ -244,11 +263,11 @@ async def _until_answered(
             failure, status = f"no answer within {endpoint.timeout:g} s", 0
         except Failure as fault:
             failure, status = str(fault), fault.status
-            asked = fault.pause if endpoint.heeding else 0.0
+            pause = fault.pause if endpoint.heeding else 0.0
             if not fault.again:
                 return Outcome(failure=failure, attempts=number + 1, status=status)
         if number + 1 < endpoint.attempts:
-            await asyncio.sleep(max(asked, endpoint.pause(number) * chance.uniform(0.5, 1)))
+            await asyncio.sleep(max(pause, endpoint.pause(number) * chance.uniform(0.5, 1)))
     return Outcome(failure=failure, attempts=endpoint.attempts, status=status)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rewards.base import ConfigError, Prompt, Reward, RewardInfo, Scores, unseen
+from rewards.base import Prompt, Reward, RewardInfo, Scores, unseen
 from rewards.vlm.chat import CONCURRENCY, TIMEOUT, Endpoint, Reply, ask, probe
+from rewards.vlm.exchange import number_above_zero
 
 URL = "http://127.0.0.1:17140/v1"
 """Where DiffusionNFT's code looks for its judge."""
@@ -237,14 +238,7 @@ def _setting(name: str, variant: str, default: str) -> str:
 
 
 def _number(name: str, variant: str, default: float) -> float:
-    text = _setting(name, variant, str(default))
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"NFTBENCH_JUDGE_{name} must be a number above 0, got {text!r}.")
-    return value
+    return number_above_zero(f"NFTBENCH_JUDGE_{name}", _setting(name, variant, str(default)))
 
 
 def endpoint(variant: str) -> Endpoint:

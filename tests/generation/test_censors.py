@@ -17,7 +17,7 @@ from nftbench.generation.settings.effective import learn_settings
 from rewards.base import ConfigError, Prompt
 from tests.helpers import families
 
-ASKED = SamplingParameters(height=64, width=64, num_inference_steps=2, guidance="off")
+PARAMETERS = SamplingParameters(height=64, width=64, num_inference_steps=2, guidance="off")
 BATCH = [Sample(Prompt(id=i, text=i), 0) for i in ("red", "blue")]
 
 
@@ -56,7 +56,7 @@ def test_a_safety_checker_is_left_out_at_load_and_it_is_said(tmp_path):
     assert model.pipeline.safety_checker is None
     assert any("safety_checker left out" in line for line in model.said)
     assert (
-        generate(model.pipeline, BATCH, learn_settings(model.pipeline, ASKED))
+        generate(model.pipeline, BATCH, learn_settings(model.pipeline, PARAMETERS))
         .any(axis=(1, 2, 3))
         .all()
     )
@@ -65,7 +65,7 @@ def test_a_safety_checker_is_left_out_at_load_and_it_is_said(tmp_path):
 def test_a_live_pipeline_that_blacks_images_out_is_refused():
     pipeline = censored()
     with pytest.raises(ConfigError, match="blacked out 2 images"):
-        generate(pipeline, BATCH, ASKED)
+        generate(pipeline, BATCH, PARAMETERS)
 
 
 class Talkative(StableDiffusionPipeline):
@@ -82,5 +82,5 @@ def test_what_the_library_warns_of_becomes_a_note_of_the_run():
     pipeline = Talkative(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     logging.set_verbosity_error()  # as `nftbench` has it while it draws
-    notes = learn_settings(pipeline, ASKED).notes
+    notes = learn_settings(pipeline, PARAMETERS).notes
     assert notes.count("drawing at another size than asked") == 1

@@ -29,7 +29,8 @@ from nftbench.generation.checkpoint import load_model, own_settings, own_suite, 
 from nftbench.generation.sampling import generate
 from nftbench.generation.sources.digest import folder_digest
 from nftbench.pocket import networks as parts
-from rewards.base import ConfigError, Prompt
+from rewards.base import Prompt
+from tests.helpers.refused import refusal
 
 PROTOCOL = (
     load_benchmark("geneval-pocket")
@@ -38,19 +39,6 @@ PROTOCOL = (
 )
 WANTED = samples([Prompt(id="0", text="a photo of a red circle")], 1)
 PLAIN = {"height": 64, "width": 64}
-
-
-def refusal(checkpoint: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_model(checkpoint)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.fixture
-def copied(tmp_path):
-    """A copy of the packaged checkpoint that may be broken."""
-    return Path(shutil.copytree(packaged()["pocket"], tmp_path / "copy"))
 
 
 # --- pocket ---------------------------------------------------------------------------------------

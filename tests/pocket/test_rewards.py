@@ -158,10 +158,10 @@ def test_strict_rule_refuses_what_is_too_much(drawn):
     """Asked for one of what a clean scene holds several of: right by the official rule, wrong by the strict one."""
     images, prompts = drawn
     several = [i for i, p in enumerate(prompts) if p.target["include"][0]["count"] > 1]
-    asked = [_one_of(prompts[i]) for i in several]
+    single = [_one_of(prompts[i]) for i in several]
     assert several
-    official = load_reward("geneval@pocket").score(images[several], asked)
-    strict = load_reward("geneval@pocket-strict").score(images[several], asked)
+    official = load_reward("geneval@pocket").score(images[several], single)
+    strict = load_reward("geneval@pocket-strict").score(images[several], single)
     np.testing.assert_array_equal(official.values, 1.0)
     np.testing.assert_array_equal(strict.values, 0.0)
 

@@ -57,9 +57,9 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "rule", "text"), TOLD, ids=lambda v: str(v)[:20])
-def test_a_rule_by_hand(asked, rule, text):
-    assert paraphrases(asked)[rule].text == text
+@pytest.mark.parametrize(("plain", "rule", "text"), TOLD, ids=lambda v: str(v)[:20])
+def test_a_rule_by_hand(plain, rule, text):
+    assert paraphrases(plain)[rule].text == text
 
 
 def test_every_rule_is_told_by_hand():
@@ -73,7 +73,7 @@ def test_rules_stay_silent_where_they_have_nothing_to_say():
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "plain",
     [
         prompt("a drawing of a bench", "single_object", BENCH),
         prompt("a photo of a bench", "single_object"),
@@ -84,8 +84,8 @@ def test_rules_stay_silent_where_they_have_nothing_to_say():
     ],
     ids=lambda p: p.text[:24],
 )
-def test_other_phrasings_are_left_alone(asked):
-    assert paraphrases(asked) == {}
+def test_other_phrasings_are_left_alone(plain):
+    assert paraphrases(plain) == {}
 
 
 NOUNS = st.sampled_from(["dog", "apple", "umbrella", "wine glass", "hair drier"])
@@ -98,34 +98,34 @@ def test_swapped_roles_say_the_same_of_every_picture(a, b, relation, first, seco
     if a == b:
         return
     clauses = [{"class": b, "count": 1}, {"class": a, "count": 1, "position": [relation, 0]}]
-    asked = prompt(
+    plain = prompt(
         f"a photo of {with_article(a)} {relation} {with_article(b)}", "position", *clauses
     )
-    swapped = paraphrases(asked)["order"]
-    assert swapped.target is asked.target
+    swapped = paraphrases(plain)["order"]
+    assert swapped.target is plain.target
     assert swapped.text == f"a photo of {with_article(b)} {INVERSE[relation]} {with_article(a)}"
     read = [{"class": a, "count": 1}, {"class": b, "count": 1, "position": [INVERSE[relation], 0]}]
     boxes = {
         name: np.array([[x, y, x + 1 + w, y + 1 + h, 0.9]], np.float32)
         for name, (x, y, w, h) in ((a, first), (b, second))
     }
-    kept = judge(boxes, asked.target, {}).correct
+    kept = judge(boxes, plain.target, {}).correct
     assert judge(boxes, {"include": read}, {}).correct == kept
     again = paraphrases(prompt(swapped.text, "position", *read))["order"]
-    assert again.text == asked.text
+    assert again.text == plain.text
 
 
 POCKET = load_benchmark("geneval-pocket").load()
 
 
 def test_all_pocket_prompts_are_read_and_nothing_but_the_text_moves():
-    for asked in POCKET:
-        found = paraphrases(asked)
+    for plain in POCKET:
+        found = paraphrases(plain)
         assert len(found) >= 5
-        assert len({asked.text, *(p.text for p in found.values())}) == len(found) + 1
+        assert len({plain.text, *(p.text for p in found.values())}) == len(found) + 1
         for other in found.values():
-            assert (other.id, other.tag, other.target) == (asked.id, asked.tag, asked.target)
-            for clause in asked.target["include"]:
+            assert (other.id, other.tag, other.target) == (plain.id, plain.tag, plain.target)
+            for clause in plain.target["include"]:
                 assert clause["class"] in other.text
                 assert clause.get("color", "") in other.text
 
@@ -136,15 +136,15 @@ def test_all_pocket_prompts_are_read_and_nothing_but_the_text_moves():
 )
 def test_all_official_prompts_are_read(name):
     copies = 4 if "unseen" in name else 1
-    asked = load_prompts(DATA / name, "geneval", copies=copies)
-    unread = [p.text for p in asked if parse(p) is None]
+    plain = load_prompts(DATA / name, "geneval", copies=copies)
+    unread = [p.text for p in plain if parse(p) is None]
     assert unread == []
 
 
 def test_turns_meet_every_rule_once_whatever_the_order():
     turns = [one_each(POCKET, turn) for turn in range(len(RULES))]
-    for asked in POCKET:
-        met = [turn[asked.id][0] for turn in turns if asked.id in turn]
-        assert sorted(met) == sorted(paraphrases(asked))
+    for plain in POCKET:
+        met = [turn[plain.id][0] for turn in turns if plain.id in turn]
+        assert sorted(met) == sorted(paraphrases(plain))
     assert one_each(POCKET[::-1]) == turns[0]
     assert len({rule for rule, _ in turns[0].values()}) == len(RULES)

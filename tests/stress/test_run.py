@@ -69,9 +69,9 @@ def test_nothing_is_said_beyond_the_interval(found, seen, words):
 
 
 def test_other_words_is_the_paired_change_by_task_and_by_rule():
-    asked = table([1, 1, 1, 1, 1, 1, 1, 1])
+    original = table([1, 1, 1, 1, 1, 1, 1, 1])
     told = table([1, 1, 1, 0, 0, 0, 1, 0], rule=["bare"] * 4 + ["one"] * 4)
-    line = stress_checks.wording(asked, [told], METRIC, HOW)
+    line = stress_checks.wording(original, [told], METRIC, HOW)
     # changes by prompt: 0, -1/2 | -1, -1/2; by task: (0 - 1)/2 and -1/2
     assert [f.name for f in line.figures][1:] == ["... rule 'bare'", "... rule 'one'"]
     np.testing.assert_allclose([f.value for f in line.figures], [-0.5, -0.25, -0.75])
@@ -79,29 +79,33 @@ def test_other_words_is_the_paired_change_by_task_and_by_rule():
 
 
 def test_other_words_against_the_base_is_a_difference_of_differences():
-    asked, base = table([1] * 8), table([1] * 8)
+    original, base = table([1] * 8), table([1] * 8)
     told = table([0] * 8, rule="bare")
     base_told = table([1, 0] * 4)
-    line = stress_checks.wording(asked, [told], METRIC, HOW, base=(base, base_told))
+    line = stress_checks.wording(original, [told], METRIC, HOW, base=(base, base_told))
     assert line.figures[0].value == -1
     assert line.figures[-1].value == pytest.approx(-1 - -0.5)
 
 
 def test_unseen_prompts_are_compared_unpaired():
-    asked, others = table([1, 0, 1, 1, 0, 0, 1, 0]), table([1, 1, 1, 0, 1, 1, 1, 1])
-    line = stress_checks.other_prompts(asked, others, METRIC, HOW, kind="known ones", trained=True)
+    original, others = table([1, 0, 1, 1, 0, 0, 1, 0]), table([1, 1, 1, 0, 1, 1, 1, 1])
+    line = stress_checks.other_prompts(
+        original, others, METRIC, HOW, kind="known ones", trained=True
+    )
     mine, theirs, gap = line.figures
     assert (mine.value, theirs.value) == (0.5, 0.875)
     assert gap.value == pytest.approx(-0.375)
     below = math.hypot(mine.value - mine.low, theirs.high - theirs.value)
     assert gap.value - gap.low == pytest.approx(below)
-    turned = stress_checks.other_prompts(asked, others, METRIC, HOW, kind="strange", trained=False)
+    turned = stress_checks.other_prompts(
+        original, others, METRIC, HOW, kind="strange", trained=False
+    )
     assert turned.figures[2].value == pytest.approx(0.375)
 
 
 def test_tasks_that_only_one_side_has_are_left_out():
-    asked, others = table([1, 1, 0, 0, 1, 1, 0, 0]), table([1, 1, 1, 1], tasks=1)
-    line = stress_checks.other_prompts(asked, others, METRIC, HOW, kind="others", trained=True)
+    original, others = table([1, 1, 0, 0, 1, 1, 0, 0]), table([1, 1, 1, 1], tasks=1)
+    line = stress_checks.other_prompts(original, others, METRIC, HOW, kind="others", trained=True)
     assert [f.value for f in line.figures] == [1, 1, 0]
 
 

@@ -213,6 +213,12 @@ def test_no_layer_fits_the_targets(fresh):
         TrainedPolicy(fresh, PolicyConfig(targets=("no_such_layer",)), seed=0)
 
 
+def test_a_network_that_keeps_its_activations_is_one_line(fresh, monkeypatch):
+    monkeypatch.setattr(type(fresh.transformer), "_supports_gradient_checkpointing", False)
+    with pytest.raises(ConfigError, match=r"leave out policy\.gradient_checkpointing"):
+        TrainedPolicy(fresh, PolicyConfig(gradient_checkpointing=True), seed=0)
+
+
 def test_a_step_that_moves_nothing_is_refused(fresh):
     trained = TrainedPolicy(fresh, PolicyConfig(rank=4), seed=0)
     before = trained.fingerprint()

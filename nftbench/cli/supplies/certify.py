@@ -1,6 +1,6 @@
 """`nftbench certify`: do rewards, algorithms and statistics equal their references?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +74,7 @@ def _chosen(chosen: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _made(
-    keys: list[str], algorithms: list[str], golden: Path, full: bool
+    keys: Sequence[str], algorithms: Sequence[str], golden: Path, full: bool
 ) -> "Iterator[Certificate]":
     from nftbench.certify import algorithms as of_algorithms
     from rewards.certify import run

@@ -63,7 +63,7 @@ def score_batch(
     absent = {p: failed.get(s.key, "") for p, s in zip(paths, batch, strict=True)}
     if known is None:
         table = score_table(key, batch, score_files(reward, paths, prompts, absent))
-    elif retry_failed and known[key].isna().any():
+    elif retry_failed and known.loc[:, key].isna().any():
         table = score_again(reward, known, batch, paths, absent)
     else:
         return

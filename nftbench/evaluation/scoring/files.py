@@ -54,8 +54,8 @@ def score_files(
             reasons[i] = known or f"unreadable image: {as_text(str(error))}"
     if not pictures:
         return unseen(reasons)
-    asked = [prompts[i] for i in pictures]
-    scores = _score(checked(reward), list(pictures.values()), asked)
+    readable = [prompts[i] for i in pictures]
+    scores = _score(checked(reward), list(pictures.values()), readable)
     return gathered([list(pictures)], [scores], reasons)
 
 
@@ -84,7 +84,7 @@ def score_again(
         `known` itself where nothing changed, else the table anew.
     """
     key = reward.info.key
-    failed = np.flatnonzero(known[key].isna())
+    failed = np.flatnonzero(known[key].isna()).tolist()
     some = [batch[i] for i in failed]
     scores = score_files(reward, [paths[i] for i in failed], [s.prompt for s in some], absent)
     fresh = score_table(key, some, scores)

@@ -26,21 +26,21 @@ class Turns:
     def __init__(
         self,
         device: str | None = None,
-        asked: Iterable[Sequence[Prompt]] = (),
+        prompt_sets: Iterable[Sequence[Prompt]] = (),
         small: float = SMALL,
     ) -> None:
         """Nothing is loaded.
 
         Args:
             device: where rewards run; None is the GPU where there is one.
-            asked: prompts that each reward will be checked against; that is done while it is first loaded.
+            prompt_sets: prompts that each reward will be checked against; that is done while it is first loaded.
             small: bytes of files up to which a reward stays.
 
         Raises:
             ConfigError: there is no such device.
         """
         self.device = usable_device(device, "--reward-device")
-        self._asked, self._small = asked, small
+        self._prompt_sets, self._small = prompt_sets, small
         self._held: dict[str, CheckedReward] = {}
 
     def load(self, key: str) -> CheckedReward:
@@ -71,9 +71,9 @@ class Turns:
         free_memory()
 
     @cached_property
-    def asked(self) -> list[Sequence[Prompt]]:
+    def prompt_sets(self) -> list[Sequence[Prompt]]:
         """Prompts that each large reward is checked against when it is first loaded; read when they are needed."""
-        return list(self._asked)
+        return list(self._prompt_sets)
 
     @property
     def described(self) -> dict[str, str]:
@@ -105,7 +105,7 @@ class InTurn:
         self.kind = type(loaded.reward)
         """Class of the reward itself."""
         self._refused: dict[str, ConfigError | None] = {}
-        for prompts in turns.asked:
+        for prompts in turns.prompt_sets:
             self._check(loaded.reward, prompts)
 
     def score(self, images: Any, prompts: Sequence[Prompt]) -> Scores:

@@ -54,7 +54,7 @@ def load_named(keys: Sequence[str], turns: Turns | None = None) -> dict[str, Rew
     """
     found: dict[str, Reward] = {}
     turns = turns or Turns()
-    _ = turns.asked  # prompts that are not here are no fault of a reward
+    _ = turns.prompt_sets  # prompts that are not here are no fault of a reward
     for key in keys:
         try:
             found[key] = turns.load(key)

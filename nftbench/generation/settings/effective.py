@@ -82,24 +82,24 @@ class Effective:
         )
 
 
-def learn_settings(pipeline: DiffusionPipeline, asked: SamplingParameters) -> Effective:
+def learn_settings(pipeline: DiffusionPipeline, requested: SamplingParameters) -> Effective:
     """Fit what is asked to a pipeline; a few calls of two steps for one image.
 
     Args:
         pipeline: any text-to-image pipeline.
-        asked: what is left None is the pipeline's own.
+        requested: what is left None is the pipeline's own.
 
     Raises:
         ConfigError: what the pipeline cannot do, or does not do as asked; in one line, with what it can.
     """
     known = _KNOWN.setdefault(pipeline, {})
-    steps = asked.num_inference_steps
-    wanted = {k: getattr(asked, k) for k in SamplingParameters.model_fields if k not in UNSEEN}
+    steps = requested.num_inference_steps
+    wanted = {k: getattr(requested, k) for k in SamplingParameters.model_fields if k not in UNSEEN}
     fields = repr((described_solver(pipeline), steps is None, wanted))
     if fields not in known:
-        other = chosen_solver(pipeline, asked.solver)
+        other = chosen_solver(pipeline, requested.solver)
         with drawing_with(pipeline, other):
-            learner = _Learner(pipeline, asked)
+            learner = _Learner(pipeline, requested)
             learned = learner.finished(learner.guidance())
             known[fields] = replace(
                 learned,
@@ -108,7 +108,7 @@ def learn_settings(pipeline: DiffusionPipeline, asked: SamplingParameters) -> Ef
                 text_encoders=probe.described_encoders(pipeline),
                 precision=probe.described_precision(pipeline),
             )
-    return known[fields].at(num_inference_steps=steps, seed=asked.seed)
+    return known[fields].at(num_inference_steps=steps, seed=requested.seed)
 
 
 UNSEEN = ("seed", "num_inference_steps")
@@ -150,8 +150,8 @@ class _Guidance:
 class _Learner:
     """One pipeline and what is asked of it."""
 
-    def __init__(self, pipeline: DiffusionPipeline, asked: SamplingParameters) -> None:
-        self.pipeline, self.asked = pipeline, asked
+    def __init__(self, pipeline: DiffusionPipeline, requested: SamplingParameters) -> None:
+        self.pipeline, self.requested = pipeline, requested
         self.name = type(pipeline).__name__
         self.parameters = inspect.signature(pipeline.__call__).parameters
         self.one_by_one = False
@@ -169,12 +169,12 @@ class _Learner:
     def _fixed(self) -> dict[str, Any]:
         """What was asked besides guidance, as arguments."""
         names = ("height", "width", "num_inference_steps", "max_sequence_length", "negative_prompt")
-        wanted = {n: v for n in names if (v := getattr(self.asked, n)) is not None}
+        wanted = {n: v for n in names if (v := getattr(self.requested, n)) is not None}
         refused = [n for n in wanted if n not in self.parameters]
         if refused:
             remedy = probe.begins_with_an_image(self.pipeline) or "; leave it out"
             raise ConfigError(
-                f"{self.name} has no argument {', '.join(refused)}, which {self.asked.about} sets{remedy}"
+                f"{self.name} has no argument {', '.join(refused)}, which {self.requested.about} sets{remedy}"
             )
         if "negative_prompt" in wanted:
             wanted["negative_prompt"] = [wanted["negative_prompt"]]
@@ -251,7 +251,7 @@ class _Learner:
 
     def guidance(self) -> _Guidance:
         """What is asked, fitted to what the pipeline can."""
-        kind, scale = self.asked.guidance, self.asked.guidance_scale
+        kind, scale = self.requested.guidance, self.requested.guidance_scale
         guided = scale not in (None, 0, 1) and kind in (None, "cfg")
         guided |= "negative_prompt" in self.fixed
         knobs = find_knobs(self.pipeline, self.draw, self.natural, with_negative=guided)
@@ -358,10 +358,10 @@ class _Learner:
         seen = self.draw(guidance.arguments)
         _, height, width, _ = probe.image_of(seen, self.pipeline).shape
         self._check_size(height, width)
-        steps = self.asked.num_inference_steps or self._default("num_inference_steps")
+        steps = self.requested.num_inference_steps or self._default("num_inference_steps")
         if not isinstance(steps, int):
             raise ConfigError(f"{self.name} has no number of steps of its own; pass --steps")
-        length = self.asked.max_sequence_length
+        length = self.requested.max_sequence_length
         given = {**self.fixed, **self.further, **guidance.arguments, "num_inference_steps": steps}
         negative = given.pop("negative_prompt", [None])[0]
         written = tuple(f"{n} writes text while drawing" for n in dict.fromkeys(seen.sampled))
@@ -374,7 +374,7 @@ class _Learner:
             network_calls=round(guidance.seen.calls, 4),
             max_sequence_length=self._default("max_sequence_length") if length is None else length,
             negative_prompt=negative,
-            seed=self.asked.seed,
+            seed=self.requested.seed,
             arguments=given,
             one_by_one=self.one_by_one,
             further=self.further,
@@ -386,7 +386,7 @@ class _Learner:
         return parameter.default if parameter and isinstance(parameter.default, int) else None
 
     def _check_size(self, height: int, width: int) -> None:
-        wanted = (self.asked.height or height, self.asked.width or width)
+        wanted = (self.requested.height or height, self.requested.width or width)
         if wanted != (height, width):
             raise ConfigError(
                 f"{self.name} was asked for {wanted[0]}x{wanted[1]} pixels (height x width) and drew {height}x{width}; "

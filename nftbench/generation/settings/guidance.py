@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from nftbench.generation.call_arguments import flat, same
+from nftbench.generation.recorder.call_arguments import flat, same
 from nftbench.generation.settings.probe import Observation, SolverStep
 from rewards.base import ConfigError
 

@@ -19,9 +19,9 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nftbench.generation.call_arguments import convert, count
+from nftbench.generation.recorder.call_arguments import convert, count
+from nftbench.generation.recorder.trace import first_output, named_arguments
 from nftbench.generation.sampling import FOREIGN, images_of
-from nftbench.generation.trace import first_output, named_arguments
 from rewards.base import ConfigError
 
 STEPS = 2

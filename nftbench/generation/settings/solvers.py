@@ -3,7 +3,6 @@
 Each is built from the pipeline's own configuration, so that noise levels, shift and prediction stay the checkpoint's.
 """
 
-import functools
 import hashlib
 import inspect
 import json
@@ -19,68 +18,40 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from nftbench.generation.sampling import drawing_with
+from nftbench.generation.settings.flow_steps import FlowSteps
 from nftbench.generation.settings.probe import schedulers_of
 from rewards.base import ConfigError
 
 
-class Dpm2Scheduler(FlowMatchEulerDiscreteScheduler):
+class Dpm2Scheduler(FlowSteps):
     """The second-order solver that DiffusionNFT draws its rollouts with, on the pipeline's own noise levels.
 
-    DPM-Solver++(2M) in x_0 for the flow x = (1 - sigma) x_0 + sigma eps; the first and the last step are of first
-    order. diffusers' DPMSolverMultistepScheduler has other noise levels and so other images.
+    DPM-Solver++(2M) in x_0 for the flow x = (1 - sigma) x_0 + sigma eps, in float32 or the float64 of the latents; the
+    first and the last step are of first order. diffusers' DPMSolverMultistepScheduler has other noise levels and so
+    other images.
 
     Source: arXiv:2211.01095; NVlabs/DiffusionNFT@24af555 flow_grpo/diffusers_patch/solver.py dpm_step.
     """
 
+    one_time = "solver dpm2 needs one time an image, got one a token; choose euler"
     _before: tuple[Tensor, float] | None = None
     """x_0 and half log signal-to-noise ratio of the step before."""
 
-    # Pipelines look into the signature for what they may pass.
-    @functools.wraps(FlowMatchEulerDiscreteScheduler.set_timesteps, assigned=())
-    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a call: the parent's schedule, no step behind it."""
-        super().set_timesteps(*args, **kwargs)
+    def _begin(self) -> None:
         self._before = None
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Tensor | float,
-        sample: Tensor,
-        *,
-        return_dict: bool = True,
-        **options: Any,
-    ) -> BaseOutput | tuple[Tensor]:
-        """One step, in float32 or the float64 of the latents.
-
-        Args:
-            model_output: velocity eps - x_0, (B, ...).
-            timestep: one of `timesteps`.
-            sample: noised latents, (B, ...).
-            return_dict: an output object, or a tuple, as the parent.
-            options: the parent's others.
-
-        Raises:
-            ConfigError: a time for each token.
-        """
-        if options.get("per_token_timesteps") is not None:
-            raise ConfigError("solver dpm2 needs one time an image, got one a token; choose euler")
-        output = super().step(model_output, timestep, sample, **options)  # counts the step
-        step, sigmas = self.step_index, self.sigmas
-        assert step is not None and sigmas is not None  # the parent has just made a step
-        sigma, after = (float(sigmas[i]) for i in (step - 1, step))
-        exact = torch.promote_types(sample.dtype, torch.float32)
-        x, v = sample.to(exact), model_output.to(exact)
+    def _moved(self, index: int, x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
+        sigma, after = self._sigma(index), self._sigma(index + 1)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        x, v = x.to(exact), v.to(exact)
         x_0 = x - sigma * v
         weight = (1 - after) - after * (1 - sigma) / sigma
         moved = after / sigma * x + weight * x_0 + weight / 2 * self._bend(x_0, sigma, after)
         self._before = (x_0, half_log_snr(sigma))
-        output.prev_sample = moved.to(output.prev_sample.dtype)
-        return output if return_dict else (output.prev_sample,)
+        return moved.to(dtype)
 
     def _bend(self, x_0: Tensor, sigma: float, after: float) -> Tensor:
         """How x_0 changes over the coming step, by the step before; 0 in the first step, the second and the last."""
@@ -198,27 +169,27 @@ def _misfit(own: Any, name: str, others: list[str]) -> ConfigError:
     return ConfigError(f"solver {name} cannot take the place of {type(own).__name__}; {remedy}")
 
 
-def chosen_solver(pipeline: DiffusionPipeline, asked: str | None) -> Any | None:
+def chosen_solver(pipeline: DiffusionPipeline, wanted: str | None) -> Any | None:
     """The solver that is asked for; None where that is the pipeline's own.
 
     Args:
         pipeline: any.
-        asked: a name, or what `described_solver` said of a pipeline.
+        wanted: a name, or what `described_solver` said of a pipeline.
 
     Raises:
         ConfigError: it cannot be had, or not with the configuration that was described.
     """
-    if asked is None or asked == described_solver(pipeline):
+    if wanted is None or wanted == described_solver(pipeline):
         return None
     own = getattr(pipeline, "scheduler", None)
     if own is None or not hasattr(own, "config"):
         raise ConfigError(f"{type(pipeline).__name__} has no solver to choose; leave --solver out")
-    name, _, rest = asked.partition(" ")
+    name, _, rest = wanted.partition(" ")
     if name == solver_name(own) and not rest:
         return None
     built = build_solver(own, name)
     with drawing_with(pipeline, built):
         found = described_solver(pipeline)
-    if rest and found != asked:
-        raise ConfigError(f"expected solver {asked!r}, got {found!r}: the checkpoint has changed")
+    if rest and found != wanted:
+        raise ConfigError(f"expected solver {wanted!r}, got {found!r}: the checkpoint has changed")
     return built

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,11 +52,11 @@ def needed(names: Iterable[str], index: Mapping[str, Any], variant: str | None) 
 def weights_and_words(names: list[str], variant: str | None) -> list[str]:
     """Of one part's files: its configuration and vocabulary, and the one set of weights that is loaded."""
     weights = {n: w for n in names if (w := _read(n))}
-    sets = {(w["variant"], w["ending"]) for w in weights.values()}
+    sets = set(weights.values())
     order = [(v, e) for v in (variant, None) for e in ("safetensors", "bin")]
     best = next((one for one in order if one in sets), None)
     words = [n for n in names if n not in weights and not n.endswith(_OTHER)]
-    return words + [n for n, w in weights.items() if (w["variant"], w["ending"]) == best]
+    return words + [n for n, w in weights.items() if w == best]
 
 
 def variant_of(names: Iterable[str], index: Mapping[str, Any], wanted: str | None) -> str | None:
@@ -69,7 +69,7 @@ def variant_of(names: Iterable[str], index: Mapping[str, Any], wanted: str | Non
     for name in names:
         folder, _, file = name.rpartition("/")
         if folder in parts_of(index) and (weights := _read(file)):
-            there.setdefault(folder, set()).add(weights["variant"])
+            there.setdefault(folder, set()).add(weights.variant)
     known = sorted({v for variants in there.values() for v in variants if v})
     if wanted:
         if wanted not in known:
@@ -94,7 +94,7 @@ def without_safetensors(names: Iterable[str], index: Mapping[str, Any]) -> bool:
     for name in names:
         folder, _, file = name.rpartition("/")
         if folder in parts_of(index) and (weights := _read(file)):
-            endings.setdefault(folder, set()).add(weights["ending"])
+            endings.setdefault(folder, set()).add(weights.ending)
     return any("safetensors" not in some for some in endings.values())
 
 
@@ -124,15 +124,20 @@ def dtype_in(paths: Iterable[Path]) -> torch.dtype:
     return _DTYPES.get(counted.most_common(1)[0][0], torch.bfloat16)
 
 
-def _read(name: str) -> dict[str, str | None] | None:
-    """Variant and ending of a file of weights; None for any other file."""
+class _Weights(NamedTuple):
+    """What a file's name says of the weights in it."""
+
+    variant: str | None
+    ending: str
+
+
+def _read(name: str) -> _Weights | None:
+    """What the name of a file of weights says; None for any other file."""
     found = _WEIGHTS.fullmatch(name.rpartition("/")[2])
     if not found or found["stem"] in ("optimizer", "scheduler", "training_args", "non_ema"):
         return None
-    return {
-        "variant": found["variant"] or found["late"] or found["listed"],
-        "ending": found["ending"],
-    }
+    variant = found["variant"] or found["late"] or found["listed"]
+    return _Weights(variant, found["ending"])
 
 
 def held_instead(folder: Path) -> str:

@@ -18,10 +18,10 @@ from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.digest import file_digest, files_digest
 from nftbench.generation.sources.hub import fetch_file, fetch_listed
 from nftbench.generation.sources.reference import HubPlace, hub_place
-from nftbench.generation.trace import denoiser_of
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 
@@ -358,7 +358,7 @@ def fits(module: nn.Module, layer: Layer) -> bool:
     """Whether both factors are there and have the module's shape."""
     if layer.down is None or layer.up is None:
         return False
-    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    base = getattr(module, "get_base_layer", lambda: module)()
     rank = layer.down.shape[0]
     if isinstance(base, nn.Embedding):
         return layer.down.shape == (rank, base.num_embeddings) and layer.up.shape == (

@@ -4,10 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+M = TypeVar("M", bound=nn.Module)
 
 SAVE_EVERY = 180.0
 """Seconds between checkpoints."""
@@ -95,16 +98,21 @@ def train(job: Job, folder: Path) -> Iterator[dict[str, float]]:
         }
 
 
-def averaged(job: Job, folder: Path) -> nn.Module:
-    """The job's model with its averaged weights, in evaluation mode.
+def averaged(name: str, model: M, folder: Path) -> M:
+    """A job's model with its averaged weights, in evaluation mode.
+
+    Args:
+        name: of the job.
+        model: gets the weights.
+        folder: the job's.
 
     Raises:
         FileNotFoundError: the job was never run in `folder`.
     """
-    state = torch.load(folder / f"{job.name}.pt", weights_only=True, map_location="cpu")
+    state = torch.load(folder / f"{name}.pt", weights_only=True, map_location="cpu")
     ema = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
-    job.model.load_state_dict(ema)
-    return job.model.eval()
+    model.load_state_dict(ema)
+    return model.eval()
 
 
 def _step(job: Job, step: int) -> float:

@@ -61,7 +61,7 @@ def vae_job(steps: int = VAE_STEPS) -> Job:
 
 def finished_vae(folder: Path) -> AutoencoderKL:
     """The trained VAE, its latents scaled to zero mean and unit variance as SD3's are."""
-    vae = averaged(vae_job(), folder)
+    vae = averaged("vae", policy.make_vae().to(device()), folder)
     with torch.no_grad():
         means = vae.encode(
             policy.to_input(torch.from_numpy(draw(1, VAE_MEASURED)[0]).to(device()))
@@ -164,8 +164,8 @@ def shipped_weights(checkpoint: Path, *parts: str) -> dict[str, Tensor]:
 def pipeline(vae: AutoencoderKL, folder: Path) -> StableDiffusion3Pipeline:
     """The pipeline made of the averaged weights of the last checkpoint."""
     tokenizer = policy.make_tokenizer()
-    job = Job(name="policy", model=policy.Denoiser(tokenizer), loss=None, optimizers=[], steps=0)
-    return assemble(averaged(job, folder), vae.cpu(), tokenizer)
+    denoiser = averaged("policy", policy.Denoiser(tokenizer), folder)
+    return assemble(denoiser, vae.cpu(), tokenizer)
 
 
 def assemble(denoiser: policy.Denoiser, vae: AutoencoderKL, tokenizer) -> StableDiffusion3Pipeline:

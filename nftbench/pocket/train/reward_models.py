@@ -2,7 +2,9 @@
 
 import json
 import math
+from functools import reduce
 from hashlib import sha256
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,8 @@ def detector_job(steps: int = DETECTOR_STEPS) -> Job:
         with half():
             outputs, anchors = model.raw(images)
         outputs = {k: v.float() for k, v in outputs.items()}
-        return sum(model.compute_loss(targets, outputs, anchors, [anchors[0].shape[0]]).values())
+        losses = model.compute_loss(targets, outputs, anchors, [anchors[0].shape[0]])
+        return reduce(add, losses.values())
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
     return Job(
@@ -139,7 +142,7 @@ def pickscore_job(folder: Path, steps: int = PICKSCORE_STEPS) -> Job:
 
     Source: arXiv:2305.01569 Sec. 3: softmax over the two images' exp(logit_scale)*cos.
     """
-    learner = averaged(clip_job(), folder).train()
+    learner = averaged("clip", ClipLearner(), folder).train()
 
     def loss(step: int) -> Tensor:
         shown = training_data.preference_pairs(PICKSCORE_SEED + step, PICKSCORE_PAIRS)
@@ -181,15 +184,15 @@ def export_rewards(folder: Path, out: Path) -> None:
         FileNotFoundError: one of the three was never trained.
     """
     export_detector(folder, out / "detector")
-    export_clip(averaged(clip_job(), folder), out / "clip")
-    export_clip(averaged(pickscore_job(folder), folder), out / "pickscore")
+    export_clip(averaged("clip", ClipLearner(), folder), out / "clip")
+    export_clip(averaged("pickscore", ClipLearner(), folder), out / "pickscore")
     write_manifest(out)
 
 
 def export_detector(folder: Path, out: Path) -> None:
     """The detector's weights and its calibration, fitted on fresh scenes."""
     out.mkdir(parents=True, exist_ok=True)
-    model = averaged(detector_job(), folder)
+    model = averaged("detector", make_detector(), folder)
     slope, offset = calibrate(model, CALIBRATION_BATCHES)
     fit = {"slope": round(slope, 4), "offset": round(offset, 4)}
     config = {"classes": SHAPES, "calibration": fit}

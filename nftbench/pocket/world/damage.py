@@ -89,7 +89,7 @@ def blob(rng: np.random.Generator, thing: Thing, alpha: np.ndarray) -> np.ndarra
         drawn = _polygon(np.stack([x, y], 1))
         if max(_overlap(drawn, _fitted(drawn, s)) for s in SHAPES) < 0.78:
             break
-    return drawn * rng.uniform(0.7, 1.0)
+    return np.asarray(drawn * rng.uniform(0.7, 1.0))
 
 
 def ghost(rng: np.random.Generator, thing: Thing, alpha: np.ndarray) -> np.ndarray:
@@ -133,7 +133,7 @@ def spoil(
     for thing in scene.things:
         alpha = drawing.thing_alpha(thing)
         if rng.random() < share:
-            alpha = kinds[rng.integers(len(kinds))](rng, thing, alpha)
+            alpha = kinds[int(rng.integers(len(kinds)))](rng, thing, alpha)
         else:
             whole.append((tight_box(alpha), thing.shape, thing.color))
         color = np.array(COLORS[thing.color]) + rng.uniform(-9, 9, 3)

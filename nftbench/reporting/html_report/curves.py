@@ -111,8 +111,8 @@ def _finite(table: pd.DataFrame, column: str, along: str) -> pd.DataFrame:
         return table
     known = table[[along, column]].apply(pd.to_numeric, errors="coerce")
     ends = {f"{column}{end}" for end in ENDS} & set(table)
-    kept = table[np.isfinite(known.to_numpy(np.float64)).all(axis=1)]
-    return kept[["iteration", *({along, column} - {"iteration"}), *ends]]
+    kept = table.loc[np.isfinite(known.to_numpy(np.float64)).all(axis=1)]
+    return kept.loc[:, ["iteration", *({along, column} - {"iteration"}), *ends]]
 
 
 def _line(

@@ -205,20 +205,20 @@ def difference(a: Evaluated, b: Evaluated, row: Row) -> Estimate | None:
     reward, _, part = column.partition(PART)
     info = RewardInfo(**b.manifest["rewards"][name][reward])
     how = Averaging(within=metric_range(info, part), by_task=row.aggregate == "task_mean")
-    kept = [[t.merge(shared, on=SAME) for t in tables] for tables in sides]
-    return change_over_seeds(*kept, name, column, how, paired=paired.same).difference
+    before, after = ([t.merge(shared, on=SAME) for t in tables] for tables in sides)
+    return change_over_seeds(before, after, name, column, how, paired=paired.same).difference
 
 
 def _of_row(table: pd.DataFrame, row: Row) -> pd.DataFrame:
     """The images that a row is over."""
     task = row.aggregate.removeprefix("task:")
-    return table if task == row.aggregate else table[table["tag"] == task]
+    return table if task == row.aggregate else table.loc[table["tag"] == task]
 
 
 def sample_keys(runs: Sequence[Evaluated], benchmark: str) -> pd.DataFrame:
     """Every image of the runs, once: `SAME`, `key` and `tag`, in the first run's order."""
     tables = [part.tables[benchmark] for one in holding(runs, benchmark) for part in one.parts]
-    return pd.concat([t[[*SAME, "key", "tag"]] for t in tables]).drop_duplicates(
+    return pd.concat([t.loc[:, [*SAME, "key", "tag"]] for t in tables]).drop_duplicates(
         SAME, ignore_index=True
     )
 

@@ -170,7 +170,7 @@ def _prompts_shown(folder: Path) -> Iterator[str]:
 def _sizes(table: pd.DataFrame) -> dict[str, tuple[int, int]]:
     """Benchmark -> prompts and images."""
     groups = table.groupby("benchmark", sort=False)
-    return {str(name): (t["prompt_id"].nunique(), len(t)) for name, t in groups}
+    return {str(name): (t.loc[:, "prompt_id"].nunique(), len(t)) for name, t in groups}
 
 
 def _count(size: tuple[int, int]) -> str:

@@ -39,10 +39,7 @@ def card(run: Run) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    rows = run_rows(run)
-    for row in rows:
-        refuse(row)
-    name = run.manifest["checkpoint"]["name"]
+    rows, name = _publishable(run), run.manifest["checkpoint"]["name"]
     data = ModelCardData(
         model_name=name, pipeline_tag=TASK, eval_results=eval_results(rows, run.protocols())
     )
@@ -61,10 +58,7 @@ def readme(run: Run) -> str:
 
     from nftbench.reporting.tables import summary_tables, text_tables
 
-    rows = run_rows(run)
-    for row in rows:
-        refuse(row)
-    name = run.manifest["checkpoint"]["name"]
+    rows, name = _publishable(run), run.manifest["checkpoint"]["name"]
     trained = trained_folder(name)
     base = trained.base if trained else name
     hub = None if place_of(base).exists() else hub_place(base)
@@ -89,6 +83,14 @@ def readme(run: Run) -> str:
         **_first_image(run),
         tables=text_tables.render("markdown", summary_tables.scores(rows), []),
     )
+
+
+def _publishable(run: Run) -> list[Row]:
+    """The rows of a run; refused where one of them may not be published."""
+    rows = run_rows(run)
+    for row in rows:
+        refuse(row)
+    return rows
 
 
 def _absent(base: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Tables of `nftbench rewards`: what rewards are, what came of them, what they cost, how variants disagree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def _weights(info: RewardInfo) -> str:
     return f"{word}{space}{extra}"
 
 
-def pulled(files: dict[str, Weight], done: Sequence[Pulled]) -> Grid:
+def pulled(files: Mapping[str, Weight], done: Sequence[Pulled]) -> Grid:
     """What `rewards.weights.pull` did for each file.
 
     Args:

@@ -12,8 +12,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from nftbench.benchmark.samples import Sample
-from nftbench.generation.guided import Guided
-from nftbench.generation.replay import Record
+from nftbench.generation.recorder.guided import Guided
+from nftbench.generation.recorder.replay import Record
 from nftbench.training.config.recipe import Recipe, Stage
 
 WeightSet = Literal["theta", "old", "ref"]

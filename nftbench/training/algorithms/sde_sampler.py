@@ -6,7 +6,6 @@ The sampler is a scheduler swapped into the pipeline, which stays the black box 
 Source: arXiv:2505.05470; yifan123/flow_grpo@ac4c86e. CPS: arXiv:2509.05952.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from nftbench.generation.settings.flow_steps import FlowSteps
 from rewards.base import ConfigError
 
 Variant = Literal["sde", "cps"]
@@ -153,7 +152,7 @@ LOG_PROB = {"sde": log_prob, "cps": cps_log_prob}
 """Each variant's log density of a step."""
 
 
-class SdeScheduler(FlowMatchEulerDiscreteScheduler):
+class SdeScheduler(FlowSteps):
     """The pipeline's own schedule, with steps that are drawn and remembered; made by `swap`."""
 
     noise_level: float = 0.7
@@ -162,6 +161,7 @@ class SdeScheduler(FlowMatchEulerDiscreteScheduler):
     """First step that is drawn and the one behind the last, the others are Euler's; None draws all."""
     generators: Sequence[torch.Generator] = ()
     """One on the CPU for each image of the coming call: the noise of image i comes from generators[i] alone."""
+    one_time = "FlowGRPO needs one time an image, got one a token; train with NFT"
     transitions: Sequence[Step] = ()
     """The steps drawn since the call began. The reference trains on all but the schedule's last step."""
 
@@ -183,6 +183,7 @@ class SdeScheduler(FlowMatchEulerDiscreteScheduler):
         own = pipeline.scheduler
         _check(own, noise_level, variant, window)
         drawing = cls.from_config(own.config)
+        assert isinstance(drawing, cls)
         drawing.set_shift(own.shift)
         drawing.noise_level, drawing.variant, drawing.window = noise_level, variant, window
         pipeline.scheduler = drawing
@@ -191,51 +192,21 @@ class SdeScheduler(FlowMatchEulerDiscreteScheduler):
         finally:
             pipeline.scheduler = own
 
-    # Pipelines look into the signature for what they may pass.
-    @functools.wraps(FlowMatchEulerDiscreteScheduler.set_timesteps, assigned=())
-    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a call: the parent's schedule, no steps drawn yet; ConfigError where the window reaches beyond it."""
-        super().set_timesteps(*args, **kwargs)
+    def _begin(self) -> None:
+        """No steps drawn yet; refused where the window reaches beyond the schedule."""
         self.transitions = []
         if self.window and self.window[1] > len(self.timesteps):
             raise ConfigError(
                 f"window {self.window} reaches beyond the {len(self.timesteps)} steps; take more, or an earlier window"
             )
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Tensor | float,
-        sample: Tensor,
-        *,
-        return_dict: bool = True,
-        **options: Any,
-    ) -> BaseOutput | tuple[Tensor]:
-        """Draw the step in float32 and remember it; outside the window, and without noise, take Euler's.
+    def _moved(self, index: int, x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The step drawn in float32 and remembered; outside the window, and without noise, Euler's.
 
-        Args:
-            model_output: velocity eps - x_0, (B, ...).
-            timestep: one of `timesteps`.
-            sample: noised latents, (B, ...).
-            return_dict: an output object, or a tuple, as the parent.
-            options: the parent's others.
-
-        Returns:
-            `prev_sample`, (B, ...), in the parent's dtype; the recorded log density is of this rounded value, so a
-            replay gives the same and the ratio of an unchanged policy is exactly 1.
-
-        Raises:
-            ConfigError: a time for each token, or not one generator an image.
+        The recorded log density is of the sample rounded to `dtype`, so a replay gives the same and the ratio of an
+        unchanged policy is exactly 1.
         """
-        if options.get("per_token_timesteps") is not None:
-            raise ConfigError("FlowGRPO needs one time an image, got one a token; train with NFT")
-        output = super().step(model_output, timestep, sample, **options)
-        step = self.step_index
-        assert step is not None  # the parent has just made a step
-        if self._is_drawn(index := step - 1):
-            dtype = output.prev_sample.dtype
-            output.prev_sample = self._draw(index, sample.detach(), model_output.detach(), dtype)
-        return output if return_dict else (output.prev_sample,)
+        return self._draw(index, x.detach(), v.detach(), dtype) if self._is_drawn(index) else None
 
     def noise(self, x: Tensor) -> Tensor:
         """Standard normal draws for x, float32 (B, ...), each image's from its own generator."""
@@ -253,18 +224,14 @@ class SdeScheduler(FlowMatchEulerDiscreteScheduler):
         noisy = self.noise_level > 0 and (self.variant == "sde" or self._sigma(index + 1) > 0)
         return bool(noisy) and start <= index < stop
 
-    def _sigma(self, index: int) -> float:
-        sigmas = self.sigmas
-        assert sigmas is not None  # the schedule is set before a step
-        return float(sigmas[index])
-
     def _draw(self, index: int, x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
         names = {"sigma": index, "sigma_next": index + 1, "sigma_1": 1}
         levels = {name: self._sigma(i) for name, i in names.items()}
         drawn = gaussian(x, v, self.variant, self.noise_level, **levels)
         x_next = (drawn.mean + drawn.std * self.noise(x)).to(dtype)
         density = LOG_PROB[self.variant](x_next, drawn)
-        self.transitions.append(Step(index=index, **levels, x=x, x_next=x_next, log_prob=density))
+        step = Step(index=index, **levels, x=x, x_next=x_next, log_prob=density)
+        self.transitions = [*self.transitions, step]
         return x_next
 
 

@@ -223,7 +223,7 @@ class Validate:
             self._say(f"measuring {', '.join(lacking)} of the untouched base ({name})")
         table, _, failures = self._draw([s for s in sets if s.name in lacking], "ref")
         if kept is not None:
-            old = kept[~kept["benchmark"].isin(lacking)]
+            old = kept.loc[~kept["benchmark"].isin(lacking)]
             table = pd.concat([old, table], ignore_index=True)
             table = table.sort_values(list(COLUMNS), ignore_index=True)
         self._write(name, table, failures, 0)

@@ -167,7 +167,7 @@ def without_ends(names: Iterable[Any]) -> list[str]:
 def held_out_columns(table: pd.DataFrame) -> list[str]:
     """The held-out metrics that a table of `read_metrics` has values of, each with its `ENDS` beside it or not."""
     found = without_ends(c for c in table if str(c).startswith(f"{HELD_OUT}/"))
-    return [c for c in found if table[c].notna().any()]
+    return [c for c in found if table.loc[:, c].notna().any()]
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.call_arguments import convert
 from nftbench.generation.machine.hardware import dtype_of
 from nftbench.generation.machine.memory import (
     GB,
@@ -26,10 +25,11 @@ from nftbench.generation.machine.memory import (
     bytes_of,
     drawing_memory,
 )
+from nftbench.generation.recorder.call_arguments import convert
+from nftbench.generation.recorder.trace import denoiser_of, first_output
 from nftbench.generation.sampling import FOREIGN, Sample, call_arguments
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
 from nftbench.generation.settings.probe import Call, observe
-from nftbench.generation.trace import denoiser_of, first_output
 from nftbench.training.config.recipe import AUTO, PolicyConfig
 from nftbench.training.policy.trained import HALVES
 from rewards.base import ConfigError, Prompt

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of
+from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.generation.sources.lora_files import PEFT_CONFIG
-from nftbench.generation.trace import denoiser_of
 from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.training.config.recipe import PolicyConfig
 from nftbench.training.policy.weights import Using, Weights
@@ -63,7 +63,7 @@ def _pass_on(layer: LoraLayer, gradient: Tensor | None) -> None:
     """Add the gradient of a layer's folded weight, (out, in), to that of its LoRA."""
     if gradient is None:
         return
-    a, b = layer.lora_A[THETA].weight, layer.lora_B[THETA].weight
+    a, b = (part[THETA].get_parameter("weight") for part in (layer.lora_A, layer.lora_B))
     scaled = layer.scaling[THETA] * gradient
     for factor, mine in ((a, b.detach().T @ scaled), (b, scaled @ a.detach().T)):
         factor.grad = mine if factor.grad is None else factor.grad + mine
@@ -86,10 +86,20 @@ class TrainedPolicy:
         merge_loras(pipeline)  # those that the checkpoint came with become part of the base
         opened = self._add_lora(seed) if config.method == "lora" else self._open_all()
         if config.gradient_checkpointing:
-            self.denoiser.enable_gradient_checkpointing()
+            self._recompute()
         self.weights = Weights(opened)
         self._blind = 0
         self._compiled: Callable[..., Any] | None = None
+
+    def _recompute(self) -> None:
+        """Have activations computed again in the backward pass instead of kept."""
+        enable: Any = getattr(self.denoiser, "enable_gradient_checkpointing", None)
+        if not (enable and getattr(self.denoiser, "_supports_gradient_checkpointing", True)):
+            raise ConfigError(
+                f"{type(self.denoiser).__name__} cannot compute its activations again; leave out "
+                "policy.gradient_checkpointing"
+            )
+        enable()
 
     def _open_all(self) -> dict[str, nn.Parameter]:
         self.denoiser.float().requires_grad_(True)
@@ -106,13 +116,14 @@ class TrainedPolicy:
                     f"{list(self.config.targets)}: {str(error).splitlines()[0][:200]}"
                 ) from None
         opened = {
-            name: parameter.requires_grad_(True)
+            name: parameter
             for name, parameter in self.denoiser.named_parameters()
             if ".lora_" in name
         }
         if not opened:
             raise ConfigError("policy.targets made no LoRA layer; choose other targets")
         for parameter in opened.values():
+            parameter.requires_grad_(True)
             parameter.data = parameter.data.float()
         return opened
 
@@ -132,7 +143,7 @@ class TrainedPolicy:
         of the calls a third more (pocket, rank 32, on a CPU).
         """
         layers = self._lora_layers()
-        bases = [layer.get_base_layer().weight for layer in layers]
+        bases = [layer.get_base_layer().get_parameter("weight") for layer in layers]
         with self.weights.using(name), self._fast():
             kept = [base.data for base in bases]
             try:
@@ -160,7 +171,7 @@ class TrainedPolicy:
             yield self.weights.using
             return
         layers = self._lora_layers()
-        bases = [layer.get_base_layer().weight for layer in layers]
+        bases = [layer.get_base_layer().get_parameter("weight") for layer in layers]
         kept, folded = [base.data for base in bases], {}
         for name in ("theta", *others):
             with self.drawing(name):

@@ -43,7 +43,7 @@ def _clip_tower(
 def _empty_open_clip(name: str) -> nn.Module:
     import open_clip
 
-    return open_clip.CLIP(**open_clip.get_model_config(name))
+    return open_clip.CLIP(**hpsv2.open_clip_config(name))
 
 
 def _hps_tower(state: Mapping[str, Tensor], device: str = "cpu") -> OpenClipTower:

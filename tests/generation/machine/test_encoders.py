@@ -59,8 +59,8 @@ def drawn(pipeline, settings, images=2, size=3, **how):
 def test_any_pipeline_draws_the_plain_pixels(family):
     """Byte for byte where calls are remembered; up to one grey level where rows are and encoders leave."""
     pipeline = families.build(family)
-    asked = SamplingParameters(height=64, width=64, num_inference_steps=2)
-    settings = learn_settings(pipeline, asked)
+    parameters = SamplingParameters(height=64, width=64, num_inference_steps=2)
+    settings = learn_settings(pipeline, parameters)
     plain = drawn(pipeline, settings)
     np.testing.assert_array_equal(drawn(pipeline, settings, park=False), plain)
     away = drawn(pipeline, settings, park=True)

@@ -20,9 +20,9 @@ def slow(*values: object) -> object:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def learned(family: str, **asked) -> tuple[object, Effective]:
+def learned(family: str, **parameters) -> tuple[object, Effective]:
     pipeline = families.build(family)
-    return pipeline, learn_settings(pipeline, SamplingParameters(**SIZE | asked))
+    return pipeline, learn_settings(pipeline, SamplingParameters(**SIZE | parameters))
 
 
 def rows_a_step(pipeline, settings: Effective, steps: int = 3) -> float:
@@ -44,7 +44,7 @@ def rows_a_step(pipeline, settings: Effective, steps: int = 3) -> float:
 
 
 @pytest.mark.parametrize(
-    ("family", "asked", "kind", "scale", "calls"),
+    ("family", "parameters", "kind", "scale", "calls"),
     [
         ("sd3", {}, "cfg", 7.0, 2),
         slow("sd3", {"guidance_scale": 1.0}, "off", 1.0, 1),
@@ -61,8 +61,8 @@ def rows_a_step(pipeline, settings: Effective, steps: int = 3) -> float:
         slow("lcm", {}, "embedded", 8.5, 1),
     ],
 )
-def test_guidance_is_what_the_network_saw(family, asked, kind, scale, calls):
-    pipeline, settings = learned(family, **asked)
+def test_guidance_is_what_the_network_saw(family, parameters, kind, scale, calls):
+    pipeline, settings = learned(family, **parameters)
     assert (settings.guidance, settings.guidance_scale) == (kind, scale)
     assert settings.network_calls == calls == rows_a_step(pipeline, settings)
     assert (settings.height, settings.width) == (64, 64)
@@ -74,7 +74,7 @@ def test_a_scale_that_is_added_to_the_guided_answer_is_one_more():
 
 
 @pytest.mark.parametrize(
-    ("family", "asked", "said"),
+    ("family", "parameters", "said"),
     [
         ("flux_schnell", {"guidance_scale": 4.5}, "ignores guidance_scale"),
         ("flux2_klein", {"guidance_scale": 4.5}, "this model takes --guidance off"),
@@ -86,9 +86,9 @@ def test_a_scale_that_is_added_to_the_guided_answer_is_one_more():
         ("sd3", {"height": 60}, "cannot draw with height=60"),
     ],
 )
-def test_what_a_model_cannot_do_is_one_line(family, asked, said):
+def test_what_a_model_cannot_do_is_one_line(family, parameters, said):
     with pytest.raises(ConfigError) as caught:
-        learned(family, **asked)
+        learned(family, **parameters)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -123,9 +123,9 @@ def test_a_model_that_does_not_see_its_prompt_is_refused():
 @pytest.mark.slow
 def test_steps_that_a_pipeline_does_not_take_are_one_line_while_drawing():
     """Sana Sprint takes two alone, unless it is told of no time between them."""
-    asked = SamplingParameters(height=128, width=128, num_inference_steps=20)
+    parameters = SamplingParameters(height=128, width=128, num_inference_steps=20)
     pipeline = families.build("sana_sprint")
-    settings = learn_settings(pipeline, asked)
+    settings = learn_settings(pipeline, parameters)
     with pytest.raises(ConfigError, match="cannot draw 1 images in 20 steps: ValueError") as caught:
         generate(pipeline, [Sample(PROMPTS[0], 0)], settings)
     assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from tests.helpers import families
 from tests.helpers.paths import GOLDEN
 
 CASES = json.loads((GOLDEN / "solvers_dpm2.json").read_text("utf-8"))
-ASKED = {"height": 64, "width": 64, "num_inference_steps": 4, "guidance": "off"}
+PARAMETERS = {"height": 64, "width": 64, "num_inference_steps": 4, "guidance": "off"}
 ENCODERS = (
     "text_encoder, text_encoder_2; without text_encoder_3",
     "text_encoder_2; without text_encoder, text_encoder_3",
@@ -51,9 +51,9 @@ def pipeline():
 
 def drawn(pipeline, **changes):
     """The protocol of a checkpoint, and how it is drawn."""
-    asked = load_benchmark("geneval-pocket").protocol(**ASKED | changes)
-    settings = learn_settings(pipeline, asked)
-    return as_drawn(asked, settings), settings
+    requested = load_benchmark("geneval-pocket").protocol(**PARAMETERS | changes)
+    settings = learn_settings(pipeline, requested)
+    return as_drawn(requested, settings), settings
 
 
 def test_every_solver_has_its_hash_and_its_images(pipeline):

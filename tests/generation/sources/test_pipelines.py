@@ -14,24 +14,13 @@ from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import Allowed, load_model, packaged
 from nftbench.generation.sampling import generate
-from rewards.base import ConfigError, MissingExtra, Prompt
+from rewards.base import MissingExtra, Prompt
 from tests.helpers import original_layout
+from tests.helpers.refused import refusal
 
 PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=2, guidance_scale=2.0)
 WANTED = samples([Prompt(id="0", text="a photo of a red circle")], 1)
 WEIGHTS = "diffusion_pytorch_model"
-
-
-def refusal(checkpoint: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_model(checkpoint)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.fixture
-def copied(tmp_path):
-    return Path(shutil.copytree(packaged()["pocket"], tmp_path / "copy"))
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_the_average_is_the_recurrence_written_by_hand(tmp_path):
         before = expected or now
         expected = {k: before[k] + 0.2 * (now[k] - before[k]) for k in now}
     last = state(job.model)
-    found = state(averaged(job, tmp_path))
+    found = state(averaged("toy", job.model, tmp_path))
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-7)
     assert not torch.equal(found["0.weight"], last["0.weight"]) and not job.model.training
@@ -100,9 +100,8 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(tmp_path, cuts, monkeypatch
     steps = [s["step"] for s in train(resumed, tmp_path / "cut")]
     assert steps == list(range(cuts[-1] + 1, 13)) and len(losses) == 12
     assert_equal(state(resumed.model), state(whole.model))
-    assert_equal(
-        state(averaged(resumed, tmp_path / "cut")), state(averaged(whole, tmp_path / "whole"))
-    )
+    cut = averaged("toy", resumed.model, tmp_path / "cut")
+    assert_equal(state(cut), state(averaged("toy", whole.model, tmp_path / "whole")))
 
 
 def test_a_finished_job_is_not_trained_again(tmp_path):
@@ -136,7 +135,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path, 
 
 def test_averaging_what_was_never_trained(tmp_path):
     with pytest.raises(FileNotFoundError):
-        averaged(toy(), tmp_path)
+        averaged("toy", toy().model, tmp_path)
 
 
 def test_gradients_are_clipped(tmp_path):

@@ -12,7 +12,7 @@ from rewards.geneval.judge import (
     MAX_OBJECTS,
     SCORE_THRESHOLD,
     Verdict,
-    colors_asked,
+    boxes_to_color,
     judge,
     keep,
     relative_position,
@@ -95,8 +95,8 @@ def test_only_the_best_boxes_are_asked_for_their_color():
     target = {
         "include": [{"class": "cat", "count": 2, "color": "red"}, {"class": "dog", "count": 1}]
     }
-    assert colors_asked({"cat": boxes(at(9, 9), at(30, 9), at(50, 9))}, target) == {"cat": 2}
-    assert colors_asked({"cat": boxes(at(9, 9)), "dog": boxes(at(30, 9))}, target) == {}
+    assert boxes_to_color({"cat": boxes(at(9, 9), at(30, 9), at(50, 9))}, target) == {"cat": 2}
+    assert boxes_to_color({"cat": boxes(at(9, 9)), "dog": boxes(at(30, 9))}, target) == {}
 
 
 def test_scores_are_compared_in_float32():
@@ -238,7 +238,7 @@ def test_golden(kind):
         kept = {name: found[name][i] for name, i in indices.items()}
         colors = {
             name: [case["colors"][name][i] for i in indices[name][:count]]
-            for name, count in colors_asked(kept, target).items()
+            for name, count in boxes_to_color(kept, target).items()
         }
         verdict = judge(kept, target, colors)
         assert verdict.correct == official["correct"] == nft["correct"], case["id"]

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nftbench.generation.call_arguments import flat
-from nftbench.generation.replay import Record
-from nftbench.generation.trace import Trace, TracedStep
+from nftbench.generation.recorder.call_arguments import flat
+from nftbench.generation.recorder.replay import Record
+from nftbench.generation.recorder.trace import Trace, TracedStep
 from rewards.base import ConfigError
 
 Network = Callable[[Record], Tensor]

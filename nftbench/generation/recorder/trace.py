@@ -13,7 +13,7 @@ from typing import Any, Literal
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from nftbench.generation.call_arguments import convert
+from nftbench.generation.recorder.call_arguments import convert
 from rewards.base import ConfigError
 
 Prediction = Literal["flow_prediction", "epsilon", "v_prediction"]

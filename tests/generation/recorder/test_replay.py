@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from nftbench.generation.call_arguments import flat
-from nftbench.generation.replay import Layout, Record, learn, record
-from nftbench.generation.trace import Trace, TracedStep, denoiser_of, watch
+from nftbench.generation.recorder.call_arguments import flat
+from nftbench.generation.recorder.replay import Layout, Record, learn, record
+from nftbench.generation.recorder.trace import Trace, TracedStep, denoiser_of, watch
 from rewards.base import ConfigError
 from tests.helpers import tiny
 

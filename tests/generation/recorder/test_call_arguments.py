@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nftbench.generation.call_arguments import (
+from nftbench.generation.recorder.call_arguments import (
     convert,
     count,
     flat,

@@ -8,12 +8,12 @@ import torch
 
 from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
-from nftbench.generation.call_arguments import flat
-from nftbench.generation.guided import guided_records, refuse_other_guidance
-from nftbench.generation.replay import learn, record
+from nftbench.generation.recorder.call_arguments import flat
+from nftbench.generation.recorder.guided import guided_records, refuse_other_guidance
+from nftbench.generation.recorder.replay import learn, record
+from nftbench.generation.recorder.trace import denoiser_of, watch
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import learn_settings
-from nftbench.generation.trace import denoiser_of, watch
 from rewards.base import ConfigError, Prompt
 from tests.helpers import families
 

@@ -11,7 +11,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from nftbench.generation.replay import learn, record, watch
+from nftbench.generation.recorder.replay import learn, record, watch
 from rewards.base import ConfigError
 from tests.helpers.tiny import noise_solvers
 from tests.helpers.toy import MEAN, SPREAD, Habits, Network, ToyPipeline, best_guess

@@ -25,7 +25,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from nftbench.generation.call_arguments import (
+from nftbench.generation.recorder.call_arguments import (
     Kind,
     convert,
     flat,
@@ -35,7 +35,7 @@ from nftbench.generation.call_arguments import (
     shown,
     take,
 )
-from nftbench.generation.trace import (
+from nftbench.generation.recorder.trace import (
     Prediction,
     Trace,
     TracedStep,
