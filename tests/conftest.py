@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.helpers.file_server import serving
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 os.environ["PYTHONUTF8"] = "1"  # of the commands that tests start, whatever the locale
 # One thread, before torch is first imported: the last bits of a sum depend on how many threads share it, and several
@@ -134,6 +136,13 @@ def start(start_code):
         return start_code(COMMAND.format(arguments=arguments), environment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def rooms(tmp_path_factory):
+    """`next(rooms)` is a new folder that another process serves: see `tests.helpers.file_server`."""
+    with serving(tmp_path_factory.mktemp("served")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from nftbench.benchmark.registry import load_benchmark, names
 from nftbench.cli.supplies import data as cli_data
 from rewards.base import ConfigError, MissingWeights, Weight
 from rewards.weights import pull as weights
-from tests.helpers.file_server import serving
+from tests.helpers.file_server import online
 
 LINES = "".join(f"a photo of thing number {i}\n" for i in range(600)).encode()
 SHA256 = hashlib.sha256(LINES).hexdigest()
@@ -48,21 +48,10 @@ max_sequence_length = 0
 """
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("served")) as rooms:
-        yield rooms
-
-
 @pytest.fixture
 def server(rooms, monkeypatch):
     """A folder that another process serves; the network is on."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    room = next(rooms)
-    (room.folder / "signs").mkdir()
-    (room.folder / NAME).write_bytes(LINES)
-    return room
+    return online(next(rooms), monkeypatch, {NAME: LINES})
 
 
 @pytest.fixture(autouse=True)

@@ -104,11 +104,11 @@ def test_table_1_is_drawn_once_a_prompt_set():
     """Eight columns, three sets of images: 2,212 + 1,018 + 1,000."""
     suite = load_suite("table1")
     assert [c.name for c in suite.columns] == TABLE_1 and suite.published == "nft-table1"
-    asked = protocols_of(suite)
-    drawn = [load_benchmark(p.benchmark).count * p.images_per_prompt for p in asked]
+    protocols = protocols_of(suite)
+    drawn = [load_benchmark(p.benchmark).count * p.images_per_prompt for p in protocols]
     assert drawn == [2212, 1018, 1000]
-    assert [len(keys) for keys in asked.values()] == [1, 1, 6]
-    assert {(p.height, p.width, p.num_inference_steps, p.guidance_scale) for p in asked} == {
+    assert [len(keys) for keys in protocols.values()] == [1, 1, 6]
+    assert {(p.height, p.width, p.num_inference_steps, p.guidance_scale) for p in protocols} == {
         (512, 512, 40, 1.0)
     }
     assert [c.name for c in suite.columns if c.held_out] == TABLE_1[5:]
@@ -182,9 +182,9 @@ def test_settings_out_of_range_are_refused_by_name():
 
 
 def test_a_cells_setting_wins_over_the_flag_and_the_flag_over_the_suite(shelf):
-    asked = protocols_of(load_suite("two"), guidance_scale=2.0, num_inference_steps=None)
+    protocols = protocols_of(load_suite("two"), guidance_scale=2.0, num_inference_steps=None)
     assert [
-        (p.benchmark, p.guidance_scale, p.num_inference_steps, k) for p, k in asked.items()
+        (p.benchmark, p.guidance_scale, p.num_inference_steps, k) for p, k in protocols.items()
     ] == [
         ("geneval-pocket", 2.0, 1, ("jpeg", "jpeg@compressibility")),
         ("geneval-pocket", 3.0, 1, ("jpeg",)),
@@ -193,8 +193,8 @@ def test_a_cells_setting_wins_over_the_flag_and_the_flag_over_the_suite(shelf):
 
 
 def test_cells_that_a_flag_makes_equal_are_drawn_once(shelf):
-    asked = protocols_of(load_suite("two"), guidance_scale=3.0)
-    assert list(asked.values()) == [("jpeg", "jpeg@compressibility"), ("jpeg",)]
+    protocols = protocols_of(load_suite("two"), guidance_scale=3.0)
+    assert list(protocols.values()) == [("jpeg", "jpeg@compressibility"), ("jpeg",)]
 
 
 def test_folders_hold_the_hash_only_where_they_must():
@@ -232,10 +232,10 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_a_run_holds_a_benchmark_under_two_protocols(shelf, tmp_path):
     run, rows = evaluated(tmp_path / "run")
-    asked = list(protocols_of(load_suite("two"), limit=2))
+    protocols = list(protocols_of(load_suite("two"), limit=2))
     plain, guided, signs = found = list(run.protocols().values())
     for was, drawn in zip(
-        asked, found, strict=True
+        protocols, found, strict=True
     ):  # what was asked is drawn, the rest is filled in
         fixed = was.model_dump(exclude_none=True).items() - {("guidance", "native")}
         assert fixed <= drawn.model_dump().items()

@@ -1,4 +1,4 @@
-"""A run ends with the same bytes however often it was stopped, and refuses to become another run."""
+"""A run ends with the same bytes however often it was stopped."""
 
 import os
 import random
@@ -7,9 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,56 +24,9 @@ from nftbench.evaluation.planning import plan
 from nftbench.pocket.world.drawing import render
 from nftbench.pocket.world.scenes import Scene, random_scene
 from nftbench.runs.io import temporary_path
-from nftbench.runs.lock import hold
 from nftbench.runs.run_folder import Run
-from rewards.base import ConfigError, Scores
-from rewards.images.jpeg import Incompressibility
-
-STEPS = 2
-
-
-def quietly(stage: str, done: int, total: int) -> None:
-    """A report nobody reads."""
-
-
-def work(batch_size: int = 5, judges: str = "jpeg", **settings):
-    """One small evaluation."""
-    settings = {"num_inference_steps": STEPS, "limit": 3} | settings
-    protocol = load_benchmark("geneval-pocket").protocol(**settings)
-    loaded = {k: rewards.load_reward(k) for k in judges.split(",")}
-    (one,) = plan([protocol], loaded, batch_size)
-    return one
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a run; nothing else may lie there."""
-    found = {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
-    assert not [name for name in found if name.endswith(".tmp")]
-    return found
-
-
-def evaluated(folder: Path, policy, one=None) -> Run:
-    run = Run(folder)
-    evaluate.evaluate(run, [one or work()], policy, "geneval-pocket", quietly)
-    return run
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, policy) -> Run:
-    """A run that nobody stopped: three prompts, four images each, batches of five."""
-    return evaluated(tmp_path_factory.mktemp("whole") / "run", policy)
-
-
-@pytest.fixture
-def copy(whole, tmp_path) -> Run:
-    return Run(Path(shutil.copytree(whole.folder, tmp_path / "copy")))
-
-
-def table(run: Run) -> pd.DataFrame:
-    return pd.read_parquet(run.samples_path("geneval-pocket"))
-
+from rewards.base import ConfigError
+from tests.helpers.small_evaluation import Stop, evaluated, files, quietly, table, work
 
 # --- what a run holds -----------------------------------------------------------------------------
 
@@ -117,10 +68,6 @@ def test_the_same_command_again_changes_nothing(whole, policy):
     before = files(whole.folder)
     evaluated(whole.folder, policy)
     assert files(whole.folder) == before
-
-
-class Stop(BaseException):
-    """Somebody pulls the plug."""
 
 
 @pytest.mark.parametrize("moment", range(6))
@@ -290,185 +237,6 @@ def test_batch_size_moves_no_score(tmp_path, policy, benchmark, judges):
     assert set(loaded) <= set(tables[0].columns) and len(tables[0]) == len(one.samples)
     assert tables[0][list(loaded)].nunique().min() > 1  # the judges saw differences
     np.testing.assert_allclose(tables[0], tables[1], rtol=1e-5, atol=1e-5)
-
-
-# --- what a run refuses to become -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"batch_size": 7}, "batch_size 5, not 7"),
-        ({"guidance_scale": 2.5}, "guidance_scale: 2.5 here, 1.0 there"),
-        ({"num_inference_steps": 3}, "num_inference_steps: 3 here, 2 there"),
-        ({"limit": 4}, "limit: 4 here, 3 there"),
-        ({"seed": 9}, "seed: 9 here, 0 there"),
-    ],
-)
-def test_another_run_in_the_same_folder_is_refused(whole, policy, changed, said):
-    before = files(whole.folder)
-    with pytest.raises(ConfigError) as caught:
-        evaluated(whole.folder, policy, work(**changed))
-    assert said in str(caught.value) and "--out" in str(caught.value)
-    assert files(whole.folder) == before
-
-
-def test_another_benchmark_or_checkpoint_is_refused(whole, policy):
-    protocol = load_benchmark("ocr-pocket").protocol(num_inference_steps=STEPS, limit=3)
-    (other,) = plan([protocol], {"jpeg": rewards.load_reward("jpeg")}, 5)
-    with pytest.raises(ConfigError, match="a run of geneval-pocket, not ocr-pocket"):
-        evaluated(whole.folder, policy, other)
-    stranger = type(policy)(name="pocket", digest="0" * 16, pipeline=policy.pipeline)
-    with pytest.raises(ConfigError, match=f"'digest': '{policy.digest}'.*not .*'digest': '0000"):
-        evaluated(whole.folder, stranger)
-
-
-def test_a_judge_that_changed_is_refused(copy, policy):
-    """Scores of old weights never stand under the name of the new ones."""
-    manifest = copy.manifest
-    manifest["rewards"]["geneval-pocket"]["jpeg"]["weights"] = ["old sha256:00"]
-    copy.save_manifest(manifest)
-    for again in (
-        lambda: evaluated(copy.folder, policy),
-        lambda: score_run(copy.folder, None, quietly),
-    ):
-        with pytest.raises(ConfigError, match=r"scores of another jpeg \(other weights\)"):
-            again()
-
-
-def test_a_pipeline_that_cannot_be_told_leaves_no_folder(tmp_path, policy):
-    class Deaf:
-        components: ClassVar = {}
-
-        def __call__(self, prompt, generator, height, width, num_inference_steps, output_type):
-            raise AssertionError("never called")
-
-    deaf = type(policy)(name="deaf", digest="0" * 16, pipeline=Deaf(), own=policy.own)
-    with pytest.raises(ConfigError, match="Deaf has no argument max_sequence_length"):
-        evaluated(tmp_path / "run", deaf)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_broken_manifest_of_another_version_is_refused(copy, policy):
-    manifest = copy.manifest
-    manifest["protocols"]["geneval-pocket"]["sampler"] = "old"
-    copy.save_manifest(manifest)
-    with pytest.raises(ConfigError, match="sampler: extra inputs"):
-        evaluated(copy.folder, policy)
-
-
-def test_old_images_are_never_relabelled(copy, policy):
-    """`rm manifest.json; eval OTHER --out x`: what lies there is not the other checkpoint's."""
-    (copy.folder / "manifest.json").unlink()
-    before = files(copy.folder)
-    other = replace(policy, name="other", digest="0" * 16)
-    with pytest.raises(
-        ConfigError, match=r"not a new folder: it holds other files \(geneval-pocket"
-    ):
-        evaluated(copy.folder, other)
-    assert files(copy.folder) == before
-
-
-def test_images_of_a_manifest_that_was_changed_are_not_taken(copy, policy):
-    manifest = copy.manifest
-    manifest["checkpoint"] |= {"name": "other", "digest": "0" * 16}
-    copy.save_manifest(manifest)
-    with pytest.raises(ConfigError, match=r"12 images .* not those that this run made"):
-        score_run(copy.folder, None, quietly)
-
-
-@pytest.mark.parametrize("name", ["recipe.json", "metrics.jsonl", "notes.txt"])
-def test_a_folder_of_something_else_is_refused(tmp_path, policy, name):
-    (tmp_path / name).write_text("{}")
-    with pytest.raises(ConfigError, match="is not a new folder: it holds"):
-        evaluated(tmp_path, policy)
-    assert [p.name for p in tmp_path.iterdir()] == [name]
-
-
-def test_a_run_in_use_is_refused_by_eval_and_score(copy, policy):
-    with hold(copy.folder):
-        for again in (
-            lambda: evaluated(copy.folder, policy),
-            lambda: score_run(copy.folder, "jpeg@compressibility", quietly),
-        ):
-            with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
-                again()
-    with hold(copy.folder, part="jpeg"):
-        score_run(copy.folder, "jpeg@compressibility", quietly)  # another reward may work beside it
-        with pytest.raises(ConfigError, match="in use by process"):
-            evaluated(copy.folder, policy)
-
-
-# --- more rewards ---------------------------------------------------------------------------------
-
-
-def test_another_reward_keeps_the_old_columns(whole, copy):
-    rows = score_run(copy.folder, "jpeg@compressibility", quietly)
-    assert [(r.metric, r.variant) for r in rows] == [("jpeg", ""), ("jpeg", "compressibility")]
-    before, after = table(whole), table(copy)
-    pd.testing.assert_frame_equal(after[before.columns], before)
-    np.testing.assert_allclose(after["jpeg@compressibility"], -before["jpeg"] / 500, rtol=1e-6)
-    assert list(copy.manifest["rewards"]["geneval-pocket"]) == ["jpeg", "jpeg@compressibility"]
-
-
-def test_a_reward_stopped_half_way_is_left_out_until_it_is_done(whole, copy, policy):
-    def report(stage, done, total):
-        if "compressibility" in stage:
-            raise Stop
-
-    with pytest.raises(Stop):
-        score_run(copy.folder, "jpeg@compressibility", report)
-    rows = evaluate.evaluate(copy, [work()], policy, "geneval-pocket", quietly)
-    assert [r.metric for r in rows] == ["jpeg"] and "jpeg@compressibility" not in table(copy)
-    score_run(copy.folder, "jpeg@compressibility", quietly)
-    assert table(copy)["jpeg@compressibility"].notna().all()
-    pd.testing.assert_frame_equal(table(copy)[table(whole).columns], table(whole))
-
-
-class Moody(Incompressibility):
-    """Fails on every other image."""
-
-    def score(self, images, prompts):
-        values = super().score(images, prompts).values.copy()
-        values[::2] = np.nan
-        return Scores(values=values, reasons=tuple("mood" if np.isnan(v) else "" for v in values))
-
-
-class Dead(Incompressibility):
-    """A server that is away, and then comes back."""
-
-    alive = False
-
-    def score(self, images, prompts):
-        if self.alive:
-            return super().score(images, prompts)
-        nan = np.full(len(images), np.nan, np.float32)
-        return Scores(values=nan, reasons=("connection refused",) * len(images))
-
-
-def test_failures_are_counted_and_never_zero(copy, policy):
-    shutil.rmtree(copy.folder / "geneval-pocket" / "scores")
-    (row,) = score(copy, [replace(work(), rewards={"jpeg": Moody()})], quietly)
-    found = table(copy)
-    assert (row.n, row.n_failed) == (5, 7) and found["jpeg"].isna().sum() == 7
-    assert row.value == pytest.approx(found["jpeg"].mean(), rel=1e-6) and row.value > 0.5
-    assert found.loc[found["jpeg"].isna(), "jpeg:reason"].unique().tolist() == ["mood"]
-
-
-def test_what_failed_is_asked_again_by_the_same_command(whole, copy):
-    (row,) = score(copy, [replace(work(), rewards={"jpeg": Dead()})], quietly)
-    assert (row.n, row.n_failed) == (0, 12)
-    Dead.alive = True
-    try:
-        (row,) = score(
-            copy, [replace(work(), rewards={"jpeg": Dead()})], quietly, retry_failed=False
-        )
-        assert row.n_failed == 12
-        (row,) = score(copy, [replace(work(), rewards={"jpeg": Dead()})], quietly)
-    finally:
-        Dead.alive = False
-    assert (row.n, row.n_failed) == (12, 0)
-    assert table(copy)["jpeg"].tolist() == table(whole)["jpeg"].tolist()
 
 
 # --- plan -----------------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ def work(policy):
     return one
 
 
-def memory_for(most: int, asked: list[int]):
+def memory_for(most: int, sizes: list[int]):
     def drawing(pipeline, batch, settings):
-        asked.append(len(batch))
+        sizes.append(len(batch))
         if len(batch) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return generate(pipeline, batch, settings)
@@ -37,11 +37,11 @@ def memory_for(most: int, asked: list[int]):
 def test_where_the_memory_does_not_do_fewer_are_made_at_once(
     work, policy, tmp_path, monkeypatch, caplog
 ):
-    asked: list[int] = []
-    monkeypatch.setattr(images, "generate", memory_for(1, asked))
+    sizes: list[int] = []
+    monkeypatch.setattr(images, "generate", memory_for(1, sizes))
     run = Run(tmp_path / "run")
     images.make_images(run, work, policy, lambda *_: None)
-    assert asked == [3, 2, 1, 1, 1, 1, 1, 1]  # what does not do is not tried again
+    assert sizes == [3, 2, 1, 1, 1, 1, 1, 1]  # what does not do is not tried again
     assert [r.message for r in caplog.records] == [
         f"out of memory: continuing with {n} images at once" for n in (2, 1)
     ]

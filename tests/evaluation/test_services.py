@@ -17,7 +17,7 @@ from tests.helpers.commands import run_here
 from tests.helpers.fake_images import colour, serving_images
 
 KEY = "a-secret-of-mine"
-ASKED = ("--suite", "geneval-pocket", "--rewards", "jpeg", "--limit", "2")
+ARGUMENTS = ("--suite", "geneval-pocket", "--rewards", "jpeg", "--limit", "2")
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +41,16 @@ def test_a_run_by_the_command_resumed_scored_and_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("NFTBENCH_IMAGES_KEY", KEY)
     (tmp_path / "mine.txt").write_text("a red cube\na small cat\na busy-once dog\n", "utf-8")
     with serving_images(KEY) as url:
-        asked = (
+        command = (
             "eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg",
             "--size", "64x96", "--out", "run", "--max-failed", "0.5",
         )  # fmt: skip
-        code, out = run_here(tmp_path, *asked)
+        code, out = run_here(tmp_path, *command)
         assert code == 0, out
         assert "requests 4, usage total_tokens 14" in out and "1" in out  # the 429 was asked again
         first = log(url)
         assert {one["size"] for one in first} == {"96x64"} and {one["n"] for one in first} == {1}
-        code, out = run_here(tmp_path, *asked)
+        code, out = run_here(tmp_path, *command)
         assert code == 0 and [a["prompt"] for a in log(url)[len(first) :]] == ["a small cat"]
     run = tmp_path / "run"
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
@@ -125,6 +125,13 @@ def test_words_that_name_no_service(name, said):
         load_service(name)
 
 
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_setting_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("NFTBENCH_IMAGES_TIMEOUT", text)
+    with pytest.raises(ConfigError, match=f"NFTBENCH_IMAGES_TIMEOUT must be .*, got '{text}'"):
+        load_service("api:http://127.0.0.1:9/v1#m")
+
+
 def refused(cwd, *arguments: str) -> str:
     code, said = run_here(cwd, *arguments)
     assert code == 2, said
@@ -134,7 +141,7 @@ def refused(cwd, *arguments: str) -> str:
 def test_a_wrong_key_is_one_line_without_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("NFTBENCH_IMAGES_KEY", "not-the-one")
     with serving_images(KEY) as url:
-        said = refused(tmp_path, "eval", f"api:{url}#fake", *ASKED, "--size", "64")
+        said = refused(tmp_path, "eval", f"api:{url}#fake", *ARGUMENTS, "--size", "64")
     assert "status 401" in said and "NFTBENCH_IMAGES_KEY" in said and "not-the-one" not in said
 
 
@@ -152,7 +159,7 @@ def test_a_wrong_key_is_one_line_without_the_key(tmp_path, monkeypatch):
 def test_flags_about_this_machine_are_refused(tmp_path, flags):
     """Before anything is asked of the service, which is not even there."""
     name = "api:http://127.0.0.1:9/v1#m"
-    said = refused(tmp_path, "eval", name, *ASKED, "--size", "64", *flags)
+    said = refused(tmp_path, "eval", name, *ARGUMENTS, "--size", "64", *flags)
     named = [flag for flag in flags if flag.startswith("--")]
     assert "is an image service" in said and all(flag in said for flag in named)
     assert not (tmp_path / "runs").exists()
@@ -160,12 +167,12 @@ def test_flags_about_this_machine_are_refused(tmp_path, flags):
 
 def test_what_cannot_be_asked_is_one_line(tmp_path, service):
     name = f"api:{service}#fake"
-    assert "pass --size" in refused(tmp_path, "eval", name, *ASKED)
+    assert "pass --size" in refused(tmp_path, "eval", name, *ARGUMENTS)
     assert "cannot be told num_inference_steps" in refused(
-        tmp_path, "eval", name, *ASKED, "--size", "64", "--steps", "3"
+        tmp_path, "eval", name, *ARGUMENTS, "--size", "64", "--steps", "3"
     )
     assert "is an image service" in refused(tmp_path, "train", name, "--rewards", "jpeg")
     unknown = f"api:{service}#nobody"
-    assert "status 404" in refused(tmp_path, "eval", unknown, *ASKED, "--size", "64")
-    down = refused(tmp_path, "eval", "api:http://127.0.0.1:9/v1#m", *ASKED, "--size", "64")
+    assert "status 404" in refused(tmp_path, "eval", unknown, *ARGUMENTS, "--size", "64")
+    down = refused(tmp_path, "eval", "api:http://127.0.0.1:9/v1#m", *ARGUMENTS, "--size", "64")
     assert "made no image" in down

@@ -97,7 +97,7 @@ def survey(family: str, folder: Path, *, train: bool = True) -> Finding:
     found.trained = _outcome(found, "train", code, said)
     if code == 0:
         found.trained = "LoRA"
-        guided = ("--guidance", _asked(folder / "run")) if "cfg" in found.recorded else ()
+        guided = ("--guidance", _guidance(folder / "run")) if "cfg" in found.recorded else ()
         code, said = run_here(
             folder, "eval", "trained", *PLAIN, *SHORT, "--size", size, "--out", "after", *guided
         )  # fmt: skip
@@ -123,7 +123,7 @@ def _protocol(run: Path) -> dict[str, Any]:
     return json.loads((run / "manifest.json").read_text("utf-8"))["protocols"][SUITE]
 
 
-def _asked(run: Path) -> str:
+def _guidance(run: Path) -> str:
     protocol = _protocol(run)
     return f"{protocol['guidance']}:{protocol['guidance_scale']:g}"
 

@@ -68,14 +68,14 @@ def main() -> None:
     parser.add_argument("families", nargs="*", help="all when left out")
     parser.add_argument("--write", action="store_true", help="put the rows into the document")
     parser.add_argument("--no-train", action="store_true", help="evaluate alone")
-    asked = parser.parse_args()
-    for name in asked.families or list(families.BUILDERS):
+    arguments = parser.parse_args()
+    for name in arguments.families or list(families.BUILDERS):
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="families-") as folder:
-            found = row(survey(name, Path(folder), train=not asked.no_train))
+            found = row(survey(name, Path(folder), train=not arguments.no_train))
         print(found, flush=True)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        if asked.write:
+        if arguments.write:
             known = findings_of(TABLE.read_text("utf-8")) if TABLE.is_file() else {}
             write(known | {name: found.removeprefix("| ")})
 

@@ -57,18 +57,18 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20, help="random kills of each kind")
     parser.add_argument("--width", type=int, default=2, help="trials at once")
     parser.add_argument("--json", action="store_true", help="a line of JSON each, nothing written")
-    asked = parser.parse_args()
-    faults = _faults(asked.names, quick=asked.quick)
+    arguments = parser.parse_args()
+    faults = _faults(arguments.names, quick=arguments.quick)
     held = True
     with tempfile.TemporaryDirectory(prefix="nftbench-faults-") as folder:
-        bench = _bench(Path(folder), asked)
+        bench = _bench(Path(folder), arguments)
         for fault in faults:
             begun, used = time.monotonic(), _processor()
             observed = fault.trial(bench)
             seconds = round(time.monotonic() - begun, 1)
             held &= not observed.broken
-            _say(fault, observed, seconds, as_json=asked.json)
-            if not (asked.json or asked.quick):
+            _say(fault, observed, seconds, as_json=arguments.json)
+            if not (arguments.json or arguments.quick):
                 _note(fault, observed, seconds, round(_processor() - used, 1))
     return 0 if held else 1
 
@@ -93,13 +93,13 @@ def _faults(names: list[str], *, quick: bool) -> list:
     ]
 
 
-def _bench(folder: Path, asked: argparse.Namespace):
+def _bench(folder: Path, arguments: argparse.Namespace):
     for name in PRELOADED:
         importlib.import_module(name)
     from tests.faults.bench import Bench
 
-    count = 2 if asked.quick else asked.count
-    return Bench(folder, quick=asked.quick, count=count, width=asked.width)
+    count = 2 if arguments.quick else arguments.count
+    return Bench(folder, quick=arguments.quick, count=count, width=arguments.width)
 
 
 def _say(fault, observed, seconds: float, *, as_json: bool) -> None:

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.faults.bench import (
-    VALIDATION,
-    Bench,
-    Ended,
-    Observed,
-    differences,
-    fault,
-    files,
-    metrics,
-    weights,
-)
+from tests.faults.bench import VALIDATION, Bench, Ended, Observed, fault
+from tests.faults.compared import differences, files, metrics, weights
 
 Damage = Callable[[Path, Path], None]
 

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.bench import Bench, Observed, differences, fault, files, weights
+from tests.faults.bench import Bench, Observed, fault
+from tests.faults.compared import differences, files, weights
 
 
 def small_disk(size: int) -> Callable[[], None]:

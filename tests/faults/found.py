@@ -23,7 +23,7 @@ FOUND = (
         "an image changed after it was scored",
         "report and view showed it beside the old one's scores",
         "not shown; says that it was changed",
-        "tests/reporting/html_report/test_build.py",
+        "tests/reporting/html_report/test_images.py",
     ),
     (
         "a held-out table of another training",

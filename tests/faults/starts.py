@@ -9,16 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.faults.bench import (
-    NO_VALIDATION,
-    Bench,
-    Child,
-    Observed,
-    differences,
-    fault,
-    files,
-    weights,
-)
+from tests.faults.bench import NO_VALIDATION, Bench, Child, Observed, fault
+from tests.faults.compared import differences, files, weights
 
 IN_USE = "is in use by process"
 

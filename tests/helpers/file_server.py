@@ -57,6 +57,16 @@ def serving(folder: Path) -> Iterator[Iterator[Room]]:
         process.stdout.close()
 
 
+def online(room: Room, monkeypatch, files: dict[str, bytes]) -> Room:
+    """A room that holds these files; the network is on."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name, data in files.items():
+        (room.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (room.folder / name).write_bytes(data)
+    return room
+
+
 def _room(folder: Path, url: str) -> Room:
     folder.mkdir(parents=True)
     return Room(url, folder)

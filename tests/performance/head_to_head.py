@@ -361,16 +361,16 @@ def main() -> None:
         parser.exit(2, f"{error}\n")
 
 
-def _main(asked: argparse.Namespace) -> None:
-    file = tomllib.loads(asked.protocol.read_text("utf-8"))
-    whole = Comparison(file["protocol"], file["sides"], asked.out)
-    if asked.list:
+def _main(arguments: argparse.Namespace) -> None:
+    file = tomllib.loads(arguments.protocol.read_text("utf-8"))
+    whole = Comparison(file["protocol"], file["sides"], arguments.out)
+    if arguments.list:
         print("\n".join(f"{'done' if whole.done(n) else 'open'} {n}" for n in whole.names))
         return
     quiet()
     torch.set_num_threads(1)
-    for name in () if asked.table else (asked.run,) if asked.run else whole.names:
-        asked.out.mkdir(parents=True, exist_ok=True)
+    for name in () if arguments.table else (arguments.run,) if arguments.run else whole.names:
+        arguments.out.mkdir(parents=True, exist_ok=True)
         points = whole.make(name)
         print(
             f"{name}: {points[-1]['score']:.3f} after {points[-1]['images']:g} images", flush=True
@@ -378,9 +378,9 @@ def _main(asked: argparse.Namespace) -> None:
     found, thresholds = whole.found(), file["protocol"]["thresholds"]
     lines = [*lines_of(found, thresholds), *ratios(found, thresholds)]
     print("\n".join(lines))
-    if asked.out.is_dir():
+    if arguments.out.is_dir():
         result = json.dumps(found | {"protocol": file["protocol"], "table": lines}, indent=1)
-        write_atomic(asked.out / "result.json", result.encode())
+        write_atomic(arguments.out / "result.json", result.encode())
 
 
 if __name__ == "__main__":

@@ -210,20 +210,20 @@ def test_every_network_has_a_small_one():
 @pytest.mark.parametrize("key", available())
 def test_scores(key):
     """float32, one a picture, within the range told, the same again and one by one; nothing is written to."""
-    reward, pictures, asked = reward_of(key), images().copy(), prompts(key)
+    reward, pictures, given = reward_of(key), images().copy(), prompts(key)
     assert isinstance(reward, Reward) and reward.info.key == key
-    reward.check(asked)
-    scores = reward.score(pictures, asked)
+    reward.check(given)
+    scores = reward.score(pictures, given)
     np.testing.assert_array_equal(pictures, images())
     assert scores.values.dtype == np.float32 and scores.values.shape == (COUNT,)
     assert scores.reasons == ("",) * COUNT
     assert ((scores.values >= reward.info.low) & (scores.values <= reward.info.high)).all()
     assert all(part.dtype == np.float32 for part in scores.parts.values())
     json.dumps(scores.evidence)
-    again = reward.score(pictures, asked)
+    again = reward.score(pictures, given)
     np.testing.assert_array_equal(again.values, scores.values)
     assert again.evidence == scores.evidence
-    alone = [reward.score(pictures[[i]], asked[i : i + 1]) for i in reversed(range(COUNT))][::-1]
+    alone = [reward.score(pictures[[i]], given[i : i + 1]) for i in reversed(range(COUNT))][::-1]
     for name, part in (("value", scores.values), *scores.parts.items()):
         ones = [one.values[0] if name == "value" else one.parts[name][0] for one in alone]
         np.testing.assert_allclose(ones, part, rtol=1e-5, atol=1e-5, err_msg=name)
@@ -231,10 +231,10 @@ def test_scores(key):
 
 @pytest.mark.parametrize("key", [key for key in available() if corrupt(key)])
 def test_a_corrupt_item_is_nan_alone(key):
-    reward, asked = reward_of(key), prompts(key)
-    good = reward.score(images(), asked).values
-    asked[1] = corrupt(key)
-    scores = reward.score(images(), asked)
+    reward, given = reward_of(key), prompts(key)
+    good = reward.score(images(), given).values
+    given[1] = corrupt(key)
+    scores = reward.score(images(), given)
     assert np.isnan(scores.values[1]) and scores.reasons[1]
     np.testing.assert_allclose(scores.values[[0, 2]], good[[0, 2]], rtol=1e-5, atol=1e-5)
     assert scores.reasons[0] == scores.reasons[2] == ""

@@ -18,7 +18,6 @@ from PIL import Image
 import rewards
 from nftbench.cli.main import main
 from rewards.base import RewardInfo, Scores, Weight
-from tests.helpers.file_server import serving
 
 FILES = {"tower/model.safetensors": b"tower" * 9000, "one/head.pth": b"head" * 900, "two/x": b"x"}
 
@@ -39,12 +38,6 @@ class Plain:
 
     def check(self, prompts):
         pass
-
-
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("served")) as rooms:
-        yield rooms
 
 
 @pytest.fixture
@@ -256,11 +249,11 @@ def test_benchmark_measures_what_is_here_and_says_why_not(run, tmp_path, monkeyp
 def test_benchmark_of_everything_is_a_flag_too(run, monkeypatch):
     from rewards.measuring import cost
 
-    asked = []
+    measured = []
     answer = cost.Cost(keys=("x",), reason="not here")
-    monkeypatch.setattr(cost, "measure_apart", lambda what: asked.append(what.keys) or answer)
+    monkeypatch.setattr(cost, "measure_apart", lambda what: measured.append(what.keys) or answer)
     code, out, err = run("--benchmark")
-    assert (code, err) == (0, "") and asked == [(key,) for key in rewards.available()]
+    assert (code, err) == (0, "") and measured == [(key,) for key in rewards.available()]
     assert row_of(out, "jpeg")[-1] == "not here"
     assert "leave out the command" in refused(run("--benchmark", "pull", "jpeg"))
 

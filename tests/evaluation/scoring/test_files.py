@@ -106,9 +106,9 @@ def listed(folder: Path, *lines: str | dict) -> Path:
 def test_a_list_is_read(tmp_path):
     include = [{"class": "circle", "count": 1}]
     more = {"image": "sub/b.png", "id": "x", "tag": "colors", "include": include, "prompt": "b"}
-    paths, asked = read_image_list(listed(tmp_path, GOOD, more))
+    paths, found = read_image_list(listed(tmp_path, GOOD, more))
     assert paths == [tmp_path / "a.png", tmp_path / "sub" / "b.png"]
-    assert asked == [
+    assert found == [
         Prompt(id="00000", text="a photo of a circle"),
         Prompt(id="x", text="b", tag="colors", target={"include": include}),
     ]

@@ -146,13 +146,13 @@ def test_an_evaluation_in_turn_leaves_the_bytes_of_one_all_at_once(weights, tmp_
     monkeypatch.setattr(
         evaluate, "make_images", lambda *a: (at_drawing.append(turns[-1].loaded), draw(*a))[1]
     )
-    asked = {"suite": "geneval-pocket", "limit": 1, "num_inference_steps": 2}
-    asked |= {"rewards": ",".join(KEYS), "reward_device": "cpu"}
-    found = nftbench.evaluate("pocket", **asked, out=tmp_path / "in-turn" / "run")
+    arguments = {"suite": "geneval-pocket", "limit": 1, "num_inference_steps": 2}
+    arguments |= {"rewards": ",".join(KEYS), "reward_device": "cpu"}
+    found = nftbench.evaluate("pocket", **arguments, out=tmp_path / "in-turn" / "run")
     assert at_drawing == [[]] and all(loads.count(key) <= 2 for key in KEYS)
     assert loads.count("jpeg") == 1, "a small one stays"
     monkeypatch.setattr(in_turn, "is_small", lambda info, small=0: True)
-    nftbench.evaluate("pocket", **asked, out=tmp_path / "at-once" / "run")
+    nftbench.evaluate("pocket", **arguments, out=tmp_path / "at-once" / "run")
     assert bytes_of(tmp_path / "in-turn") == bytes_of(tmp_path / "at-once")
     manifest = Run(found.folder).manifest
     assert manifest["hardware"]["reward_device"] == "cpu" and "hardware_before" not in manifest
@@ -160,8 +160,8 @@ def test_an_evaluation_in_turn_leaves_the_bytes_of_one_all_at_once(weights, tmp_
 
 def test_another_device_is_noted(tmp_path, monkeypatch):
     """What an earlier device was stays in the manifest."""
-    asked = {"suite": "geneval-pocket", "limit": 1, "num_inference_steps": 2, "rewards": "jpeg"}
-    run = nftbench.evaluate("pocket", **asked, out=tmp_path / "run").folder
+    arguments = {"suite": "geneval-pocket", "limit": 1, "num_inference_steps": 2, "rewards": "jpeg"}
+    run = nftbench.evaluate("pocket", **arguments, out=tmp_path / "run").folder
     monkeypatch.setattr(Turns, "described", {"reward_device": "cuda:7"})
     nftbench.score(run, "jpeg@compressibility")
     manifest = Run(run).manifest

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import math
 import re
@@ -8,13 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from nftbench.cli.results import report as cli_report
 from nftbench.reporting.html_report import charts as report_charts
 from nftbench.reporting.html_report import data as report_data
 from nftbench.reporting.html_report.build import ASSETS, PAGE, script, write_report
-from nftbench.reporting.html_report.images import SMALL, WHOLE, inside, place
 from nftbench.runs.io import write_table
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stats.intervals import UNBOUNDED
@@ -79,74 +76,6 @@ def test_the_page_asks_nothing_of_a_network_and_names_no_place_of_this_machine(t
         assert str(tmp_path) not in text
         assert "https://" not in text and "url(" not in text and "@import" not in text
     assert "http://" not in "".join(texts).replace("http://www.w3.org/2000/svg", "")
-
-
-# --- pictures -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "source", ["../secret.png", "a/../../secret.png", "link.png", "/etc/hostname"]
-)
-def test_no_picture_outside_the_run_is_read(tmp_path, source):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "secret.png").write_bytes(made_runs.png((1, 2, 3)))
-    (tmp_path / "run" / "link.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(OSError, match="leaves the run folder"):
-        inside(tmp_path / "run", source)
-    assert place(tmp_path / "run", source, tmp_path, "0").fault == "the path leaves the run folder"
-
-
-def test_an_image_that_was_changed_since_it_was_scored_is_not_shown(tmp_path):
-    data = made_runs.png((9, 8, 7))
-    (tmp_path / "a.png").write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    assert place(tmp_path, "a.png", tmp_path, "copy", digest).file == "copy.png"
-    (tmp_path / "a.png").write_bytes(made_runs.png((9, 8, 6)))
-    assert place(tmp_path, "a.png", tmp_path, "copy", digest).fault == "changed since it was scored"
-
-
-def test_a_small_png_is_copied_to_the_byte(tmp_path):
-    (tmp_path / "a.png").write_bytes(made_runs.png((9, 8, 7)))
-    picture = place(tmp_path, "a.png", tmp_path, "copy")
-    assert (picture.file, picture.thumbnail, picture.width, picture.height) == (
-        "copy.png",
-        "copy.png",
-        16,
-        16,
-    )
-    assert (tmp_path / "copy.png").read_bytes() == made_runs.png((9, 8, 7))
-
-
-def test_a_large_picture_becomes_a_jpeg_with_a_thumbnail(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > WHOLE
-    picture = place(tmp_path, "a.png", tmp_path, "copy")
-    assert (picture.width, picture.height) == (500, 400)
-    with (
-        Image.open(tmp_path / picture.file) as whole,
-        Image.open(tmp_path / picture.thumbnail) as small,
-    ):
-        assert (whole.format, whole.size) == ("JPEG", (500, 400))
-        assert small.size == (SMALL, round(SMALL * 400 / 500))
-        error = np.abs(np.asarray(whole).astype(int) - noise).mean()
-    assert error < 12  # quality 92 of noise
-
-
-@pytest.mark.parametrize(
-    ("data", "fault"),
-    [
-        (None, "No such file or directory"),
-        (b"text", "not an image of a kind that is read"),
-        (made_runs.png((0, 0, 0))[:50], "broken|truncated"),
-    ],
-)
-def test_a_picture_that_cannot_be_read_says_why(tmp_path, data, fault):
-    if data is not None:
-        (tmp_path / "a.png").write_bytes(data)
-    picture = place(tmp_path, "a.png", tmp_path, "copy")
-    assert re.search(fault, picture.fault)
-    assert picture.file == "" and not list(tmp_path.glob("copy*"))
 
 
 def test_deleted_images_are_counted_and_the_report_is_made(tmp_path, runs):

@@ -123,8 +123,8 @@ def test_the_readmes_example_draws_the_image_that_was_scored(start, tmp_path):
     flags = [word for setting in small for word in ("--set", setting)]
     code, _, err = start("train", "--prompts", "mine.txt", *flags, "--out", "trained").finish()
     assert code == 0, err
-    asked = ["--prompts", "mine.txt", "--rewards", "jpeg", "--steps", "2", "--batch-size", "1"]
-    code, _, err = start("eval", "trained", *asked, "--out", "run").finish()
+    arguments = ["--prompts", "mine.txt", "--rewards", "jpeg", "--steps", "2", "--batch-size", "1"]
+    code, _, err = start("eval", "trained", *arguments, "--out", "run").finish()
     assert code == 0, err
     target = tmp_path / "trained" / "README.md"
     code, _, err = start("leaderboard", "card", "run", "--readme", "--out", str(target)).finish()

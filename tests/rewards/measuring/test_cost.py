@@ -101,10 +101,10 @@ def test_peak_memory_counts_what_is_filled_and_not_the_parents():
 def test_apart_two_that_share_a_network_take_less_than_their_sum():
     """Both look through the pocket world's one CLIP; the large ones are in tests/performance."""
     pair = ("clipscore@pocket", "geneval@pocket")
-    asked = {"images": 2, "size": 64, "batch_size": 2}
-    apart = [measure_apart(Measurement(keys=(key,), **asked)) for key in pair]
+    amount = {"images": 2, "size": 64, "batch_size": 2}
+    apart = [measure_apart(Measurement(keys=(key,), **amount)) for key in pair]
     assert [cost.reason for cost in apart] == ["", ""]
-    both = measure_apart(Measurement(keys=pair, **asked))
+    both = measure_apart(Measurement(keys=pair, **amount))
     assert both.scores == apart[0].scores | apart[1].scores
     assert both.own_memory < together(apart).own_memory
 

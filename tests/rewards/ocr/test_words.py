@@ -123,9 +123,9 @@ def test_a_drawn_cover_is_read():
     page = Image.new("RGB", (256, 256), "white")
     font = ImageFont.load_default(40)
     ImageDraw.Draw(page).text((30, 60), "DARK\nWINTER", fill="black", font=font)
-    asked = [Prompt(id="0", text=f"a book named '{name}'") for name in ("Dark Winter", "Dark Sun")]
+    wanted = [Prompt(id="0", text=f"a book named '{name}'") for name in ("Dark Winter", "Dark Sun")]
     judge = rewards.load_reward("ocr-words")
-    judge.check(asked)
-    scores = judge.score(np.stack([np.asarray(page)] * 2), asked)
+    judge.check(wanted)
+    scores = judge.score(np.stack([np.asarray(page)] * 2), wanted)
     np.testing.assert_allclose(scores.values, [1.0, 0.5])
     np.testing.assert_allclose(scores.parts["exact"], [1.0, 0.0])

@@ -7,55 +7,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from rewards.base import ConfigError, MissingWeights, Weight
+from rewards.base import ConfigError, MissingWeights
 from rewards.weights import pull as weights
 from rewards.weights.pull import pull, state, verified, weight_file
-from tests.helpers.file_server import serving
-
-DATA = bytes(range(256)) * 800
-SHA256 = hashlib.sha256(DATA).hexdigest()
-NAME = "things/model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("served")) as rooms:
-        yield rooms
-
-
-@pytest.fixture
-def server(rooms, monkeypatch):
-    """A folder that another process serves; the network is on."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    room = next(rooms)
-    (room.folder / "things").mkdir()
-    (room.folder / NAME).write_bytes(DATA)
-    return room
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("NFTBENCH_MIRROR", raising=False)
-    monkeypatch.setattr(weights, "PAUSE", 0.001)
-    return tmp_path / "cache"
-
-
-def pinned(url: str, **other) -> Weight:
-    fields = {"name": NAME, "url": url, "sha256": SHA256, "size": len(DATA), "licence": "MIT"}
-    return Weight(**fields | other)
-
-
-def left(cache: Path) -> set[str]:
-    """Files in the cache other than the lock."""
-    files = (p for p in cache.rglob("*") if p.is_file() and p.suffix != ".lock")
-    return {str(p.relative_to(cache)) for p in files}
-
+from tests.helpers.pinned_weights import DATA, NAME, SHA256, left, pinned
 
 # --- from an address ------------------------------------------------------------------------------
 
@@ -127,7 +85,7 @@ def test_a_server_in_trouble_is_asked_again(server):
 
 
 @pytest.mark.parametrize(
-    ("how", "said", "asked"),
+    ("how", "said", "requests"),
     [
         ("status-500", "the server answered 500", weights.ATTEMPTS),
         ("status-429", "the server answered 429", weights.ATTEMPTS),
@@ -141,11 +99,11 @@ def test_a_server_in_trouble_is_asked_again(server):
         ("cut-0", "0 of|peer closed|incomplete", weights.ATTEMPTS),
     ],
 )
-def test_a_server_that_does_not_give_it(server, cache, how, said, asked):
+def test_a_server_that_does_not_give_it(server, cache, how, said, requests):
     with pytest.raises(MissingWeights, match=said) as caught:
         pull(pinned(f"{server.url}/{how}/{NAME}"))
     assert "\n" not in str(caught.value) and NAME in str(caught.value)
-    assert len(server.requests()) == asked
+    assert len(server.requests()) == requests
     assert not (cache / NAME).exists()
 
 
@@ -238,104 +196,6 @@ def test_a_broken_record_counts_as_none(cache, record):
     assert weight_file(pinned(""), reward="thing").read_bytes() == DATA  # the pin still holds
     with pytest.raises(ConfigError, match="no known sha256"):
         weight_file(pinned("", sha256=""), reward="thing")
-
-
-# --- mirrors, offline -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mirror(tmp_path):
-    (tmp_path / "mirror" / "things").mkdir(parents=True)
-    (tmp_path / "mirror" / NAME).write_bytes(DATA)
-    return tmp_path / "mirror"
-
-
-@pytest.mark.parametrize("form", [str, Path.as_uri, lambda path: f"{path}/"])
-def test_offline_a_folder_serves(server, cache, mirror, form):
-    found = pull(pinned(f"{server.url}/plain/{NAME}"), offline=True, mirrors=[form(mirror)])
-    assert found.path.read_bytes() == DATA and Path(found.source) == mirror / NAME
-    assert not server.requests() and left(cache) == {NAME}
-
-
-def test_offline_without_a_mirror_says_what_to_do(server, cache, tmp_path):
-    weight = pinned(f"{server.url}/plain/{NAME}")
-    with pytest.raises(MissingWeights, match=f"offline.*put it as {NAME} below a folder"):
-        pull(weight, offline=True)
-    with pytest.raises(MissingWeights, match="offline"):
-        pull(weight, offline=True, mirrors=[f"{server.url}/plain"])  # is network as well
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingWeights, match=r"empty/things/model\.safetensors: no such file"):
-        pull(weight, offline=True, mirrors=[str(tmp_path / "empty")])
-    assert not server.requests() and not left(cache)
-
-
-def test_the_environment_names_mirror_and_offline(server, mirror, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    weight = pinned(f"{server.url}/plain/{NAME}")
-    with pytest.raises(MissingWeights, match="offline"):
-        pull(weight)
-    monkeypatch.setenv("NFTBENCH_MIRROR", mirror.as_uri())
-    assert pull(weight).path.read_bytes() == DATA
-    assert not server.requests()
-
-
-def test_the_cache_lies_with_the_hubs(tmp_path, monkeypatch):
-    monkeypatch.delenv("NFTBENCH_CACHE")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    assert weights.cache() == tmp_path / "hub" / "nftbench"
-    monkeypatch.delenv("HF_HOME")
-    assert weights.cache() == Path.home() / ".cache" / "huggingface" / "nftbench"
-
-
-def test_mirrors_are_asked_in_order_then_the_address(server, tmp_path):
-    (tmp_path / "empty").mkdir()
-    weight = pinned(f"{server.url}/plain/{NAME}")
-    nowhere = f"{server.url}/status-404"
-    assert pull(weight, mirrors=[str(tmp_path / "empty"), nowhere]).source == weight.url
-    assert [r["path"].split("/")[0] for r in server.requests()] == ["status-404", "plain"]
-
-
-def test_a_mirror_goes_on_with_what_the_address_began(server, cache, mirror):
-    part = cache / f"{NAME}.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(DATA[:150_000])
-    found = pull(pinned(f"{server.url}/plain/{NAME}"), offline=True, mirrors=[str(mirror)])
-    assert found.fetched == len(DATA) - 150_000 and found.path.read_bytes() == DATA
-
-
-def test_a_mirror_with_wrong_bytes_is_named_and_the_address_not_asked(server, cache, mirror):
-    (mirror / NAME).write_bytes(DATA[1:])
-    with pytest.raises(ConfigError, match=f"{mirror / NAME} is not {NAME}"):
-        pull(pinned(f"{server.url}/plain/{NAME}"), mirrors=[str(mirror)])
-    assert not server.requests() and left(cache) == {f"{NAME}.wrong"}
-
-
-def test_another_machines_cache_is_a_mirror_with_its_digests(server, cache, tmp_path, monkeypatch):
-    weight = pinned(f"{server.url}/plain/{NAME}", sha256="", size=0)
-    pull(weight, accept=True)
-    monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path / "other"))
-    assert pull(weight, offline=True, mirrors=[str(cache)]).sha256 == SHA256
-    (server.folder / f"{NAME}.sha256").write_text(f"{SHA256}  model.safetensors\n")
-    monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path / "third"))
-    assert pull(weight, mirrors=[f"{server.url}/plain"]).sha256 == SHA256
-    (server.folder / f"{NAME}.sha256").write_text(f"{'0' * 64}  model.safetensors\n")
-    monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path / "fourth"))
-    with pytest.raises(ConfigError, match=f"expected {'0' * 64}"):
-        pull(weight, mirrors=[f"{server.url}/plain"])
-
-
-@pytest.mark.parametrize(
-    ("mirror", "said"),
-    [
-        ("none/such", "is not a folder"),
-        ("ftp://host/x", "expected a path"),
-        ("s3://b", "got 's3://b'"),
-    ],
-)
-def test_a_mirror_that_is_none(server, mirror, said):
-    with pytest.raises(ConfigError, match=said):
-        pull(pinned(f"{server.url}/plain/{NAME}"), mirrors=[mirror])
-    assert not server.requests()
 
 
 # --- processes ------------------------------------------------------------------------------------
