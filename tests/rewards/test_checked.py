@@ -145,6 +145,25 @@ class Third:
         """Any."""
 
 
+class FirstPixel(Third):
+    """Scores no image and says which it saw: the first number of each."""
+
+    def score(self, images, prompts):
+        said = tuple(f"saw {image[0, 0, 0]}" for image in images)
+        evidence = tuple({"saw": int(image[0, 0, 0])} for image in images)
+        values = np.full(len(images), np.nan, np.float32)
+        return Scores(values=values, reasons=said, evidence=evidence)
+
+
+def test_reasons_of_pictures_of_two_sizes_are_each_ones_own():
+    pictures = [
+        np.full((side, 8, 3), grey, np.uint8) for grey, side in enumerate((8, 16, 8, 16, 8))
+    ]
+    scores = checked(FirstPixel([])).score(pictures, list("abcde"))
+    assert scores.reasons == tuple(f"saw {grey}" for grey in range(5))
+    assert [said["saw"] for said in scores.evidence] == list(range(5))
+
+
 @pytest.mark.parametrize("low", [0.0, -math.inf])
 def test_what_cannot_be_is_nan_with_the_reason(low):
     scores = checked(Third([0.5, math.inf], low=low)).score(PIXELS, ["a", "b"])

@@ -99,6 +99,16 @@ def test_only_the_best_boxes_are_asked_for_their_color():
     assert boxes_to_color({"cat": boxes(at(9, 9)), "dog": boxes(at(30, 9))}, target) == {}
 
 
+@pytest.mark.parametrize("counts", [(3, 1), (1, 3)])
+def test_of_two_clauses_of_a_class_the_larger_says_how_many_are_asked(counts):
+    clauses = [
+        {"class": "cat", "count": n, "color": c}
+        for n, c in zip(counts, ("red", "blue"), strict=True)
+    ]
+    cats = boxes(at(9, 9), at(30, 9), at(50, 9), at(70, 9))
+    assert colors_asked({"cat": cats}, {"include": clauses}) == {"cat": 3}
+
+
 def test_scores_are_compared_in_float32():
     above = np.nextafter(np.float32(SCORE_THRESHOLD), np.float32(1))
     found = np.zeros((2, 5), dtype=np.float32)

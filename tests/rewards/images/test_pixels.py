@@ -97,6 +97,11 @@ def test_a_path_a_pil_image_an_array_and_a_tensor_are_one_picture(tmp_path, mode
     np.testing.assert_array_equal(by_pil.pixels, by_path.pixels)
 
 
+def test_floats_go_to_the_nearest_level():
+    levels = np.array([0.4, 0.6, 99.4, 99.6, 254.4, 254.6], np.float32).reshape(1, 1, 2, 3)
+    assert taken(levels / 255).pixels.ravel().tolist() == [0, 1, 99, 100, 254, 255]
+
+
 @pytest.mark.parametrize("mode", sorted(MODES - {"PA"}))
 def test_eight_bits_and_no_alpha_are_what_pillow_says(mode):
     image = made(mode, 3)
