@@ -106,7 +106,7 @@ def test_of_two_clauses_of_a_class_the_larger_says_how_many_are_asked(counts):
         for n, c in zip(counts, ("red", "blue"), strict=True)
     ]
     cats = boxes(at(9, 9), at(30, 9), at(50, 9), at(70, 9))
-    assert colors_asked({"cat": cats}, {"include": clauses}) == {"cat": 3}
+    assert boxes_to_color({"cat": cats}, {"include": clauses}) == {"cat": 3}
 
 
 def test_scores_are_compared_in_float32():
