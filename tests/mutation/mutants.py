@@ -101,7 +101,7 @@ MUTANTS = [
     Mutant("colours", COLOURS, "np.where(mask[..., None], image, np.uint8(BACKGROUND))", "np.where(mask[..., None], np.uint8(BACKGROUND), image)", "geneval@official"),
     Mutant("judge", JUDGE, "dy < -0.5", "dy > 0.5", "geneval@official"),
     Mutant("judge", JUDGE, '"left of": dx < -0.5', '"left of": dx <= -0.5', "geneval@official"),
-    Mutant("judge", JUDGE, "asked[name] = max(count, asked.get(name, 0))", "asked[name] = count", "geneval@official", "tests/rewards/geneval"),
+    Mutant("judge", JUDGE, "counts[name] = max(count, counts.get(name, 0))", "counts[name] = count", "geneval@official", "tests/rewards/geneval"),
     Mutant("judge", JUDGE, "found = _boxes(kept, name)[:count]", "found = _boxes(kept, name)", "geneval@official"),
     Mutant("judge", JUDGE, "return failure, [*entries, 0.0]", "return failure, [*entries, 0.0, 1.0]", "geneval@nft"),
     Mutant("judge", JUDGE, '[0.0] * ("color" in clause or "position" in clause)', '[0.0] * ("color" in clause and "position" in clause)', "geneval@nft"),
