@@ -1,4 +1,4 @@
-"""Everything that a suite needs and this machine may lack, said at once: prompts, weights, extras, a judge's server."""
+"""What a suite or a training needs and this machine may lack, all at once: prompts, weights, checkpoints, a judge."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ PROBE = Prompt(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
-    """One thing that an evaluation cannot do without."""
+    """One thing that an evaluation or a training cannot do without."""
 
-    kind: Literal["prompts", "weights", "extra", "reward"]
+    kind: Literal["prompts", "weights", "checkpoint", "extra", "reward"]
     name: str
     here: bool
     size: int = 0
@@ -35,6 +35,18 @@ class Need:
     """What makes it be here."""
     file: Weight | None = None
     """What `nftbench pull` fetches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Named:
+    """What is wanted, by its names."""
+
+    benchmarks: Sequence[str] = ()
+    """Whose prompts are asked."""
+    training: Sequence[str] = ()
+    """Benchmarks whose training prompts are asked."""
+    rewards: Sequence[str] = ()
+    checkpoint: str = ""
 
 
 def needs(names: Sequence[str]) -> list[Need]:
@@ -47,10 +59,17 @@ def needs(names: Sequence[str]) -> list[Need]:
         ConfigError: no such suite or benchmark; the near name is suggested.
     """
     suites = [load_suite(name) for name in names]
-    benchmarks = dict.fromkeys(name for suite in suites for name in suite.benchmarks)
-    keys = dict.fromkeys(key for suite in suites for key in _rewards(suite))
-    found = [need for name in benchmarks for need in _prompts(name)]
-    found += [need for key in keys for need in _of_reward(rewards.resolve(key))]
+    benchmarks = [name for suite in suites for name in suite.benchmarks]
+    keys = [key for suite in suites for key in _rewards(suite)]
+    return needs_of(Named(benchmarks=benchmarks, rewards=keys))
+
+
+def needs_of(named: Named) -> list[Need]:
+    """What is needed of what is named, each thing once."""
+    found = [_checkpoint(named.checkpoint)] if named.checkpoint else []
+    found += [n for name in dict.fromkeys(named.benchmarks) for n in _prompts(name)]
+    found += [n for name in dict.fromkeys(named.training) for n in _training_prompts(name)]
+    found += [n for key in dict.fromkeys(named.rewards) for n in _of_reward(rewards.resolve(key))]
     return list({(need.kind, need.name): need for need in found}.values())
 
 
@@ -77,21 +96,32 @@ def _rewards(suite: Suite) -> list[str]:
     return [*(column.reward for column in suite.columns), *(key for some in own for key in some)]
 
 
+def _checkpoint(name: str) -> Need:
+    from nftbench.generation.sources.ahead import is_here  # brings diffusers
+
+    remedy = "comes from the hub when it is first loaded"
+    return Need(kind="checkpoint", name=name, here=is_here(name), remedy=remedy)
+
+
 def _prompts(name: str) -> Iterator[Need]:
     benchmark = load_benchmark(name)
     for source in benchmark.sources:
         if source.url:
-            asset = source.asset(benchmark.licence)
-            here = data_cache.state(asset) == "cached"
-            remedy = f"nftbench pull {name}"
-            yield Need(
-                kind="prompts",
-                name=asset.name,
-                here=here,
-                size=asset.size,
-                remedy=remedy,
-                file=asset,
-            )
+            yield _prompt_file(source.asset(benchmark.licence), f"nftbench pull {name}")
+
+
+def _training_prompts(name: str) -> Iterator[Need]:
+    benchmark = load_benchmark(name)
+    if benchmark.training and benchmark.training.url:
+        asset = benchmark.training.asset(benchmark.licence)
+        yield _prompt_file(asset, f"nftbench data pull {name} --training")
+
+
+def _prompt_file(asset: Weight, remedy: str) -> Need:
+    here = data_cache.state(asset) == "cached"
+    return Need(
+        kind="prompts", name=asset.name, here=here, size=asset.size, remedy=remedy, file=asset
+    )
 
 
 def _of_reward(key: str) -> Iterator[Need]:

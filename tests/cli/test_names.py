@@ -56,7 +56,7 @@ TYPOS = {
     "inspect pocke": "unknown checkpoint 'pocke'; did you mean 'pocket'?",
     "stress pocke": "unknown checkpoint 'pocke'; did you mean 'pocket'?",
     "stress pocket --base pocke": "unknown checkpoint 'pocke'; did you mean 'pocket'?",
-    "pull tabel1": "unknown suite or benchmark 'tabel1'; did you mean 'table1'?",
+    "pull tabel1": "unknown suite, benchmark or recipe 'tabel1'; did you mean 'table1'?",
     "data pull ocrr": "unknown suite or benchmark 'ocrr'; did you mean 'ocr'?",
     "recipes poket": "unknown recipe 'poket'; did you mean 'pocket'?",
     "table tabel1": "unknown suite or benchmark 'tabel1'; did you mean 'table1'?",

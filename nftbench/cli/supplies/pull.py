@@ -1,6 +1,7 @@
-"""`nftbench pull`: all that a suite needs, at once; and the fetching that `rewards pull` and `data pull` share."""
+"""`nftbench pull`: all that suites and recipes need at once; the fetching that `rewards pull` and `data pull` share."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ from nftbench.cli import names as check_names
 from rewards.base import ConfigError, Weight
 
 if TYPE_CHECKING:
-    from nftbench.evaluation.needs import Need
+    from nftbench.evaluation.needs import Named, Need
     from nftbench.reporting.tables.grid import Grid
     from rewards.weights.pull import Pulled
 
@@ -67,7 +68,10 @@ def pull_files(
 
 @app.command("pull")
 def pull_everything(
-    names: Annotated[list[str], typer.Argument(help="Suites or benchmarks: table1, pocket, ...")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Suites, benchmarks or recipes: table1, sd3.5-m-geneval, ..."),
+    ],
     mirror: Mirror = None,
     offline: Offline = False,
     accept_digest: AcceptDigest = None,
@@ -76,28 +80,102 @@ def pull_everything(
     ] = False,
     as_json: console.Json = False,
 ) -> None:
-    """Fetch all that suites need, prompts and weights; say what else is missing, and how to get it."""
-    for name in names:
-        check_names.check(suite=name)
+    """Fetch all that suites or recipes need: prompts, weights, checkpoints; say how to get the rest."""
+    recipes = [name for name in names if _is_recipe(name)]
+    suites = [name for name in names if name not in recipes or _is_suite(name)]
+    for name in suites:
+        _check_suite(name)
+    for name in recipes:
+        check_names.check_recipe(name, (), {})
     from nftbench.benchmark import data_cache
-    from nftbench.evaluation.needs import needs
+    from nftbench.evaluation.needs import needs, needs_of
     from nftbench.evaluation.scoring.loading import quiet
     from nftbench.reporting.tables.reward_tables import size
     from rewards.weights import pull as weights
 
     quiet()
-    wanted = needs(names)
+    found = [*needs(suites), *(need for name in recipes for need in needs_of(_named(name)))]
+    wanted = list({(need.kind, need.name): need for need in found}.values())
     console.answer([_listing(wanted)], wanted)
     missing = [need for need in wanted if not need.here and need.file]
+    checkpoints = [n.name for n in wanted if n.kind == "checkpoint" and not n.here]
     total = size(sum(need.size for need in missing))
+    also = f" and {', '.join(checkpoints)} of the hub" if checkpoints else ""
     if dry_run:
-        console.line(f"{len(missing)} files to fetch, {total}: nftbench pull {' '.join(names)}")
+        command = f"nftbench pull {' '.join(names)}"
+        console.line(f"{len(missing)} files to fetch, {total}{also}: {command}")
         return
+    if checkpoints:
+        _fetch_checkpoints(checkpoints, offline)
     for kind, pull in (("prompts", data_cache.pull), ("weights", weights.pull)):
         files = {n.name: n.file for n in missing if n.kind == kind and n.file}
         accepted = [name for name in accept_digest or () if name in files]
         pull_files(files, pull, mirror=mirror, offline=offline, accept_digest=accepted)
-    console.line(f"{len(missing)} files fetched, {total}")
+    console.line(f"{len(missing)} files fetched, {total}{also}")
+
+
+def _is_recipe(name: str) -> bool:
+    """Whether a name is a shipped recipe's, or a TOML file's that has stages."""
+    from nftbench.parsing import parse_toml
+    from nftbench.training.config import overrides
+
+    if name in overrides.names():
+        return True
+    try:
+        return name.endswith(".toml") and "stages" in parse_toml(Path(name).read_text("utf-8"))
+    except (OSError, ValueError):  # said when it is read as a suite
+        return False
+
+
+def _is_suite(name: str) -> bool:
+    from nftbench.benchmark.registry import names, suite_names
+
+    return name in (*suite_names(), *names())
+
+
+def _check_suite(name: str) -> None:
+    """Refuse what is neither a suite, a benchmark nor a recipe; the near name of all three is suggested."""
+    from nftbench.benchmark.registry import names, suite_names
+    from nftbench.parsing import did_you_mean
+    from nftbench.training.config import overrides
+
+    if _is_suite(name) or name.endswith(".toml"):
+        check_names.check(suite=name)
+        return
+    known = [*suite_names(), *names(), *overrides.names()]
+    expected = "expected a suite, a benchmark or a recipe: nftbench benchmarks, nftbench recipes"
+    raise ConfigError(
+        f"unknown suite, benchmark or recipe {name!r}{did_you_mean(name, known, expected)}"
+    )
+
+
+def _named(recipe: str) -> "Named":
+    """What a recipe needs, by its names."""
+    from nftbench.evaluation.needs import Named
+    from nftbench.training.config.names import listed_rewards, prompt_file
+    from nftbench.training.config.overrides import load_recipe
+
+    whole = load_recipe(recipe)
+    texts = [*(stage.rewards for stage in whole.stages), whole.evaluation.held_out_rewards]
+    asked = [name for stage in whole.stages for name in stage.prompts]
+    return Named(
+        benchmarks=whole.evaluation.benchmarks,
+        training=[name for name in asked if prompt_file(name) is None],
+        rewards=[spec.key for text in texts for spec in listed_rewards(whole, text)],
+        checkpoint=whole.checkpoint,
+    )
+
+
+def _fetch_checkpoints(names: Sequence[str], offline: bool) -> None:
+    """Bring checkpoints into the hub's cache; parts from elsewhere (`+lora=`) come when they are loaded."""
+    from nftbench.generation.sources.ahead import fetch
+
+    if offline:
+        raise ConfigError(
+            f"{', '.join(names)}: not in the hub's cache, and --offline; leave it out, or take another checkpoint"
+        )
+    for name in names:
+        fetch(name)
 
 
 def _listing(wanted: "Sequence[Need]") -> "Grid":

@@ -115,6 +115,14 @@ def fetch_listed(place: HubPlace, choose: Callable[[list[str]], str]) -> Fetched
 
 def _cached(place: HubPlace) -> list[str]:
     """Names of a repository's files in the cache, for work without a network; a part of them may be there."""
+    folder = cached_folder(place)
+    if folder is None:
+        raise _refusal(place, "", LocalEntryNotFoundError("not in the cache"))
+    return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+
+
+def cached_folder(place: HubPlace) -> Path | None:
+    """A repository's folder in the cache, with whole files alone, some or all; None where none of it is there."""
     home = Path(huggingface_hub.constants.HF_HUB_CACHE) / repo_folder_name(
         repo_id=place.id, repo_type="model"
     )
@@ -122,9 +130,7 @@ def _cached(place: HubPlace) -> list[str]:
     ref = home / "refs" / revision
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
     folder = home / "snapshots" / commit
-    if not folder.is_dir():
-        raise _refusal(place, "", LocalEntryNotFoundError("not in the cache"))
-    return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    return folder if folder.is_dir() else None
 
 
 def _names(place: HubPlace, commit: str) -> list[str] | None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, folder_digest
-from nftbench.generation.sources.hub import fetch_file, fetch_folder
+from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder
 from nftbench.generation.sources.packaged import refuse_other_file
 from nftbench.generation.sources.quantized import quantization
 from nftbench.generation.sources.reference import (
@@ -125,7 +125,7 @@ def _build_folder(
     remote_code: bool,
 ) -> Built:
     if on_hub:
-        fetched = _fetch_pipeline(on_hub, reference.one(VARIANT))
+        fetched = fetch_pipeline(on_hub, reference.one(VARIANT))
         folder, digest = fetched.path, fetched.digest
     else:
         digest = ""
@@ -196,7 +196,12 @@ def left_out(index: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _fetch_pipeline(place: HubPlace, variant: str | None):
+def fetch_pipeline(place: HubPlace, variant: str | None) -> Fetched:
+    """The files of a pipeline that are loaded.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
     index = read_index(fetch_file(place, INDEX).path)
     return fetch_folder(place, INDEX, lambda names: files.needed(names, index, variant))
 

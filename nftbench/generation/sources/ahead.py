@@ -1,0 +1,76 @@
+"""A checkpoint's files before they are needed: whether they are on this disk, and fetching them."""
+
+import json
+from pathlib import Path
+
+from nftbench.generation.sources import files
+from nftbench.generation.sources.hub import cached_folder, fetch_file
+from nftbench.generation.sources.packaged import place_of
+from nftbench.generation.sources.pipelines import WEIGHTS, fetch_pipeline, read_index
+from nftbench.generation.sources.reference import INDEX, VARIANT, HubPlace, hub_place, parse
+from nftbench.parsing import parse_json
+from rewards.base import ConfigError
+
+
+def is_here(checkpoint: str) -> bool:
+    """Whether a checkpoint's base can be loaded without a network; parts from elsewhere are not looked for."""
+    place = _on_hub(checkpoint)
+    if place is None:
+        return place_of(parse(checkpoint).base).exists()
+    folder, inside = cached_folder(place), place.subfolder or ""
+    if folder is None:
+        return False
+    if inside.endswith(WEIGHTS):
+        return (folder / inside).is_file()
+    try:
+        return _whole(folder / inside)
+    except ConfigError:
+        return False
+
+
+def fetch(checkpoint: str) -> None:
+    """Bring the files of a checkpoint's base into the hub's cache, those alone that are loaded.
+
+    Raises:
+        ConfigError: it cannot be had; says whether it is gated, missing or out of reach.
+    """
+    place = _on_hub(checkpoint)
+    if place is None:
+        return
+    folder, _, name = (place.subfolder or "").rpartition("/")
+    if name.endswith(WEIGHTS):
+        fetch_file(HubPlace(place.id, place.revision, folder or None), name)
+        return
+    fetch_pipeline(place, parse(checkpoint).one(VARIANT))
+
+
+def _on_hub(checkpoint: str) -> HubPlace | None:
+    base = parse(checkpoint).base
+    return None if place_of(base).exists() else hub_place(base)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether every part of a pipeline has its files, each network its weights.
+
+    Raises:
+        ConfigError: there is no index, or a broken one.
+    """
+    for part in files.parts_of(read_index(folder / INDEX)):
+        inside = [p for p in (folder / part).glob("*") if p.is_file()]
+        names = {p.name for p in inside}
+        network = "config.json" in names
+        if not inside or (
+            network and not any(p.suffix in (".safetensors", ".bin") for p in inside)
+        ):
+            return False
+        if not all(_shards(p) <= names for p in inside if p.name.endswith(".index.json")):
+            return False
+    return True
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index of weights names; one that cannot be read names a file that is never there."""
+    try:
+        return set(parse_json(index.read_bytes())["weight_map"].values())
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return {""}

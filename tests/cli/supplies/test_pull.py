@@ -1,0 +1,121 @@
+"""`nftbench pull`: what a suite or a recipe needs is listed, and fetched from where it lies."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from nftbench.cli.main import app
+from nftbench.generation.sources.ahead import is_here
+from rewards.base import ConfigError
+from tests.helpers import fake_hub
+from tests.helpers.trainings import tiny_checkpoint
+
+RECIPE = """
+name = "mine"
+checkpoint = "some/model"
+loggers = []
+[rollout]
+batch_size = 4
+[[stages]]
+prompts = ["geneval-pocket"]
+rewards = "jpeg"
+iterations = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _empty_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path / "weights"))
+    monkeypatch.setenv("NFTBENCH_DATA", str(tmp_path / "data"))
+
+
+def listed(*names: str) -> dict[str, dict[str, dict]]:
+    """What is needed, by kind and name."""
+    done = CliRunner().invoke(app, ["pull", *names, "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    kinds = {need["kind"] for need in found}
+    return {k: {n["name"]: n for n in found if n["kind"] == k} for k in kinds}
+
+
+def test_a_recipe_names_checkpoint_prompts_and_weights():
+    found = listed("sd3.5-m-geneval")
+    (checkpoint,) = found["checkpoint"].values()
+    assert checkpoint["name"] == "stabilityai/stable-diffusion-3.5-medium"
+    assert not checkpoint["here"]
+    prompts = found["prompts"]
+    assert prompts["geneval/train_metadata.jsonl"]["remedy"].endswith("geneval-nft --training")
+    assert "geneval/flow_grpo_test_metadata.jsonl" in prompts
+    assert any(name.startswith("mask2former/") for name in found["weights"])
+    assert not any(need["here"] for kind in found.values() for need in kind.values())
+
+
+def test_a_name_of_a_suite_and_of_a_recipe_is_both():
+    found = listed("pocket")
+    assert found["checkpoint"]["pocket"]["here"] and "ocr@rapidocr" in str(found)
+
+
+def test_a_misspelt_recipe_gets_the_near_one():
+    done = CliRunner().invoke(app, ["pull", "sd3.5-m-genevl", "--dry-run"])
+    assert isinstance(done.exception, ConfigError)
+    assert "did you mean 'sd3.5-m-geneval'" in str(done.exception)
+
+
+def test_part_of_a_checkpoint_is_not_here(tmp_path, monkeypatch):
+    """Each network needs its weights, all shards of them; then it is here."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--some--model"
+    assert not is_here("some/model")
+    folder = home / "snapshots" / "c0ffee"
+    shutil.copytree(tiny_checkpoint(), folder)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("c0ffee")
+    assert is_here("some/model") and not is_here("some/model@other")
+    weights = next((folder / "transformer").glob("*.safetensors"))
+    index = folder / "transformer" / f"{weights.name}.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": weights.name, "b": "gone.safetensors"}}))
+    assert not is_here("some/model")
+    index.write_text("{")
+    assert not is_here("some/model")
+    index.unlink()
+    weights.rename(folder / "away.safetensors")
+    assert not is_here("some/model")
+
+
+@pytest.mark.slow
+def test_a_recipe_is_pulled_from_the_hub_once(tmp_path):
+    """Then the same command finds all of it here, without a network."""
+    shutil.copytree(tiny_checkpoint(), tmp_path / "hub" / "some" / "model" / "main")
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    command = [sys.executable, "-m", "nftbench", "pull", "mine.toml"]
+    more = {"HF_HOME": str(tmp_path / "cache")}
+
+    def pull(*flags: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*command, *flags],
+            cwd=tmp_path,
+            env=os.environ | more | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    away = {"HF_HUB_OFFLINE": "1"}
+    refused = pull("--offline", **away)
+    assert refused.returncode == 2 and "some/model: not in the hub's cache" in refused.stderr
+    with fake_hub.serving(tmp_path / "hub") as url:
+        done = pull(HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
+    assert done.returncode == 0, done.stderr
+    assert "0 files fetched, 0 bytes and some/model of the hub" in done.stdout
+    (checkpoint,) = [
+        n
+        for n in json.loads(pull("--dry-run", "--json", **away).stdout)
+        if n["kind"] == "checkpoint"
+    ]
+    assert checkpoint["here"]
