@@ -16,6 +16,7 @@ def _somewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_live_pipeline_scores_as_its_checkpoint_does(policy, tmp_path, capfd):
     named = nftbench.evaluate("pocket", out="named", **SMALL)
     live = nftbench.evaluate(

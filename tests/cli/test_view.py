@@ -11,6 +11,7 @@ from tests.helpers.paths import ROOT
 RUN = ROOT / "nftbench" / "pocket" / "weights" / "pocket-nft"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_it_is_no_failure(number):
     command = [sys.executable, "-m", "nftbench", "view", str(RUN), "--port", "0"]

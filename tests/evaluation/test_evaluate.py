@@ -70,6 +70,7 @@ def test_the_same_command_again_changes_nothing(whole, policy):
     assert files(whole.folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", range(6))
 def test_stopped_after_any_batch(whole, tmp_path, policy, moment):
     """Three batches of images, three of scores: every moment between two of them."""

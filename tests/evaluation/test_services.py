@@ -165,6 +165,7 @@ def test_flags_about_this_machine_are_refused(tmp_path, flags):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_one_line(tmp_path, service):
     name = f"api:{service}#fake"
     assert "pass --size" in refused(tmp_path, "eval", name, *ARGUMENTS)

@@ -228,6 +228,7 @@ def write_lora(folder: Path, seed: int) -> Path:
     return folder / "pytorch_lora_weights.safetensors"
 
 
+@pytest.mark.slow
 def test_a_lora_changes_image_and_digest(tmp_path, policy):
     files = [write_lora(tmp_path / name, seed) for seed, name in enumerate("ab")]
     policies = [policy, *(load_model(f"pocket+lora={f}") for f in (*files, files[0].parent))]

@@ -1,5 +1,7 @@
 """What a checkpoint is: sizes that can be counted, guidance that was tried, training that was tried."""
 
+import pytest
+
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.inspection import inspect_model
@@ -8,6 +10,7 @@ from tests.helpers import families
 SIZE = SamplingParameters(height=64, width=64)
 
 
+@pytest.mark.slow
 def test_the_packaged_model(policy):
     found = inspect_model(policy, SamplingParameters(**policy.own))
     assert found.family == "StableDiffusion3Pipeline" and found.trainable.startswith("yes")

@@ -110,6 +110,7 @@ def test_parts_are_held_apart_and_stop_the_whole(held, tmp_path):
         refuse_held_parts(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_of_many_that_merge_at_once_none_is_lost(tmp_path):
     code = (
         "from pathlib import Path; from nftbench.runs.lock import hold\n"

@@ -10,6 +10,8 @@ from nftbench.training.config.overrides import load_recipe
 from rewards.base import ConfigError
 from tests.helpers.trainings import begin, settings_of, small
 
+pytestmark = pytest.mark.slow
+
 GUIDED = ("stages.guided=3.0", "stages.old_schedule=keep", "stages.kl_weight=0")
 
 

@@ -17,11 +17,12 @@ from tests.helpers import families
 from tests.helpers.trainings import begin, small
 from tests.performance import memory_estimates
 
+pytestmark = pytest.mark.slow
+
 AUTO = PolicyConfig(rank=4, dtype="auto", gradient_checkpointing="auto")
 TYPES = ("float32", "bfloat16")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read as Linux has it")
 @pytest.mark.parametrize("kind", ["draw", "train LoRA", "train LoRA, checkpointing"])
 def test_an_estimate_is_within_a_quarter_of_what_a_process_takes(kind):

@@ -29,6 +29,8 @@ from nftbench.training.stages import RewardSet, stage_data
 from rewards.base import ConfigError, Prompt
 from tests.helpers.trainings import begin, metrics_of, quietly, settings_of, small, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def sha256(folder: Path) -> dict[str, str]:
     """Of all weights that a run leaves: theta, old and ema, and the LoRA."""
@@ -83,7 +85,6 @@ def test_the_uncut_run_trains(whole):
     assert any((state.weights[f"theta.{k}"] != state.weights[f"ema.{k}"]).any() for k in names)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_cut_run_ends_with_the_same_bytes(whole, tmp_path, cut):
     method, done, updates = CUTS[cut]
@@ -99,7 +100,6 @@ def test_a_cut_run_ends_with_the_same_bytes(whole, tmp_path, cut):
     assert sha256(tmp_path / "run") == sha256(whole)
 
 
-@pytest.mark.slow
 def test_a_run_cut_twice(whole, tmp_path):
     for method, done, updates in (("_backward", 0, 1), ("_backward", 2, 1)):
         run = begin(small(), tmp_path, resume=done > 0)
@@ -124,7 +124,6 @@ def test_tensorboard_has_each_point_once_after_a_kill(tmp_path):
     assert [point.step for point in events.Scalars("reward/total")] == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     recipe = small("stages.iterations=1")
     before = sha256(finished(recipe, tmp_path)), metrics_of(tmp_path)
@@ -132,7 +131,6 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert (sha256(tmp_path), metrics_of(tmp_path)) == before
 
 
-@pytest.mark.slow
 def test_a_process_told_to_stop_saves_and_is_resumed(whole, start, tmp_path):
     settings = [part for s in settings_of() for part in ("--set", s)]
     command = start("train", "--recipe", "pocket", *settings, "--out", "run")

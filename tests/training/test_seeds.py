@@ -44,6 +44,7 @@ def test_what_was_never_validated_is_finished_with_its_last_iteration(parent, tm
     assert runs == [str(parent / "seed-0"), str(parent / "seed-1")]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_adds_what_is_missing_alone(parent):
     before = loras(parent)
     made = (parent / "seed-0" / "metrics.jsonl").stat().st_mtime_ns

@@ -119,6 +119,7 @@ def twelve(tmp_path_factory) -> tuple[torch.Tensor, torch.Tensor, dict]:
     return before, theta(run), metrics_of(run.folder)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_update_does_not_depend_on_the_batches(twelve, tmp_path, batch_size):
     before, after, metrics = twelve
@@ -225,6 +226,7 @@ def breaks(run: TrainingRun, fails) -> None:
     run.trainer.data.rewards[0] = WeightedReward(one.spec, Broken(one.reward, fails))
 
 
+@pytest.mark.slow
 def test_a_group_that_could_not_be_scored_is_left_out(tmp_path):
     run = begin(small(*ONE, "rollout.batch_size=12"), tmp_path)
     seen = []

@@ -20,6 +20,8 @@ from rewards.base import ConfigError, Prompt
 from rewards.clip import models
 from tests.helpers import tiny_clip
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("clipscore@nft", "pickscore", "clipscore@openai", "jpeg")
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 PROMPTS = [Prompt(id=str(i), text=f"a red circle {i}") for i in range(3)]

@@ -12,6 +12,8 @@ from nftbench.generation.settings.effective import learn_settings
 from rewards.base import Prompt
 from tests.helpers import families
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     Prompt(id=str(i), text=t) for i, t in enumerate(("a red dog", "a cat", "two blue birds"))
 ]

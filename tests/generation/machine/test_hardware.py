@@ -65,6 +65,7 @@ def test_a_backend_that_the_environment_chooses_is_recorded(policy, monkeypatch)
     assert hardware.described(Hardware(attention="native"))["attention"] == "native"
 
 
+@pytest.mark.slow
 def test_only_what_moves_numbers_is_in_the_hash(tmp_path):
     """Slices decode the same pixels; tiles and precision do not. All is in the manifest."""
     call = [

@@ -17,6 +17,8 @@ from nftbench.generation.settings.effective import learn_settings
 from rewards.base import ConfigError, Prompt
 from tests.helpers import families
 
+pytestmark = pytest.mark.slow
+
 SCALE = 2.5
 PROMPTS = [Prompt(id=text, text=text) for text in ("red", "blue moon")]
 SAMPLES = [Sample(prompt, number) for prompt in PROMPTS for number in (0, 1)]

@@ -19,6 +19,8 @@ from nftbench.generation.sampling import generate
 from nftbench.generation.sources.lora import merge_loras
 from rewards.base import ConfigError, Prompt
 
+pytestmark = pytest.mark.slow
+
 PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=2, guidance_scale=2.0)
 WANTED = samples([Prompt(id="0", text="a photo of a red circle")], 1)
 OWN = packaged()["pocket-nft"] / "lora" / "pytorch_lora_weights.safetensors"

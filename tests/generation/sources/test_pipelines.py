@@ -72,6 +72,7 @@ def test_shards_load(copied, pixels):
 # --- parts and files ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_transformer_saved_alone(copied, pixels, tmp_path):
     weights = copied / "transformer" / f"{WEIGHTS}.safetensors"
     other = {k: v * 1.05 for k, v in load_file(weights).items()}

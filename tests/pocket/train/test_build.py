@@ -187,6 +187,7 @@ def test_tokenizer_keeps_words_whole_and_spells_signs(tmp_path, text, tokens):
     assert type(tokenizer).from_pretrained(tmp_path).tokenize(text) == tokens
 
 
+@pytest.mark.slow
 def test_every_training_caption_fits_the_text_length():
     tokenizer, (_, drawn) = policy.make_tokenizer(), pretrain.draw(5, 2000)
     lengths = [len(tokenizer(s.caption).input_ids) for s in drawn]

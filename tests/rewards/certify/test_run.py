@@ -18,6 +18,8 @@ from rewards.certify import Check, run, verdicts
 from rewards.certify.code import reached
 from tests.helpers.paths import GOLDEN
 
+pytestmark = pytest.mark.slow
+
 COMMITTED = sorted((Path(str(files("rewards.certify"))) / "certificates").glob("*.json"))
 FIELDS = [
     "reward",

@@ -182,6 +182,7 @@ def activations(reward) -> set[type]:
     return {type(m.activation_fn) for m in model.modules() if hasattr(m, "activation_fn")}
 
 
+@pytest.mark.slow
 def test_activation_class_of_each_variant(weights):
     classes = {
         name: activations(load_reward(f"geneval@{name}"))

@@ -251,6 +251,7 @@ def signs(count: int):
     return np.stack([drawing.render(scene) for scene in drawn]), prompts
 
 
+@pytest.mark.slow
 def test_rapidocr_reads_clean_signs():
     images, prompts = signs(8)
     reward = ocr.rapidocr_x4()
@@ -344,6 +345,7 @@ def test_pp29_shrinks_to_960_and_enlarges_nothing(pp29, shape, size):
     )
 
 
+@pytest.mark.slow
 def test_pp29_reads_large_signs(pp29):
     images, prompts = signs(8)
     scores = Ocr(pp29, info=ocr.pp2_9.info, scale=8).score(images, prompts)

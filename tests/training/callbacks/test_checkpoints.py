@@ -18,6 +18,8 @@ from nftbench.training.run import train
 from rewards.base import ConfigError
 from tests.helpers.trainings import begin, metrics_of, quietly, small, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def two() -> Recipe:
     """Two iterations, a checkpoint each."""
