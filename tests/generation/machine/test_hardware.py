@@ -1,19 +1,26 @@
 """On what a model runs: refusals in one line, the precision files are stored in, what moves the protocol's hash."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models import attention_dispatch
 from safetensors.torch import save_file
+from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.cli.main import app
 from nftbench.generation.checkpoint import load_model
 from nftbench.generation.machine import hardware
+from nftbench.generation.machine.encoders import RememberedTexts
 from nftbench.generation.machine.hardware import Hardware
+from nftbench.generation.sampling import Sample, generate
+from nftbench.generation.settings.effective import learn_settings
 from nftbench.generation.sources.files import stored_dtype
-from rewards.base import ConfigError
+from rewards.base import ConfigError, Prompt
 from tests.helpers import families
 
 
@@ -42,6 +49,58 @@ def test_what_cannot_be_had_is_refused_in_one_line(command, flags, said, tmp_pat
 def test_offloading_needs_a_gpu(policy, how):
     with pytest.raises(ConfigError, match="there is no GPU here"):
         hardware.settle(policy.pipeline, Hardware(offload=how))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("how", ["model", "sequential"])
+def test_offloading_by_the_command_is_one_line(tmp_path, how):
+    call = ["eval", "pocket", "--limit", "1", "--offload", how, "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, call)
+    assert isinstance(result.exception, ConfigError)
+    expected = f"--offload {how} keeps a model out of a GPU's memory; there is no GPU here"
+    assert str(result.exception) == expected and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("how", ["model", "sequential"])
+def test_offloading_is_diffusers_own_and_moves_no_pixel(how, monkeypatch):
+    """Its real hooks, though the device on which parts compute is the CPU that they wait on.
+
+    `sequential` is not drawn with: accelerate moves layers between two devices alone.
+    """
+    plain, moved, devices = families.build("sd3"), families.build("sd3"), []
+    enable = getattr(moved, f"enable_{how}_cpu_offload")
+
+    def on_cpu(device):
+        devices.append(device)
+        enable(device="cpu")
+
+    monkeypatch.setattr(moved, f"enable_{how}_cpu_offload", on_cpu, raising=False)
+    monkeypatch.setattr(Hardware, "where", lambda self: torch.device("cuda"))
+    hardware.settle(moved, Hardware(offload=how))
+    assert devices == [torch.device("cuda")]
+    modules = moved.transformer.modules() if how == "sequential" else [moved.transformer]
+    assert any(hasattr(module, "_hf_hook") for module in modules)
+    if how == "sequential":
+        return
+    size = SamplingParameters(height=64, width=64, num_inference_steps=2)
+    batch = [Sample(Prompt(id="a", text="a red circle"), i) for i in range(2)]
+    with RememberedTexts(plain), RememberedTexts(moved):
+        mine, theirs = (generate(p, batch, learn_settings(p, size)) for p in (moved, plain))
+    np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_denoiser_draws_the_same_images(policy):
+    """Compiled for real, by this machine's compiler: no pixel moves by more than one grey level."""
+    counters.clear()
+    compiled = load_model("pocket", hardware=Hardware(compiled=True, device="cpu"))
+    assert compiled.hardware["compiled"] is True
+    batch = [Sample(Prompt(id="a", text="a red circle"), 0)]
+    brief = SamplingParameters(**{**policy.own, "num_inference_steps": 2})
+    mine, theirs = (generate(m.pipeline, batch, brief) for m in (compiled, policy))
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert np.abs(mine.astype(int) - theirs.astype(int)).max() <= 1
 
 
 def test_a_backend_that_exists_reaches_every_layer():
