@@ -41,7 +41,8 @@ def read(key: str, where: Path | None = None) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(certificate.read_bytes())
-        found["verdict"] + ""
+        if not isinstance(found["verdict"], str):
+            raise TypeError
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
             f"{certificate}: expected JSON with a verdict; make the certificate again"

@@ -40,11 +40,11 @@ def inspect(
         allowed=loading.allowed,
     )
     side = {} if size is None else {"height": size, "width": size}
-    asked = SamplingParameters(**{**model.own, **side})
-    found = inspect_model(model, asked, images=batch_size).as_dict()
+    parameters = SamplingParameters(**{**model.own, **side})
+    found = inspect_model(model, parameters, images=batch_size).as_dict()
     if found["trainable"].startswith("yes"):
         try:
-            found["memory_gb"] |= training_memory(model.pipeline, asked, batch_size)
+            found["memory_gb"] |= training_memory(model.pipeline, parameters, batch_size)
         except ConfigError as error:
             found["notes"] = [*found["notes"], f"memory of a training is not known: {error}"]
     found["memory_for"] = (

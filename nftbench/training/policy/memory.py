@@ -31,7 +31,7 @@ from nftbench.generation.sampling import FOREIGN, Sample, call_arguments
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
 from nftbench.generation.settings.probe import Call, observe
 from nftbench.training.config.recipe import AUTO, PolicyConfig
-from nftbench.training.policy.trained import HALVES
+from nftbench.training.policy.trained import HALVES, recompute
 from rewards.base import ConfigError, Prompt
 
 SETS = 7
@@ -132,7 +132,11 @@ def _counted(denoiser: Any, call: Call, config: PolicyConfig, dtype: torch.dtype
                 first_output(network(**arguments))
             loss.backward()
     numbers = sum(p.numel() for p in trained)
-    layers = [m.get_base_layer().weight for m in network.modules() if isinstance(m, LoraLayer)]
+    layers = [
+        m.get_base_layer().get_parameter("weight")
+        for m in network.modules()
+        if isinstance(m, LoraLayer)
+    ]
     full = bytes_of([denoiser]) if config.method == "full" else 0  # theta takes its place
     return UpdateMemory(
         kept=numbers * 4 * SETS - full,
@@ -158,7 +162,7 @@ def _without_numbers(denoiser: Any, config: PolicyConfig, dtype: torch.dtype) ->
         else:
             _add_lora(network, config)
     if config.gradient_checkpointing is True:
-        network.enable_gradient_checkpointing()
+        recompute(network)
     return network
 
 
@@ -189,20 +193,20 @@ def _on_cpu(network: nn.Module) -> None:
 
 
 def training_memory(
-    pipeline: DiffusionPipeline, asked: SamplingParameters, images: int
+    pipeline: DiffusionPipeline, parameters: SamplingParameters, images: int
 ) -> dict[str, float]:
     """GB that training a LoRA takes with the recipe's own settings, without and with gradient checkpointing.
 
     Args:
         pipeline: any.
-        asked: size and text length.
+        parameters: size and text length.
         images: drawn at once, and in one pass of an update.
 
     Raises:
         ConfigError: it cannot be trained, or its network cannot be counted.
     """
     unguided = {"guidance": None, "guidance_scale": 1.0}
-    settings = learn_settings(pipeline, asked.model_copy(update=unguided))
+    settings = learn_settings(pipeline, parameters.model_copy(update=unguided))
     drawing, found = drawing_memory(pipeline, settings), {}
     for checkpointing, name in ((False, "train"), (True, "train, gradient checkpointing")):
         config = PolicyConfig(gradient_checkpointing=checkpointing)

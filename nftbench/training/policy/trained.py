@@ -69,6 +69,21 @@ def _pass_on(layer: LoraLayer, gradient: Tensor | None) -> None:
         factor.grad = mine if factor.grad is None else factor.grad + mine
 
 
+def recompute(network: nn.Module) -> None:
+    """Have a network compute its activations again in the backward pass instead of keeping them.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    enable: Any = getattr(network, "enable_gradient_checkpointing", None)
+    if not (enable and getattr(network, "_supports_gradient_checkpointing", True)):
+        raise ConfigError(
+            f"{type(network).__name__} cannot compute its activations again; leave out "
+            "policy.gradient_checkpointing"
+        )
+    enable()
+
+
 class TrainedPolicy:
     """A pipeline whose denoiser is being trained."""
 
@@ -86,20 +101,10 @@ class TrainedPolicy:
         merge_loras(pipeline)  # those that the checkpoint came with become part of the base
         opened = self._add_lora(seed) if config.method == "lora" else self._open_all()
         if config.gradient_checkpointing:
-            self._recompute()
+            recompute(self.denoiser)
         self.weights = Weights(opened)
         self._blind = 0
         self._compiled: Callable[..., Any] | None = None
-
-    def _recompute(self) -> None:
-        """Have activations computed again in the backward pass instead of kept."""
-        enable: Any = getattr(self.denoiser, "enable_gradient_checkpointing", None)
-        if not (enable and getattr(self.denoiser, "_supports_gradient_checkpointing", True)):
-            raise ConfigError(
-                f"{type(self.denoiser).__name__} cannot compute its activations again; leave out "
-                "policy.gradient_checkpointing"
-            )
-        enable()
 
     def _open_all(self) -> dict[str, nn.Parameter]:
         self.denoiser.float().requires_grad_(True)
