@@ -105,6 +105,15 @@ def test_a_row_refuses_what_it_does_not_know(table):
         Row(**row.model_dump() | {"source": "guessed"})
 
 
+def test_of_a_lost_task_the_row_has_no_mean(table):
+    table.loc[table["tag"] == "position", "geneval@pocket"] = np.float32(np.nan)
+    rows = {r.aggregate: r for r in summarise(table, [JUDGE], ABOUT) if r.metric == "geneval"}
+    mean = rows["task_mean"]
+    assert all(math.isnan(x) for x in (mean.value, mean.low, mean.high))
+    assert (mean.n, mean.n_failed) == (4, 4)
+    assert rows["image_mean"].value == rows["task:colors"].value == 0.75
+
+
 def test_a_lost_task_leaves_no_task_mean():
     """Half a benchmark is another benchmark: its tasks' mean is not given under the name of the whole."""
     values, tags = np.array([1.0, 0.0, np.nan, np.nan]), np.array(["a", "a", "b", "b"])
