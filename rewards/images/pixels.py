@@ -136,7 +136,8 @@ def _broken() -> tuple[type[Exception], ...]:
     from PIL import Image
 
     bomb = Image.DecompressionBombError
-    return (OSError, SyntaxError, ValueError, EOFError, struct.error, bomb)
+    tags = (TypeError, LookupError, ArithmeticError)  # a TIFF's, where a number is of another kind
+    return (OSError, SyntaxError, ValueError, EOFError, struct.error, bomb, *tags)
 
 
 def from_pil(image: "Image.Image") -> Picture:

@@ -1,6 +1,7 @@
 """One rule for pictures: what Pillow writes is read alike as a path, PIL image, array or tensor, or refused alike."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,16 @@ def test_a_broken_file_is_refused_or_an_image(tmp_path_factory, form, data):
         assert str(error)
     else:
         assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", [2, 5, 7, 12])
+def test_a_tag_of_another_kind_is_a_broken_file(tmp_path, kind):
+    """Where a TIFF's pixels begin, as text, fraction, bytes or float: Pillow's TypeError is the file's fault."""
+    tag = struct.pack("<HH", 273, 4)
+    assert FILES["TIFF"].count(tag) == 1
+    (tmp_path / "a").write_bytes(FILES["TIFF"].replace(tag, struct.pack("<HH", 273, kind)))
+    with pytest.raises(ImageError, match="it is broken"):
+        read_picture(tmp_path / "a")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
