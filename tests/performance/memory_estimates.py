@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.helpers.paths import ROOT
+
 KINDS = ("draw", "train LoRA", "train LoRA, checkpointing", "train full")
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024), "MALLOC_TRIM_THRESHOLD_": str(128 * 1024)}
 
@@ -60,13 +62,13 @@ def draw(images: int) -> None:
 
 
 def train(kind: str, images: int) -> None:
-    """One iteration of one group, drawn and trained at once, two optimiser steps."""
+    """Two iterations of one group, drawn and trained at once: in the second the optimiser remembers."""
     from nftbench.training.config.overrides import load_recipe
     from nftbench.training.run import train as run
     from tests.helpers.trainings import SMALL
 
     settings = [f"policy.{k}={str(v).lower()}" for k, v in policy(kind).items()]
-    settings += ["stages.iterations=1", "stages.groups=1", f"stages.group_size={max(images, 2)}"]
+    settings += ["stages.iterations=2", "stages.groups=1", f"stages.group_size={max(images, 2)}"]
     settings += [f"rollout.batch_size={images}", "stages.updates=1", "policy.rank=32"]
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe("pocket", [*SMALL, *settings])
@@ -102,6 +104,7 @@ def measured(kind: str, images: int, *, heap: bool = False) -> tuple[int, int]:
         text=True,
         check=True,
         env=environment,
+        cwd=ROOT,
     )
     estimate, grew = json.loads(done.stdout.splitlines()[-1])
     return estimate, grew
