@@ -1,5 +1,6 @@
 """`nftbench view`: runs in a browser while they go on."""
 
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,10 @@ def view(
     from nftbench.reporting.html_report.live import serving
     from nftbench.runs.run_folder import RUNS
 
-    with serving(runs or [RUNS], port, every) as address, suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), serving(runs or [RUNS], port, every) as address:
+        stops: list[int] = []  # an exception could be lost in a library's callback
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: stops.append(number))
         console.line(f"view: {address} (Ctrl-C stops it)")
-        while True:
-            time.sleep(3600)
+        while not stops:
+            time.sleep(0.2)

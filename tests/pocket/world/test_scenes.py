@@ -74,7 +74,8 @@ def test_a_thing_is_where_it_is_told(shape, x, y, size, angle):
     assert off < 0.6 + size * MIDDLE.get(shape, 0.0)
     for covered, centre in ((alpha.max(axis=0), x), (alpha.max(axis=1), y)):
         cells = np.flatnonzero(covered > 0.5)
-        assert 0.75 * size < cells[-1] + 1 - cells[0] < 1.3 * size + 2
+        # a pixel for the tips of a moon, which cover less than half of theirs
+        assert 0.75 * size - 1 < cells[-1] + 1 - cells[0] < 1.3 * size + 2
         assert cells[0] <= centre <= cells[-1] + 1
 
 
