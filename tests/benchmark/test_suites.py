@@ -133,6 +133,7 @@ def test_the_pocket_table_has_the_papers_rows():
         ("+ FlowGRPO (OCR)", "runs/pocket-flowgrpo-ocr", {}),
         ("+ NFT (GenEval)", "pocket-nft-geneval", {}),
         ("+ NFT (GenEval), guided rollouts", "pocket-nft-guided", {}),
+        ("+ NFT (GenEval), iterated", "pocket-nft-iterated", {}),
         ("+ NFT (multi-reward)", "pocket-nft", {}),
     ]
 
