@@ -188,6 +188,9 @@ def test_full_training_leaves_a_pipeline(tmp_path):
     for key, tensor in zip(run.policy.weights.parameters, run.policy.weights["ema"], strict=True):
         assert torch.equal(loaded.transformer.get_parameter(key).cpu(), tensor.cpu()), key
     np.testing.assert_array_equal(picture(loaded), own)
+    written = [path.read_text("utf-8") for path in (tmp_path / "pipeline").rglob("*.json")]
+    base = str(Path(run.setup.base.pipeline.config["_name_or_path"]))
+    assert Path(base).is_absolute() and not any(base in text for text in written)
 
 
 def test_a_base_that_changed_is_refused(whole, tmp_path):

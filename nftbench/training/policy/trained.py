@@ -266,6 +266,7 @@ class TrainedPolicy:
                 self._save_lora(made)
             else:
                 self.pipeline.save_pretrained(made)
+                _forget_place(made)
         note = note_of(folder, base=base, base_digest=base_digest, method=self.config.method)
         write_atomic(folder / POLICY_FILE, note)
 
@@ -313,6 +314,14 @@ def attention_of(device: torch.device) -> AbstractContextManager[Any]:
     a training step of the pocket policy).
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _forget_place(folder: Path) -> None:
+    """Leave out where the base lay on this machine, which diffusers writes into what it saves."""
+    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
+        saved = json.loads(path.read_bytes())
+        if saved.pop("_name_or_path", None) is not None:
+            write_atomic(path, f"{json.dumps(saved, indent=2, sort_keys=True)}\n".encode())
 
 
 def _write_again(path: Path) -> None:
