@@ -29,6 +29,11 @@ SPECK = 1e-12
 """Sums of decimals that cancel leave so much of the largest value."""
 
 
+def half_width(low: float, high: float) -> float:
+    """What stands behind a ±: half of an interval, which may lie more to one side of its mean than to the other."""
+    return (high - low) / 2
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricRange:
     """What a metric can be, in its own units."""

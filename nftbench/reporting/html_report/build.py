@@ -32,6 +32,7 @@ from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import folder_name
 from nftbench.stats.estimates import Estimate
+from nftbench.stats.intervals import half_width
 from rewards.base import ConfigError, Progress
 
 PAGE = "index.html"
@@ -163,7 +164,7 @@ def _environment() -> jinja2.Environment:
         "number": report_charts.number,
         "signed": lambda v: f"{v:+.3f}",
         "aggregate": aggregate_name,
-        "half": lambda row: report_charts.number((row.high - row.low) / 2),
+        "half": lambda row: report_charts.number(half_width(row.low, row.high)),
     }
     environment.tests["known"] = lambda e: math.isfinite(e.stderr)
     environment.tests["sure"] = lambda e: e.low > 0 or e.high < 0

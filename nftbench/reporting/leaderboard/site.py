@@ -26,6 +26,7 @@ from nftbench.runs.row_files import (
     stated,
 )
 from nftbench.runs.rows import Row
+from nftbench.stats.intervals import half_width
 from rewards.base import ConfigError, Metric
 
 MARK = re.compile(r"(<!-- leaderboard:(\S+) -->\n)(.*?)(<!-- /leaderboard -->)", re.DOTALL)
@@ -228,7 +229,7 @@ def number(e: Entry) -> str:
     if row.source == "published":
         return e.value
     digits = 2 if abs(row.value) >= 10 else 3
-    return f"{row.value:.{digits}f} ± {(row.high - row.low) / 2:.{digits}f}"
+    return f"{row.value:.{digits}f} ± {half_width(row.low, row.high):.{digits}f}"
 
 
 def _note(e: Entry) -> str:

@@ -13,6 +13,7 @@ from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
 from nftbench.runs.row_files import stated
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
+from nftbench.stats.intervals import half_width
 
 HELD_OUT = " °"
 
@@ -158,7 +159,7 @@ def value(cell: PaperCell) -> str:
     """A number of ours with the half-width of its 95% interval."""
     row, digits = cell.row, cell.column.digits
     assert row is not None, "a missing cell has no value"
-    half = f"{row.high - row.value:.{digits}f}" if math.isfinite(row.stderr) else "?"
+    half = f"{half_width(row.low, row.high):.{digits}f}" if math.isfinite(row.stderr) else "?"
     return f"{row.value:.{digits}f} ± {half}"
 
 

@@ -15,10 +15,12 @@ from nftbench.benchmark.registry import load_benchmark, load_suite
 from nftbench.benchmark.schema import SamplingSettings
 from nftbench.benchmark.suites import Column, Suite, SuiteRow
 from nftbench.cli import main as cli
+from nftbench.reporting.leaderboard.site import number
+from nftbench.reporting.paper import render as paper_render
 from nftbench.reporting.paper.render import as_table
 from nftbench.reporting.paper.table import PaperCell, paper_table, rounding
 from nftbench.reporting.tables.text_tables import render
-from nftbench.runs.row_files import read_rows
+from nftbench.runs.row_files import Entry, read_rows
 from nftbench.runs.seeds import write_parent
 from rewards.base import ConfigError
 from tests.helpers import made_runs
@@ -211,6 +213,12 @@ def test_the_better_number_of_comparable_cells_is_best(tmp_path, placed, table1)
     unlike = made(tmp_path / "c", table1, {"GenEval": (0.99, 0.01)}, drawn=drawn)
     table = paper_table(table1, [str(better.folder), str(unlike.folder)])
     assert table.best[table1.columns[0]] == 0.97
+
+
+def test_what_stands_behind_a_number_is_half_of_its_interval_as_on_the_leaderboard():
+    mine = row(COLUMN, 0.858).model_copy(update={"low": 0.794, "high": 0.896})
+    assert paper_render.value(PaperCell(column=COLUMN, row=mine, published=None)) == "0.86 ± 0.05"
+    assert number(Entry(row=mine, cells=())) == "0.858 ± 0.051"
 
 
 # --- every format ---------------------------------------------------------------------------------
