@@ -36,6 +36,7 @@ from nftbench.training.config.record import (
     stored_recipe,
     stored_record,
 )
+from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.policy.trained import NoEffect
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.setup import (
@@ -45,7 +46,6 @@ from nftbench.training.setup import (
     refuse_used_folder,
     set_up,
 )
-from nftbench.training.trainer import Trainer
 from rewards.base import ConfigError, Progress
 
 Say = Callable[[str], None]

@@ -18,8 +18,8 @@ from nftbench.training.callbacks.checkpoints import (
 )
 from nftbench.training.callbacks.guards import Finding, Guards
 from nftbench.training.callbacks.metrics_log import MetricsLog
+from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.setup import Setup
-from nftbench.training.trainer import Trainer
 from rewards.base import ConfigError, Metric
 
 Say = Callable[[str], None]

@@ -40,9 +40,9 @@ from nftbench.training.callbacks.validation import (
     validate,
 )
 from nftbench.training.config.record import reward_digest
+from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.setup import Setup
 from nftbench.training.stages import Failures
-from nftbench.training.trainer import Trainer
 from rewards.base import ConfigError, Progress
 
 WHICH = ("whole", "part")

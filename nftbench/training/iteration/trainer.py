@@ -19,11 +19,11 @@ from nftbench.training.algorithms.nft import old_decay
 from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
 from nftbench.training.callbacks.metrics_log import Clock, Pace
 from nftbench.training.config.recipe import Recipe
+from nftbench.training.iteration.rollouts import Rollout
+from nftbench.training.iteration.update import Update
 from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
-from nftbench.training.rollouts import Rollout
 from nftbench.training.stages import StageData
-from nftbench.training.update import Update
 
 
 class Trainer:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nftbench.training import rollouts
 from nftbench.training.config.overrides import load_recipe
+from nftbench.training.iteration import rollouts
 from rewards.base import ConfigError
 from tests.helpers.trainings import begin, settings_of, small
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from nftbench.benchmark.samples import Sample
 from nftbench.training import RewardFailed, TrainingFailed
 from nftbench.training.callbacks.checkpoints import TrainState
-from nftbench.training.rollouts import batches, grouped, prompts_of, weighted
+from nftbench.training.iteration.rollouts import batches, grouped, prompts_of, weighted
+from nftbench.training.iteration.update import training_noise
 from nftbench.training.run import TrainingRun
 from nftbench.training.stages import WeightedReward
-from nftbench.training.update import training_noise
 from rewards import load_reward, parse_rewards
 from rewards.base import ConfigError, Prompt, Scores
 from tests.helpers.trainings import FEW, begin, metrics_of, small
