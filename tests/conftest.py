@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.helpers.file_server import serving
+from tests.helpers.servers.file_server import serving
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 os.environ["PYTHONUTF8"] = "1"  # of the commands that tests start, whatever the locale
@@ -140,7 +140,7 @@ def start(start_code):
 
 @pytest.fixture(scope="session")
 def rooms(tmp_path_factory):
-    """`next(rooms)` is a new folder that another process serves: see `tests.helpers.file_server`."""
+    """`next(rooms)` is a new folder that another process serves: see `tests.helpers.servers.file_server`."""
     with serving(tmp_path_factory.mktemp("served")) as found:
         yield found
 

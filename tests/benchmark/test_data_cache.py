@@ -17,7 +17,7 @@ from nftbench.benchmark.registry import load_benchmark, names
 from nftbench.cli.supplies import data as cli_data
 from rewards.base import ConfigError, MissingWeights, Weight
 from rewards.weights import pull as weights
-from tests.helpers.file_server import online
+from tests.helpers.servers.file_server import online
 
 LINES = "".join(f"a photo of thing number {i}\n" for i in range(600)).encode()
 SHA256 = hashlib.sha256(LINES).hexdigest()

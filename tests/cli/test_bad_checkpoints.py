@@ -6,9 +6,9 @@ import diffusers
 import pytest
 from transformers import UMT5Config, UMT5EncoderModel
 
-from tests.helpers import families, tiny
 from tests.helpers.commands import run_here
-from tests.helpers.families.parts import words
+from tests.helpers.models import families, tiny
+from tests.helpers.models.families.parts import words
 from tests.helpers.paths import ROOT
 
 PLAIN = ("--suite", "geneval-pocket", "--limit", "2", "--rewards", "jpeg", "--steps", "2")

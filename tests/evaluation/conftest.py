@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nftbench.runs.run_folder import Run
-from tests.helpers.small_evaluation import evaluated
+from tests.helpers.runs.small_evaluation import evaluated
 
 
 @pytest.fixture(scope="session")

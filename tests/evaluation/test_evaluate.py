@@ -26,7 +26,7 @@ from nftbench.pocket.world.scenes import Scene, random_scene
 from nftbench.runs.io import temporary_path
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
-from tests.helpers.small_evaluation import Stop, evaluated, files, quietly, table, work
+from tests.helpers.runs.small_evaluation import Stop, evaluated, files, quietly, table, work
 
 # --- what a run holds -----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from nftbench.evaluation import evaluate
 from nftbench.evaluation.evaluate import score
 from rewards.base import Scores
 from rewards.images.jpeg import Incompressibility
-from tests.helpers.small_evaluation import Stop, quietly, table, work
+from tests.helpers.runs.small_evaluation import Stop, quietly, table, work
 
 
 def test_another_reward_keeps_the_old_columns(whole, copy):

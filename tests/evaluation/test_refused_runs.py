@@ -12,7 +12,7 @@ from nftbench.commands import score_run
 from nftbench.evaluation.planning import plan
 from nftbench.runs.lock import hold
 from rewards.base import ConfigError
-from tests.helpers.small_evaluation import STEPS, evaluated, files, quietly, work
+from tests.helpers.runs.small_evaluation import STEPS, evaluated, files, quietly, work
 
 
 @pytest.mark.parametrize(

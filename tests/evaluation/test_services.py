@@ -14,7 +14,7 @@ from nftbench.benchmark.samples import Sample
 from nftbench.generation.image_service import draw, load_service
 from rewards.base import ConfigError, Prompt
 from tests.helpers.commands import run_here
-from tests.helpers.fake_images import colour, serving_images
+from tests.helpers.servers.fake_images import colour, serving_images
 
 KEY = "a-secret-of-mine"
 ARGUMENTS = ("--suite", "geneval-pocket", "--rewards", "jpeg", "--limit", "2")

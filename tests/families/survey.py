@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from nftbench.benchmark.samples import image_seed
 from nftbench.generation.sampling import images_of, to_uint8
-from tests.helpers import families
 from tests.helpers.commands import run_here
+from tests.helpers.models import families
 from tests.helpers.paths import ROOT
 
 SUITE = "geneval-pocket"

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.families.survey import Finding, survey
-from tests.helpers import families
+from tests.helpers.models import families
 from tests.helpers.paths import ROOT
 
 TABLE = ROOT / "nftbench" / "generation" / "FAMILIES.md"

@@ -8,8 +8,8 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING 
 
 from tests.families.survey import PLAIN, SHORT, TRAINING, _drawn, survey
 from tests.families.table import TABLE, findings_of
-from tests.helpers import families
 from tests.helpers.commands import run_here
+from tests.helpers.models import families
 
 SOME = ("pixart",)
 """No `save_lora_weights`, so peft's layout; draws at another size unless told."""

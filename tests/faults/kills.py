@@ -115,7 +115,7 @@ def checkpoint_at_operations(bench: Bench) -> Observed:
 def leaderboard_at_operations(bench: Bench) -> Observed:
     """leaderboard rows, killed before each operation of their merge."""
     from nftbench.reporting.leaderboard import board
-    from tests.helpers.board_rows import row
+    from tests.helpers.runs.board_rows import row
 
     def save(folder: Path, before: Callable[[], None]) -> Child:
         board.publish([row(model="first")], folder)

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from tests.faults.bench import Bench, Observed, fault
-from tests.helpers.fake_judge import judging
+from tests.helpers.servers.fake_judge import judging
 
 TROUBLES = ("fail", "nonsense", "refuse", "empty", "endless", "hang", "fail-once")
 

@@ -107,7 +107,7 @@ def two_reports(bench: Bench) -> Observed:
 def leaderboard_rows_at_once(bench: Bench) -> Observed:
     """Four processes that add rows of other models to one leaderboard at once."""
     from nftbench.reporting.leaderboard import board
-    from tests.helpers.board_rows import row
+    from tests.helpers.runs.board_rows import row
 
     models = [f"model-{i}" for i in range(4)]
 

@@ -15,7 +15,7 @@ from nftbench.generation.checkpoint import load_model
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import learn_settings
 from rewards.base import ConfigError, Prompt
-from tests.helpers import families
+from tests.helpers.models import families
 
 PARAMETERS = SamplingParameters(height=64, width=64, num_inference_steps=2, guidance="off")
 BATCH = [Sample(Prompt(id=i, text=i), 0) for i in ("red", "blue")]

@@ -4,7 +4,7 @@ import pytest
 from diffusers import LCMScheduler
 
 from nftbench.generation.distillation import distillation, warning
-from tests.helpers import families, tiny
+from tests.helpers.models import families, tiny
 
 
 def test_evidence_is_in_the_settings_and_never_in_a_name():

@@ -5,7 +5,7 @@ import pytest
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.inspection import inspect_model
-from tests.helpers import families
+from tests.helpers.models import families
 
 SIZE = SamplingParameters(height=64, width=64)
 

@@ -34,7 +34,7 @@ from rewards.certify.loaded import makers
 from rewards.clip.models import clip_tokenizer
 from rewards.measuring.cost import peak_memory
 from rewards.weights.stand_ins import standing_in
-from tests.helpers.tiny import tokenizer
+from tests.helpers.models.tiny import tokenizer
 from tests.performance.memory import filled
 
 TRANSFORMER = {

@@ -65,7 +65,7 @@ def train(kind: str, images: int) -> None:
     """Two iterations of one group, drawn and trained at once: in the second the optimiser remembers."""
     from nftbench.training.config.overrides import load_recipe
     from nftbench.training.run import train as run
-    from tests.helpers.trainings import SMALL
+    from tests.helpers.runs.trainings import SMALL
 
     settings = [f"policy.{k}={str(v).lower()}" for k, v in policy(kind).items()]
     settings += ["stages.iterations=2", "stages.groups=1", f"stages.group_size={max(images, 2)}"]

@@ -23,7 +23,7 @@ from nftbench.stats.estimates import clustered_mean, task_mean
 from nftbench.stats.intervals import SHARE, UNBOUNDED
 from nftbench.stats.paired import PAIR, Averaging, change, paired_samples, tally
 from rewards.base import ConfigError
-from tests.helpers import made_runs
+from tests.helpers.runs import made_runs
 
 PROMPTS = [f"prompt {i}" for i in range(8)]
 GENEVAL, PICK, OCR = (info.key for info in made_runs.INFOS)

@@ -5,7 +5,7 @@ import pytest
 from nftbench.reporting.results import LONGEST, pair_seeds, read_result, read_results, split_label
 from nftbench.runs.seeds import write_parent
 from rewards.base import ConfigError
-from tests.helpers import made_runs
+from tests.helpers.runs import made_runs
 
 PROMPTS = ["a star", "two stars"]
 

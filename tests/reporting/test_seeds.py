@@ -24,7 +24,7 @@ from nftbench.runs.seeds import write_parent
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stats.intervals import MetricRange
 from rewards.base import ConfigError
-from tests.helpers import made_runs
+from tests.helpers.runs import made_runs
 
 PROMPTS = [f"prompt {i}" for i in range(8)]
 GENEVAL, PICK, _ = (info.key for info in made_runs.INFOS)

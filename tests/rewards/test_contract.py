@@ -18,9 +18,9 @@ from nftbench.pocket.world import drawing, scenes
 from rewards import available, load_reward, reward_info
 from rewards.base import MissingExtra, MissingWeights, Prompt, Reward
 from rewards.images import preprocess
-from tests.helpers import tiny_clip
-from tests.helpers.fake_judge import judging
+from tests.helpers.models import tiny_clip
 from tests.helpers.paths import GOLDEN
+from tests.helpers.servers.fake_judge import judging
 
 FOLDER = GOLDEN
 COUNT = 3

@@ -22,7 +22,7 @@ from nftbench.stress.figures import CheckResult, Figure, not_run, verdict_of
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.record import save_recipe
 from rewards.base import ConfigError
-from tests.helpers import families
+from tests.helpers.models import families
 
 METRIC = "geneval@pocket"
 HOW = Averaging(within=SHARE, by_task=True)

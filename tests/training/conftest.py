@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.trainings import few_prompts
+from tests.helpers.runs.trainings import few_prompts
 
 
 @pytest.fixture(scope="module")

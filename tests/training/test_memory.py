@@ -13,8 +13,8 @@ from nftbench.training.policy import memory
 from nftbench.training.policy.memory import UpdateMemory, chosen_by_memory, update_memory
 from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError
-from tests.helpers import families
-from tests.helpers.trainings import begin, small
+from tests.helpers.models import families
+from tests.helpers.runs.trainings import begin, small
 from tests.performance import memory_estimates
 
 pytestmark = pytest.mark.slow

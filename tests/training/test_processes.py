@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from nftbench.benchmark.places import ENVIRONMENT
 from tests.helpers.eventually import eventually
 from tests.helpers.launched import environments
-from tests.helpers.trainings import FEW, begin, settings_of, small
+from tests.helpers.runs.trainings import FEW, begin, settings_of, small
 
 SETTINGS = (
     f'evaluation.benchmarks=["{FEW}"]',

@@ -27,7 +27,14 @@ from nftbench.training.run import TrainingRun
 from nftbench.training.setup import resumed_recipe
 from nftbench.training.stages import RewardSet, stage_data
 from rewards.base import ConfigError, Prompt
-from tests.helpers.trainings import begin, metrics_of, quietly, settings_of, small, tiny_checkpoint
+from tests.helpers.runs.trainings import (
+    begin,
+    metrics_of,
+    quietly,
+    settings_of,
+    small,
+    tiny_checkpoint,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 
 from nftbench.commands import seeds_to_evaluate, train_seeds
 from nftbench.training.seeds import is_finished, read_seeds
-from tests.helpers.trainings import quietly, settings_of
+from tests.helpers.runs.trainings import quietly, settings_of
 
 
 def train(parent: Path, text: str, *settings: str) -> None:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from nftbench.cli.main import app
 from nftbench.generation.sources.ahead import is_here
 from rewards.base import ConfigError
-from tests.helpers import fake_hub
-from tests.helpers.trainings import tiny_checkpoint
+from tests.helpers.runs.trainings import tiny_checkpoint
+from tests.helpers.servers import fake_hub
 
 RECIPE = """
 name = "mine"

@@ -18,7 +18,7 @@ from nftbench.evaluation.scoring.in_turn import Turns
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Prompt
 from rewards.clip import models
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from nftbench.generation.machine.encoders import Parked, RememberedTexts
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import learn_settings
 from rewards.base import Prompt
-from tests.helpers import families
+from tests.helpers.models import families
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from nftbench.generation.sampling import Sample, generate
 from nftbench.generation.settings.effective import learn_settings
 from nftbench.generation.sources.files import stored_dtype
 from rewards.base import ConfigError, Prompt
-from tests.helpers import families
+from tests.helpers.models import families
 
 
 @pytest.mark.parametrize(

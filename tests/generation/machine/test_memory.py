@@ -6,7 +6,7 @@ from torch import nn
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.machine.memory import DrawingMemory, LiveBytes, bytes_of, drawing_memory
 from nftbench.generation.settings.effective import learn_settings
-from tests.helpers import families
+from tests.helpers.models import families
 
 SIZE = SamplingParameters(height=64, width=64, num_inference_steps=2)
 

@@ -15,7 +15,7 @@ from nftbench.generation.recorder.trace import denoiser_of, watch
 from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import learn_settings
 from rewards.base import ConfigError, Prompt
-from tests.helpers import families
+from tests.helpers.models import families
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from nftbench.generation.recorder.call_arguments import flat
 from nftbench.generation.recorder.replay import Layout, Record, learn, record
 from nftbench.generation.recorder.trace import Trace, TracedStep, denoiser_of, watch
 from rewards.base import ConfigError
-from tests.helpers import tiny
+from tests.helpers.models import tiny
 
 PROMPTS, ROWS = ["red", "red", "blue moon", "blue moon"], [0, 0, 2, 2]
 FLOW = [f for f in tiny.ARGUMENTS if f not in tiny.NOISE_FAMILIES]

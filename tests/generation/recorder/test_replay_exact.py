@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nftbench.generation.recorder.replay import learn, record, watch
 from rewards.base import ConfigError
-from tests.helpers.tiny import noise_solvers
-from tests.helpers.toy import MEAN, SPREAD, Habits, Network, ToyPipeline, best_guess
+from tests.helpers.models.tiny import noise_solvers
+from tests.helpers.models.toy import MEAN, SPREAD, Habits, Network, ToyPipeline, best_guess
 
 FLOW = {
     "Euler": lambda: FlowMatchEulerDiscreteScheduler(shift=2.0),

@@ -9,7 +9,7 @@ from nftbench.generation.sampling import call_arguments, generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
 from rewards.base import ConfigError, Prompt
-from tests.helpers import families
+from tests.helpers.models import families
 
 SIZE = {"height": 64, "width": 64}
 PROMPTS = [Prompt(id="a", text="red"), Prompt(id="b", text="two blue cats")]

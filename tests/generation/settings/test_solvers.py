@@ -14,7 +14,7 @@ from nftbench.generation.settings.effective import as_drawn, learn_settings
 from nftbench.generation.settings.probe import described_encoders, described_precision
 from nftbench.generation.settings.solvers import Dpm2Scheduler, build_solver, configuration_digest
 from rewards.base import ConfigError, Prompt
-from tests.helpers import families
+from tests.helpers.models import families
 from tests.helpers.paths import GOLDEN
 
 CASES = json.loads((GOLDEN / "solvers_dpm2.json").read_text("utf-8"))

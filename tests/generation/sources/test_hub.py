@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from nftbench.generation.checkpoint import packaged
-from tests.helpers import fake_hub
+from tests.helpers.servers import fake_hub
 
 LOAD = """
 import json, os, sys

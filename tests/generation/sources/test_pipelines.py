@@ -15,7 +15,7 @@ from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import Allowed, load_model, packaged
 from nftbench.generation.sampling import generate
 from rewards.base import MissingExtra, Prompt
-from tests.helpers import original_layout
+from tests.helpers.models import original_layout
 from tests.helpers.refused import refusal
 
 PROTOCOL = load_benchmark("geneval-pocket").protocol(num_inference_steps=2, guidance_scale=2.0)

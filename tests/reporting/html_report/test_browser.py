@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nftbench.reporting.html_report.build import write_report
-from tests.helpers import made_runs
+from tests.helpers.runs import made_runs
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.slow

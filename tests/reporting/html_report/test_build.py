@@ -16,7 +16,7 @@ from nftbench.runs.io import write_table
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stats.intervals import UNBOUNDED
 from rewards.base import ConfigError
-from tests.helpers import made_runs
+from tests.helpers.runs import made_runs
 
 HOSTILE = '<script>window.owned = 1</script> & "quotes" </script><img src=x onerror=owned=1>'
 PROMPTS = ["a star", "two stars", HOSTILE, "a red star"]

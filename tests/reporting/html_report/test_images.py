@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from nftbench.reporting.html_report.images import SMALL, WHOLE, inside, place
-from tests.helpers import made_runs
+from tests.helpers.runs import made_runs
 
 
 @pytest.mark.parametrize(

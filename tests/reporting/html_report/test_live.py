@@ -9,8 +9,8 @@ import pytest
 
 from nftbench.reporting.html_report.live import runs_below, serving
 from rewards.base import ConfigError
-from tests.helpers import made_runs
 from tests.helpers.eventually import eventually
+from tests.helpers.runs import made_runs
 
 HEADERS = {"Host": "localhost:1"}
 

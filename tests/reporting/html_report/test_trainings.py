@@ -13,7 +13,7 @@ from nftbench.reporting.html_report.build import write_report
 from nftbench.runs.seeds import write_parent
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stats.intervals import UNBOUNDED
-from tests.helpers import made_runs
+from tests.helpers.runs import made_runs
 
 HELD_OUT = "held_out/made/pick@made"
 

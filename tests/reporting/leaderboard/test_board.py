@@ -27,7 +27,7 @@ from nftbench.runs.row_files import (
 from nftbench.runs.rows import Row
 from rewards.base import ConfigError
 from rewards.certify import verdicts
-from tests.helpers.board_rows import PUBLISHED, ROW, row
+from tests.helpers.runs.board_rows import PUBLISHED, ROW, row
 
 OTHER = {
     "model": "pocket+lora=x",
@@ -342,7 +342,7 @@ def test_a_name_is_one_line(name):
 
 ADD = """
 from nftbench.reporting.leaderboard.board import publish
-from tests.helpers.board_rows import row
+from tests.helpers.runs.board_rows import row
 begin.wait()
 for i in range(5):
     publish([row(model=f"{number}-{i}")], folder)

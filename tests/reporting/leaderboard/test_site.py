@@ -13,7 +13,7 @@ from nftbench.reporting.leaderboard.board import (
 )
 from nftbench.reporting.leaderboard.site import board, build, fill, page
 from rewards.base import ConfigError
-from tests.helpers.board_rows import PUBLISHED, row
+from tests.helpers.runs.board_rows import PUBLISHED, row
 
 README = "# a\n<!-- leaderboard:geneval-pocket -->\nold\n<!-- /leaderboard -->\nafter\n"
 

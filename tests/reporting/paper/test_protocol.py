@@ -4,7 +4,7 @@ import pytest
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.reporting.paper.protocol import wanted
-from tests.helpers.made_tables import COLUMN, SUITE, printed, row
+from tests.helpers.runs.made_tables import COLUMN, SUITE, printed, row
 
 
 def faults(settings: str, row_changes=None, line=None, **drawn) -> tuple[str, ...]:

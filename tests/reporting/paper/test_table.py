@@ -23,8 +23,8 @@ from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.row_files import Entry, read_rows
 from nftbench.runs.seeds import write_parent
 from rewards.base import ConfigError
-from tests.helpers import made_runs
-from tests.helpers.made_tables import (
+from tests.helpers.runs import made_runs
+from tests.helpers.runs.made_tables import (
     BASE,
     COLUMN,
     FORMATS,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
 from nftbench.reporting.tables.text_tables import format_of, render
 from rewards.base import ConfigError
-from tests.helpers.made_tables import FORMATS, Texts
+from tests.helpers.runs.made_tables import FORMATS, Texts
 
 NASTY = r"<script>alert(1)</script> & 100% $x$ #1 a_b {c} \d ~ ^ | *e* _f_ [g](h) `i` --limit -0.5"
 

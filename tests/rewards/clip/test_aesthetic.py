@@ -15,7 +15,7 @@ from rewards.clip.aesthetic import HEAD, WIDTHS, Aesthetic, AestheticHead, build
 from rewards.clip.models import VIT_L_14, read_tensors
 from rewards.clip.towers import ClipTower
 from rewards.images import preprocess
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 from tests.helpers.paths import DATA
 
 PUBLISHED = DATA / "aesthetic" / Path(HEAD.name).name

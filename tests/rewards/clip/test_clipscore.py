@@ -9,7 +9,7 @@ from rewards.base import MissingWeights, Prompt
 from rewards.clip.clipscore import ClipScore
 from rewards.clip.towers import ClipTower
 from rewards.images import preprocess
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 
 PROMPTS = [Prompt(id=str(i), text=text) for i, text in enumerate(tiny_clip.TEXTS)]
 TRANSFORMS = {"nft": preprocess.clipscore_nft, "openai": preprocess.clipscore_openai}

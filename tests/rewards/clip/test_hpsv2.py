@@ -10,7 +10,7 @@ from rewards.base import ConfigError, MissingWeights, Prompt
 from rewards.clip.hpsv2 import HpsV2, load_open_clip
 from rewards.clip.towers import OpenClipTower
 from rewards.images import preprocess
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 
 TEXTS = ["a photo of a dog", "an astronaut\u2019s glove", "a photo of a dog", "word " * 100]
 PROMPTS = [Prompt(id=str(i), text=text) for i, text in enumerate(TEXTS)]

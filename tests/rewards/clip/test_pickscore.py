@@ -9,7 +9,7 @@ from rewards.base import MissingWeights, Prompt
 from rewards.clip.pickscore import PickScore
 from rewards.clip.towers import ClipTower
 from rewards.images import preprocess
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 
 PROMPTS = [Prompt(id=str(i), text=text) for i, text in enumerate(tiny_clip.TEXTS)]
 

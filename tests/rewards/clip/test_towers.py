@@ -18,7 +18,7 @@ from rewards.clip.models import clip_tokenizer, load_tower, openai_tower
 from rewards.clip.towers import ClipTower, OpenClipTower, load_clip
 from rewards.geneval.colours import ClipColorHead
 from rewards.images import preprocess
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 
 TEXTS = tiny_clip.TEXTS
 

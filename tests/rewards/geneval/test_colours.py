@@ -7,7 +7,7 @@ import torch
 from rewards.clip.towers import ClipTower
 from rewards.geneval.colours import TEMPLATES, ClipColorHead, Crop
 from rewards.images import preprocess
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 
 COLORS = ("red", "green", "dark blue")
 

@@ -24,7 +24,7 @@ from rewards.geneval.detector import Detections
 from rewards.geneval.judge import COLORS
 from rewards.geneval.reward import through_jpeg
 from rewards.geneval.variants import PRESETS, assemble, detector_of
-from tests.helpers import tiny_clip
+from tests.helpers.models import tiny_clip
 from tests.helpers.paths import GOLDEN
 
 CAT = Prompt(id="0", text="", target={"include": [{"class": "cat", "count": 1, "color": "red"}]})

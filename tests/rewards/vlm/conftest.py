@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.fake_judge import judging
+from tests.helpers.servers.fake_judge import judging
 
 SETTINGS = ("URL", "KEY", "MODEL", "CONCURRENCY", "TIMEOUT")
 

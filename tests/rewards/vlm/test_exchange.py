@@ -21,8 +21,8 @@ from rewards.vlm.unifiedreward import (
     UnifiedReward,
     official,
 )
-from tests.helpers.fake_judge import mark
-from tests.helpers.judged import pictures, prompts, reward
+from tests.helpers.servers.fake_judge import mark
+from tests.helpers.servers.judged import pictures, prompts, reward
 
 
 def test_trouble_is_told_and_left_with_its_image(url):

@@ -30,9 +30,9 @@ from rewards.vlm.unifiedreward import (
     png_as_is,
     v2_0,
 )
-from tests.helpers.fake_judge import mark
-from tests.helpers.judged import decoded, pictures, prompts, reward
 from tests.helpers.paths import GOLDEN
+from tests.helpers.servers.fake_judge import mark
+from tests.helpers.servers.judged import decoded, pictures, prompts, reward
 
 FOLDER = GOLDEN
 # --- replies --------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import pytest
 
 from rewards.weights import pull as weights
-from tests.helpers.file_server import online
-from tests.helpers.pinned_weights import DATA, NAME
+from tests.helpers.servers.file_server import online
+from tests.helpers.servers.pinned_weights import DATA, NAME
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from rewards.base import ConfigError, MissingWeights
 from rewards.weights import pull as weights
 from rewards.weights.pull import pull, state, verified, weight_file
-from tests.helpers.pinned_weights import DATA, NAME, SHA256, left, pinned
+from tests.helpers.servers.pinned_weights import DATA, NAME, SHA256, left, pinned
 
 # --- from an address ------------------------------------------------------------------------------
 

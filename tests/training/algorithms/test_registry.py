@@ -8,7 +8,7 @@ import pytest
 from nftbench.training import algorithms
 from nftbench.training.algorithms.flow_grpo import FlowGRPO
 from rewards.base import ConfigError
-from tests.helpers.trainings import begin, metrics_of, small
+from tests.helpers.runs.trainings import begin, metrics_of, small
 
 REGRESSION = '''
 """Reward-weighted regression: every image is learned again, better ones more. A toy."""

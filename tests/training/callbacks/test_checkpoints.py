@@ -16,7 +16,7 @@ from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import RECIPE, save_recipe, stored_recipe, stored_record
 from nftbench.training.run import train
 from rewards.base import ConfigError
-from tests.helpers.trainings import begin, metrics_of, quietly, small, tiny_checkpoint
+from tests.helpers.runs.trainings import begin, metrics_of, quietly, small, tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 

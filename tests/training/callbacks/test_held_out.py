@@ -13,7 +13,7 @@ from nftbench.training.callbacks.metrics_log import held_out_columns, read_chang
 from nftbench.training.config.recipe import Recipe
 from rewards import load_reward
 from rewards.base import ConfigError
-from tests.helpers.trainings import FEW, begin, metrics_of, small
+from tests.helpers.runs.trainings import FEW, begin, metrics_of, small
 
 SETTINGS = (
     "stages.iterations=2",

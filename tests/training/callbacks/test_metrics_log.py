@@ -10,7 +10,7 @@ from nftbench.training.callbacks import metrics_log
 from nftbench.training.callbacks.metrics_log import METRICS, MetricsLog, Pace, read_metrics
 from nftbench.training.config.record import RECIPE
 from rewards.base import ConfigError
-from tests.helpers.trainings import quietly
+from tests.helpers.runs.trainings import quietly
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.iteration import rollouts
 from rewards.base import ConfigError
-from tests.helpers.trainings import begin, settings_of, small
+from tests.helpers.runs.trainings import begin, settings_of, small
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from nftbench.training.run import TrainingRun
 from nftbench.training.stages import WeightedReward
 from rewards import load_reward, parse_rewards
 from rewards.base import ConfigError, Prompt, Scores
-from tests.helpers.trainings import FEW, begin, metrics_of, small
+from tests.helpers.runs.trainings import FEW, begin, metrics_of, small
 
 ONE = ("stages.iterations=1", "stages.updates=1")
 """One iteration, one step."""

@@ -22,7 +22,7 @@ from transformers import (
     T5GemmaEncoderModel,
 )
 
-from tests.helpers.families.parts import (
+from tests.helpers.models.families.parts import (
     FLUX_LIKE,
     SEEN,
     VOCABULARY,
@@ -31,7 +31,7 @@ from tests.helpers.families.parts import (
     vae,
     words,
 )
-from tests.helpers.tiny import CHAT, WIDTH, clip
+from tests.helpers.models.tiny import CHAT, WIDTH, clip
 
 ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "mrope_interleaved": True}
 SEEING = {"depth": 1, "hidden_size": WIDTH, "num_heads": 2, "patch_size": 14}

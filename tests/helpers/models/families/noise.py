@@ -6,9 +6,9 @@ import diffusers
 from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler
 from transformers import BertConfig, BertModel
 
-from tests.helpers import tiny
-from tests.helpers.families.parts import prior, vae, vision, vq
-from tests.helpers.tiny import LETTERS, NOISE, WIDTH, clip, t5, tokenizer
+from tests.helpers.models import tiny
+from tests.helpers.models.families.parts import prior, vae, vision, vq
+from tests.helpers.models.tiny import LETTERS, NOISE, WIDTH, clip, t5, tokenizer
 
 
 def hunyuan_dit() -> Any:

@@ -1,4 +1,4 @@
-"""A judge to be judged by: an OpenAI-compatible chat server, `python -m tests.helpers.fake_judge`, in its own process.
+"""A judge to be judged by: an OpenAI-compatible chat server, a process of its own (`python -m` this module).
 
 It says its port. What it answers follows from the caption: marks from the picture's mean brightness, except where a
 word of the caption asks for trouble: `fail`, `hang`, `nonsense` always; `fail-once`, `hang-once` at the first time;
@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 from PIL import Image
 
-from tests.helpers.fake_service import Service, serve, serving
+from tests.helpers.servers.fake_service import Service, serve, serving
 
 HANG = 30.0
 """Seconds: longer than any test waits."""
@@ -71,7 +71,7 @@ class Judge(Service):
 
 def judging() -> AbstractContextManager[str]:
     """The server in another process; the block gets its address."""
-    return serving("tests.helpers.fake_judge")
+    return serving("tests.helpers.servers.fake_judge")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler as Euler
 from transformers import LlamaForCausalLM, UMT5Config, UMT5EncoderModel
 
-from tests.helpers import tiny
-from tests.helpers.families.parts import (
+from tests.helpers.models import tiny
+from tests.helpers.models.families.parts import (
     FLUX_LIKE,
     dc_vae,
     deep_language_model,
@@ -17,7 +17,7 @@ from tests.helpers.families.parts import (
     qwen_vae,
     vae,
 )
-from tests.helpers.tiny import LETTERS, WIDTH, language_model, t5, tokenizer
+from tests.helpers.models.tiny import LETTERS, WIDTH, language_model, t5, tokenizer
 
 
 def with_vae(family: str) -> Any:

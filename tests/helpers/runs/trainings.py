@@ -19,7 +19,7 @@ from nftbench.evaluation.scoring.loading import quiet
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.run import TrainingRun
-from tests.helpers import families
+from tests.helpers.models import families
 
 SMALL = (
     "policy.rank=4",

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from tests.helpers import tiny
-from tests.helpers.families import flow, further, noise
-from tests.helpers.families import vision_language as seeing
-from tests.helpers.families.parts import enlarged
+from tests.helpers.models import tiny
+from tests.helpers.models.families import flow, further, noise
+from tests.helpers.models.families import vision_language as seeing
+from tests.helpers.models.families.parts import enlarged
 
 PERTURBED = {
     "sd3": "StableDiffusion3PAGPipeline",

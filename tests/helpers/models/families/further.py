@@ -13,10 +13,10 @@ from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from transformers import CLIPImageProcessor, SmolLM3Config, SmolLM3ForCausalLM
 
-from tests.helpers import tiny
-from tests.helpers.families import flow
-from tests.helpers.families import vision_language as seeing
-from tests.helpers.families.parts import (
+from tests.helpers.models import tiny
+from tests.helpers.models.families import flow
+from tests.helpers.models.families import vision_language as seeing
+from tests.helpers.models.families.parts import (
     FLUX_LIKE,
     VOCABULARY,
     deep_language_model,
@@ -27,7 +27,7 @@ from tests.helpers.families.parts import (
     vq,
     words,
 )
-from tests.helpers.tiny import NOISE, WIDTH, clip, t5, tokenizer
+from tests.helpers.models.tiny import NOISE, WIDTH, clip, t5, tokenizer
 
 LEFT_OUT = ("safety_checker", "image_encoder", "feature_extractor")
 BRIA_VOCABULARY = 128_001

@@ -1,4 +1,4 @@
-"""An image service to be asked: OpenAI-compatible, for `python -m tests.helpers.fake_images`, in a process of its own.
+"""An image service to be asked: OpenAI-compatible, for a process of its own (`python -m` this module).
 
 It says its port. It draws one colour a prompt, in the size it is asked for, except where a word of the prompt asks for
 trouble: `small` half the size, `busy-once` status 429 at the first time, `fail` 500 always, `refuse` 400, `broken` no
@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 
 from PIL import Image
 
-from tests.helpers.fake_service import Service, serve, serving
+from tests.helpers.servers.fake_service import Service, serve, serving
 
 TROUBLE = ("small", "busy-once", "fail", "refuse", "broken", "linked", "elsewhere", "endless")
 
@@ -72,7 +72,7 @@ class Images(Service):
 
 def serving_images(key: str = "") -> AbstractContextManager[str]:
     """The service in another process; the block gets its address."""
-    return serving("tests.helpers.fake_images", key)
+    return serving("tests.helpers.servers.fake_images", key)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.helpers import tiny
+from tests.helpers.models import tiny
+from tests.helpers.models.tiny import CHAT, LETTERS, WIDTH, clip, tokenizer
 from tests.helpers.paths import ROOT
-from tests.helpers.tiny import CHAT, LETTERS, WIDTH, clip, tokenizer
 
 FLUX_LIKE = {"attention_head_dim": 16, "num_attention_heads": 2, "axes_dims_rope": (4, 4, 8)}
 SPECIAL = ("<pad>", "<eos>", "<unk>")

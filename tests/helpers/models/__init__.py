@@ -1,0 +1,1 @@
+"""Small models: real networks and pipelines with random weights."""

@@ -1,0 +1,1 @@
+"""Evaluations, trainings and what they leave: run, or made by rule."""

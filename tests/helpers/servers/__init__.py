@@ -1,0 +1,1 @@
+"""Servers in a thread or a process of their own."""
