@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -74,12 +75,8 @@ class Effective:
         """The same with another number of steps or seed."""
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         arguments = {**self.arguments, "num_inference_steps": steps}
-        return replace(
-            self,
-            num_inference_steps=steps,
-            seed=self.seed if seed is None else seed,
-            arguments=arguments,
-        )
+        seed = self.seed if seed is None else seed
+        return replace(self, num_inference_steps=steps, seed=seed, arguments=arguments)
 
 
 def learn_settings(pipeline: DiffusionPipeline, requested: SamplingParameters) -> Effective:
@@ -202,12 +199,7 @@ class _Learner:
     def _first_call(self) -> probe.Observation:
         """Find a way to call the pipeline at all, with its own guidance; and stop it from rewriting prompts."""
         errors = []
-        for self.one_by_one, self.latent in (
-            (False, True),
-            (False, False),
-            (True, True),
-            (True, False),
-        ):
+        for self.one_by_one, self.latent in product((False, True), (True, False)):
             try:
                 seen = self.draw({})
                 break

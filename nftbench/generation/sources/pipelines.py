@@ -124,14 +124,11 @@ def _build_folder(
     dtype: torch.dtype | None,
     remote_code: bool,
 ) -> Built:
-    if on_hub:
-        fetched = fetch_pipeline(on_hub, reference.one(VARIANT))
-        folder, digest = fetched.path, fetched.digest
-    else:
-        digest = ""
+    fetched = fetch_pipeline(on_hub, reference.one(VARIANT)) if on_hub else None
+    folder = fetched.path if fetched else folder
     index = read_index(folder / INDEX)
     refuse_code(folder, index, remote_code)
-    digest = digest or folder_digest(folder)
+    digest = fetched.digest if fetched else folder_digest(folder)
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     variant = files.variant_of(names, index, reference.one(VARIANT))
     notes = [f"weights of variant {variant}"] if variant else []
@@ -265,9 +262,7 @@ def _component_place(name: str, source: str) -> tuple[Path, str]:
                 f"+{name}={source}: no such file or folder, and not owner/name:subfolder"
             )
         if (place.subfolder or "").endswith(WEIGHTS):
-            at = HubPlace(place.id, place.revision)
-            fetched = fetch_file(at, place.subfolder or "")
-            return fetched.path, f"{fetched.commit}:{place.subfolder}"
+            return _file_on_hub(place)
         fetched = fetch_folder(
             place,
             "config.json",
@@ -281,12 +276,17 @@ def _component_place(name: str, source: str) -> tuple[Path, str]:
     return folder, folder_digest(folder)
 
 
+def _file_on_hub(place: HubPlace) -> tuple[Path, str]:
+    """A file that the place names, and what tells it from others."""
+    fetched = fetch_file(HubPlace(place.id, place.revision), place.subfolder or "")
+    return fetched.path, f"{fetched.commit}:{place.subfolder}"
+
+
 def read_component_class(folder: Path) -> str | None:
     """The class that a part was saved by; None where its configuration does not say."""
     path = folder / "config.json"
     if not path.is_file():
-        others = [p.name for p in folder.glob("*config.json")]
-        if others:
+        if any(folder.glob("*config.json")):
             return None
         raise ConfigError(
             f"{folder} holds no config.json; expected a part saved by save_pretrained"
@@ -301,13 +301,9 @@ def _build_file(
     reference: Reference, path: Path, on_hub: HubPlace | None, dtype: torch.dtype | None
 ) -> Built:
     """One file with the weights of a whole pipeline."""
-    if on_hub:
-        fetched = fetch_file(HubPlace(on_hub.id, on_hub.revision), on_hub.subfolder or "")
-        path, digest = fetched.path, f"{fetched.commit}:{on_hub.subfolder}"
-    else:
-        digest = ""
+    path, known = _file_on_hub(on_hub) if on_hub else (path, "")
     refuse_other_file(path)
-    digest = digest or file_digest(path)
+    digest = known or file_digest(path)
     if reference.one(QUANTIZE) or reference.components:
         raise ConfigError(
             "one file takes +config= and +lora= only; save it as a folder for other parts"
