@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 
 from nftbench.training.callbacks.base import Iteration
 from rewards.base import ConfigError
+from tests.helpers.paths import ROOT
 from tests.performance.head_to_head import (
     COSTS,
     PROTOCOL,
@@ -118,6 +121,49 @@ def test_runs_are_named_and_made_in_their_order(tmp_path):
     (tmp_path / "a-screen-1").mkdir()
     (tmp_path / "a-screen-1" / "points.json").write_text(json.dumps(points(0.1, 0.6)))
     assert whole.best("a") == ["x=2"] and whole.done("a-screen-1") and not whole.done("a-seed-1")
+
+
+@pytest.mark.slow
+def test_a_comparison_is_made_whole_by_the_command(tmp_path):
+    """Two sides, a setting each, two seeds of two iterations with a validation after each, by the script itself."""
+    file = tomllib.loads(PROTOCOL.read_text("utf-8"))
+    small = [
+        "stages.groups=1", "stages.group_size=2", "policy.compiled=false",
+        "evaluation.limit=2", "evaluation.images_per_prompt=1", "evaluation.num_inference_steps=2",
+    ]  # fmt: skip
+    numbers = {"screen_images": 4, "confirm_images": 4, "confirm_seeds": [1], "every_images": 2}
+    protocol = file["protocol"] | numbers | {"common": [*file["protocol"]["common"], *small]}
+    protocol["validation"] = []
+    sides = {
+        name: side | {"settings": side["settings"][:1]} for name, side in file["sides"].items()
+    }
+    path, out = tmp_path / "small.toml", tmp_path / "out"
+    path.write_text(toml_of({"protocol": protocol, "sides": sides}), "utf-8")
+    command = [sys.executable, "-m", "tests.performance.head_to_head", str(out)]
+    done = subprocess.run(
+        [*command, "--protocol", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "result.json").read_text("utf-8"))
+    for side in sides:
+        (screened,) = found[side]["screened"]
+        assert [point["images"] for point in screened["points"]] == [0, 2, 4]
+        assert all(0 <= point["score"] <= 1 for point in screened["points"])
+        assert found[side]["confirmed"]["1"]["spent"]["cpu_seconds"] > 0
+    assert "nft seed 1" in done.stdout and "no ratio" in done.stdout
+
+
+def toml_of(value: dict) -> str:
+    """Tables of tables, whose ends are plain values."""
+    lines = []
+    for section, fields in value.items():
+        for name, field in fields.items():
+            if isinstance(field, dict):
+                inner = "\n".join(f"{k} = {json.dumps(v)}" for k, v in field.items())
+                lines.append(f"[{section}.{name}]\n{inner}\n")
+            else:
+                lines.append(f"{section}.{name} = {json.dumps(field)}")
+    return "\n".join(sorted(lines, key=lambda line: line.startswith("[")))
 
 
 class Trainer:

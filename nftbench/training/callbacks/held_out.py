@@ -268,8 +268,8 @@ class Validate:
         self._pace(f"{stage}: {done} of {total} images")
 
     def _compare_with_first(self, iteration: Iteration, table: pd.DataFrame) -> None:
-        """Have the guards check rewards that are watched and not trained, against the untouched base."""
-        if iteration.done == 0:
+        """Have the guards check rewards that are watched and not trained, against the base if it was measured."""
+        if iteration.done == 0 or self._first.empty:
             return
         found = changes(self._first, table, averaging(table, self._sets))
         trained_keys = {r.key for r in self._setup.trained}
