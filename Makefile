@@ -12,7 +12,7 @@ style: # names, docstrings, function lengths
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-types: # basic, without the rules that pyproject.toml names; takes minutes
+types: # basic; takes minutes
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
 test: # the quick part

@@ -211,7 +211,7 @@ def _run(case: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[
     if not case["deterministic"]:
         scheduler.recorded = torch.from_numpy(arrays[f"{case['id']}/noise"])
     latents = [x]
-    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):  # pyright: ignore[reportArgumentType]
         v = torch.einsum("cd,bdhw->bchw", M, x)
         v = v + b[:, None, None] * torch.sin(3 * x + 2 * sigma)
         (x,) = scheduler.step(v, t, x, return_dict=False)

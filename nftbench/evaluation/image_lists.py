@@ -217,6 +217,6 @@ def _write(path: Path, table: pd.DataFrame) -> None:
     if path.suffix.lower() == ".parquet":
         write_table(path, table)
         return
-    texts = [c for c in table if table[c].dtype == object or str(table[c].dtype).startswith("str")]
+    texts = [c for c in map(str, table) if str(table[c].dtype).startswith(("object", "str"))]
     safe = table.assign(**{c: [shielded(str(v)) for v in table[c]] for c in texts})
     write_atomic(path, safe.to_csv(index=False).encode())

@@ -113,7 +113,7 @@ def _are(values: object, kind: type) -> TypeGuard[list[Any]]:
     )
 
 
-def pairs(ranks: Sequence[int], scores: Sequence[float]) -> Iterator[float]:
+def pairs(ranks: Sequence[int], scores: Sequence[float] | np.ndarray) -> Iterator[float]:
     """Of each pair of images that people told apart, whether a reward agrees.
 
     Args:
@@ -135,7 +135,7 @@ def pairs(ranks: Sequence[int], scores: Sequence[float]) -> Iterator[float]:
             yield float(scores[better] > scores[worse]) if told else np.nan
 
 
-def accuracy(items: Sequence[Item], scores: Sequence[Sequence[float]]) -> Estimate:
+def accuracy(items: Sequence[Item], scores: Sequence[Sequence[float] | np.ndarray]) -> Estimate:
     """Share of the pairs that people told apart on which a reward agrees with them, clustered by item.
 
     Args:

@@ -63,9 +63,9 @@ def make_text_encoder(
             num_hidden_layers=layers,
             num_attention_heads=width // 32,
             max_position_embeddings=TEXT_LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,  # pyright: ignore[reportArgumentType]
+            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
         )
     )
 
@@ -74,9 +74,9 @@ def make_vae() -> AutoencoderKL:
     """f8, 16 channels, SD3's layout in small, random weights."""
     channels = (16, 32, 64, 64)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        block_out_channels=channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -121,8 +121,8 @@ def vae_loss(vae: AutoencoderKL, images: Tensor) -> Tensor:
         vae: the autoencoder.
         images: (B, 3, H, W) in [-1, 1].
     """
-    posterior = vae.encode(images).latent_dist
-    output = vae.decode(posterior.sample()).sample
+    posterior = vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+    output = vae.decode(posterior.sample()).sample  # pyright: ignore[reportAttributeAccessIssue]
     edges = sum(F.l1_loss(output.diff(dim=d), images.diff(dim=d)) for d in (2, 3))
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     return F.l1_loss(output, images) + F.mse_loss(output, images) + edges + 2e-3 * kl

@@ -168,7 +168,8 @@ def _wins(
     tables: Sequence[Sequence[pd.DataFrame]], metric: str, higher_is_better: bool
 ) -> tuple[int, int, int]:
     """Prompts for which B is better, worse and alike, by the mean over seeds and images."""
-    found = tally(paired_samples(*(mean_image(of, [metric]) for of in tables)), metric)
+    before, after = (mean_image(of, [metric]) for of in tables)
+    found = tally(paired_samples(before, after), metric)
     wins, losses = found.higher, found.lower
     return (wins, losses, found.same) if higher_is_better else (losses, wins, found.same)
 

@@ -87,7 +87,9 @@ def _means(runs: Sequence[Run], name: str, protocol: Protocol) -> Iterator[Row]:
     """Rows of one benchmark over seeds."""
     infos = [RewardInfo(**info) for info in runs[0].manifest["rewards"][name].values()]
     tables = [run.read_samples(name) for run in runs]
-    columns = [c for c in tables[0] if _is_number(c, infos) and all(c in t for t in tables)]
+    columns = [
+        c for c in map(str, tables[0]) if _is_number(c, infos) and all(c in t for t in tables)
+    ]
     whole = mean_image(tables, columns)
     each = [_rows(t, infos, name, protocol) for t in alike(tables, whole, columns)]
     for place, row in enumerate(_rows(whole, infos, name, protocol)):

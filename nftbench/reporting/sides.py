@@ -54,7 +54,7 @@ class EvaluationSide:
         infos = {k: RewardInfo(**i) for k, i in self._runs[0].manifest["rewards"][name].items()}
         by_task = self.protocols[name].aggregation == "task_mean"
         found = {}
-        for column in self._runs[0].read_samples(name):
+        for column in map(str, self._runs[0].read_samples(name)):
             of = Metric.parse(column)
             if of.key in infos and of.part not in WORDS:
                 info = infos[of.key]

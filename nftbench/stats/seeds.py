@@ -175,7 +175,7 @@ def change_over_seeds(
     pairs = sides[0].merge(sides[1][[*PAIR, metric]], on=list(PAIR), suffixes=(" before", " after"))
     whole = change(pairs, benchmark, metric, how)
     values = [pairs[f"{metric} {when}"].to_numpy(np.float64) for when in ("before", "after")]
-    lost = np.isnan(values).any(axis=0)
+    lost = np.any(np.isnan(values), axis=0)
     means = [_means(tables, pairs, metric, how, lost) for tables in (before, after)]
     own = [spread(found) for found in means]
     differences = [b - a for a, b in zip(*means, strict=paired)]
@@ -264,4 +264,4 @@ def p_value(value: float, parts: Sequence[Spread]) -> float:
         return math.sqrt(reach) - abs(value)
 
     least = math.log(LEAST_P)
-    return LEAST_P if beyond(least) < 0 else math.exp(brentq(beyond, least, 0.0))
+    return LEAST_P if beyond(least) < 0 else math.exp(brentq(beyond, least, 0.0))  # pyright: ignore[reportArgumentType]

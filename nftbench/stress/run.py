@@ -117,7 +117,7 @@ def _generate(
         seen = pd.DataFrame(
             [picture_statistics(read_picture(Path(p)).pixels[None]) for p in table["path"]]
         )
-        tables[work.name] = table.assign(**seen)
+        tables[work.name] = table.assign(**seen)  # pyright: ignore[reportArgumentType]
     return tables
 
 

@@ -30,7 +30,7 @@ class TrainingProcesses(Processes):
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            parameter.grad = self._accelerator.reduce(parameter.grad, "sum")
+            parameter.grad = self._accelerator.reduce(parameter.grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
 
     # --- stopping -------------------------------------------------------------------------------------------------
 

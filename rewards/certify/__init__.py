@@ -82,5 +82,5 @@ def compare(
         mean_error=float(error.mean()),
         tolerance=tolerance,
         relative=relative,
-        rank_correlation=float(spearmanr(a, b).statistic) if ranked else None,
+        rank_correlation=float(spearmanr(a, b).statistic) if ranked else None,  # pyright: ignore[reportAttributeAccessIssue]
     )

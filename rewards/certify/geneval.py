@@ -70,7 +70,7 @@ def rebuilt(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Tensor]
         seed: see `seeded`.
     """
     weights = (name for name in shapes if not name.endswith("position_index"))
-    return {name: _rebuilt(*to_v3({name: shapes[name]}).popitem(), seed) for name in weights}
+    return {name: _rebuilt(*to_v3({name: shapes[name]}).popitem(), seed) for name in weights}  # pyright: ignore[reportArgumentType]
 
 
 def _rebuilt(name: str, shape: Sequence[int], seed: int) -> Tensor:
@@ -101,7 +101,7 @@ def full(key: str, folder: Path) -> Iterator[Check]:
     facts = _facts(folder, "mmdet3")
     weights = {MMDET.name: partial(rebuilt, facts["full_state"], facts["seed"])}
     with standing_in("detector rebuilt", makers(blank) | weights):
-        detector = load_reward(key).reward.detector
+        detector = load_reward(key).reward.detector  # pyright: ignore[reportAttributeAccessIssue]
     picture = pictures_of(folder)["sq64"].repeat(8, axis=0).repeat(8, axis=1)
     if FACTS[key].bgr:  # the golden numbers are of right colours
         picture = picture[..., ::-1]

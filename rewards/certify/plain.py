@@ -137,7 +137,7 @@ def _enlarged(key: str, folder: Path) -> Iterator[Check]:
 
 def channels(key: str, folder: Path) -> Iterator[Check]:
     """The order of channels in which the true engine is given a picture: right colours, as PP-OCR was trained."""
-    reader, given = load_reward(key).reward.engine, []
+    reader, given = load_reward(key).reward.engine, []  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(reader, RapidOcr)
     inner = reader._engine
     reader._engine = lambda picture: given.append(picture) or inner(picture)

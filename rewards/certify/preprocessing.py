@@ -126,4 +126,4 @@ def _digest(pixels: np.ndarray) -> str:
     """sha256 of the uint8 picture (H, W, 3) before it was normalised."""
     mean, std = (np.array(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     picture = np.rint((pixels.astype(np.float64) * std + mean) * 255).astype(np.uint8)
-    return hashlib.sha256(np.ascontiguousarray(picture.transpose(1, 2, 0))).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(picture.transpose(1, 2, 0))).hexdigest()  # pyright: ignore[reportArgumentType]

@@ -19,7 +19,7 @@ def replies(key: str, folder: Path) -> Iterator[Check]:
     golden = read_golden(folder, "extras.json")["unifiedreward_parse"]
     reward = load_reward(key)
     texts = [case["text"] for case in golden]
-    reward.reward.ask = lambda endpoint, questions: [Reply(text=text) for text in texts]
+    reward.reward.ask = lambda endpoint, questions: [Reply(text=text) for text in texts]  # pyright: ignore[reportAttributeAccessIssue]
     images = np.zeros((len(texts), 8, 8, 3), np.uint8)
     found = reward.score(images, [""] * len(texts)).values
     fine = [i for i, case in enumerate(golden) if 1 <= case["raw"] <= 5]

@@ -88,7 +88,7 @@ def clip_tokenizer() -> Any:
     words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: i for i, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)  # pyright: ignore[reportArgumentType]
 
 
 def openai_tower(
@@ -151,7 +151,7 @@ def build_clip(config: Any, state: Mapping[str, Tensor], path: Path) -> Any:
     fill(model, {k: v for k, v in state.items() if not k.endswith("position_ids")}, path)
     for embeddings in (model.text_model.embeddings, model.vision_model.embeddings):
         count = embeddings.position_ids.shape[-1]
-        embeddings.position_ids = torch.arange(count)[None]
+        embeddings.position_ids = torch.arange(count)[None]  # pyright: ignore[reportAttributeAccessIssue]
     assert not any(buffer.is_meta for buffer in model.buffers()), "a buffer was left out"
     return model
 

@@ -167,7 +167,7 @@ _LOOKUPS = ("builtins.getattr", "__builtin__.getattr")
 def _numpy_names() -> list[tuple[Callable[..., object], str]]:
     """What numpy arrays and numbers are pickled with, by numpy 1 and 2."""
     dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"}
-    core = np._core.multiarray
+    core = np._core.multiarray  # pyright: ignore[reportAttributeAccessIssue]
     made = [(getattr(core, part), part) for part in ("_reconstruct", "scalar")]
     return [
         *(

@@ -224,5 +224,5 @@ def network_input(
     resized = cv2.resize(given, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
     fill = (PAD,) * 3 if pipeline == "mmdet2" else MEAN
     padded = cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill)
-    pixels = torch.from_numpy((padded - np.float32(MEAN)) / np.float32(STD))
+    pixels = torch.from_numpy((padded - np.float32(MEAN)) / np.float32(STD))  # pyright: ignore[reportArgumentType]
     return pixels.permute(2, 0, 1)[None].contiguous(), size

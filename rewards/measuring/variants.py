@@ -60,4 +60,4 @@ def _pair(first: str, second: str, values: Mapping[str, np.ndarray]) -> Disagree
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     if any(len(np.unique(x)) < 2 for x in (a, b)):
         return float("nan")
-    return float(spearmanr(a, b).statistic)
+    return float(spearmanr(a, b).statistic)  # pyright: ignore[reportAttributeAccessIssue]

@@ -333,7 +333,7 @@ def _bgr(image: np.ndarray) -> np.ndarray:
 def _ppocr_failures() -> tuple[type[Exception], ...]:
     """What OpenCV and onnxruntime raise on a picture they cannot work on."""
     import cv2
-    from onnxruntime.capi import onnxruntime_pybind11_state as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort  # pyright: ignore[reportAttributeAccessIssue]
 
     return (cv2.error, ort.Fail, ort.InvalidArgument, ort.RuntimeException, RuntimeError)
 

@@ -161,5 +161,5 @@ def blip_reward(
     refuse_misfits(path, misfits)
     net.load_state_dict({ours: state[name] for name, (ours, _) in wanted.items()}, assign=True)
     places = torch.arange(text.max_position_embeddings)[None]
-    net.text.embeddings.position_ids = places  # no parameter: it would stay on the meta device
+    net.text.embeddings.position_ids = places  # no parameter: it would stay on the meta device  # pyright: ignore[reportAttributeAccessIssue]
     return net.float()

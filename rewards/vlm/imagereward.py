@@ -62,8 +62,8 @@ class ImageReward:
         precision = precision_of(dtype)
         self.info = info
         self.net = net.to(device).eval().requires_grad_(False)
-        self.net.vision.to(precision)
-        self.net.text.to(precision)
+        self.net.vision.to(precision)  # pyright: ignore[reportArgumentType]
+        self.net.text.to(precision)  # pyright: ignore[reportArgumentType]
         self.tokenize = tokenize
         self._device = device
 

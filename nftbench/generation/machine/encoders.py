@@ -261,7 +261,7 @@ def _digest(how: str, row: Sequence[Tensor]) -> str:
     digest = hashlib.sha256(how.encode())
     for tensor in row:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

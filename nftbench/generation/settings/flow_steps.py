@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
 
 from rewards.base import ConfigError

@@ -151,7 +151,7 @@ def _flow_solver(own: Any, name: str) -> Any:
         return built
     if moving or not (euler or name in ("euler", "dpm2")):
         raise _misfit(own, name, ["euler", "dpm2"])
-    steps = own.config.num_train_timesteps
+    steps = own.config["num_train_timesteps"]
     if name in ("euler", "dpm2"):
         return FLOW[name](num_train_timesteps=steps, shift=shift)
     return FLOW[name](

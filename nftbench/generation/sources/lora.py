@@ -122,7 +122,7 @@ def _settle_alphas(layers: dict[str, Layer], config: dict[str, Any]) -> set[floa
     for module, layer in layers.items():
         if layer.alpha is None and config.get("lora_alpha") is not None:
             layer.alpha = float(
-                patterns.get(get_pattern_key(patterns, module), config["lora_alpha"])
+                patterns.get(get_pattern_key(list(patterns), module), config["lora_alpha"])
             )
             if config.get("use_rslora"):  # alpha / sqrt(rank), as peft's alpha / rank
                 layer.alpha *= _rank(layer) ** 0.5
@@ -143,11 +143,12 @@ def _inject(
 ) -> None:
     ranks = {module: _rank(layer) for module, layer in layers.items()}
     alphas = {module: layer.alpha or 0.0 for module, layer in layers.items()}
-    rank, alpha = (Counter(v.values()).most_common(1)[0][0] for v in (ranks, alphas))
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
     more = {name for layer in layers.values() for name in layer.more}
     config = peft.LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it; files hold fractions too
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # peft divides it; files hold fractions too
         rank_pattern={f"^{re.escape(m)}": r for m, r in ranks.items() if r != rank},
         alpha_pattern={f"^{re.escape(m)}": a for m, a in alphas.items() if a != alpha},
         target_modules=list(layers),

@@ -237,7 +237,7 @@ def _component(
         raise ConfigError(
             f"+{name}= takes parts of diffusers and transformers; this one is of {library}"
         )
-    kind = getattr(importlib.import_module(library), class_name)
+    kind: Any = getattr(importlib.import_module(library), class_name)
     path, digest = _component_place(name, source)
     if path.is_file():
         if not hasattr(kind, "from_single_file"):
@@ -249,8 +249,9 @@ def _component(
     saved = read_component_class(path)
     if saved not in (None, kind.__name__):
         raise ConfigError(f"{source} holds a {saved}; expected a {kind.__name__} for +{name}=")
+    loads = kind.from_pretrained
     typed = {"torch_dtype": dtype} if issubclass(kind, torch.nn.Module) else {}
-    return _attempt(source, lambda: kind.from_pretrained(str(path), **typed)), digest
+    return _attempt(source, lambda: loads(str(path), **typed)), digest
 
 
 def _component_place(name: str, source: str) -> tuple[Path, str]:

@@ -43,7 +43,8 @@ def quantization(scheme: str, parts: Sequence[str], dtype: torch.dtype) -> Any:
         from torchao.quantization import Int8WeightOnlyConfig
 
         how = TorchAoConfig(Int8WeightOnlyConfig())
-    return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(denoisers, how))
+    mapping: dict[str, Any] = dict.fromkeys(denoisers, how)
+    return PipelineQuantizationConfig(quant_mapping=mapping)
 
 
 def need_package(package: str) -> None:

@@ -69,7 +69,7 @@ def build_all(
 def _vae(work: Path, progress: Progress, sizes: Sizes, start: Path | None) -> AutoencoderKL:
     if start:
         return AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(
-            pretrain.device()
+            pretrain.device()  # pyright: ignore[reportArgumentType]
         )
     _train(pretrain.vae_job(sizes.vae_steps), work, progress)
     return pretrain.finished_vae(work)
@@ -84,7 +84,7 @@ def _build_rewards(work: Path, out: Path, progress: Progress, sizes: Sizes) -> N
 
 def _train(job: Job, work: Path, progress: Progress) -> None:
     for done in train(job, work):
-        progress(job.name, done["step"], job.steps)
+        progress(job.name, int(done["step"]), job.steps)
 
 
 def export_policy(vae: AutoencoderKL, work: Path, out: Path) -> None:

@@ -46,7 +46,7 @@ def draw(seed: int, count: int) -> tuple[np.ndarray, list[scenes.Scene]]:
 
 def vae_job(steps: int = VAE_STEPS) -> Job:
     """The autoencoder on fresh scenes."""
-    vae = policy.make_vae().to(device())
+    vae = policy.make_vae().to(device())  # pyright: ignore[reportArgumentType]
 
     def loss(step: int) -> Tensor:
         images = policy.to_input(
@@ -61,11 +61,11 @@ def vae_job(steps: int = VAE_STEPS) -> Job:
 
 def finished_vae(folder: Path) -> AutoencoderKL:
     """The trained VAE, its latents scaled to zero mean and unit variance as SD3's are."""
-    vae = averaged("vae", policy.make_vae().to(device()), folder)
+    vae = averaged("vae", policy.make_vae().to(device()), folder)  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         means = vae.encode(
             policy.to_input(torch.from_numpy(draw(1, VAE_MEASURED)[0]).to(device()))
-        ).latent_dist.mean
+        ).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
     vae.register_to_config(
         shift_factor=round(means.mean().item(), 4), scaling_factor=round(1 / means.std().item(), 4)
     )
@@ -92,11 +92,13 @@ def _encode_shard(vae: AutoencoderKL, tokenizer, index: int, shard: int) -> dict
     parts = {"mean": [], "std": [], "token_ids": []}
     for start in range(0, shard, 50):
         images, drawn = draw(20_000_000 + index * shard + start, 50)
-        posterior = vae.encode(policy.to_input(torch.from_numpy(images).to(device()))).latent_dist
+        posterior = vae.encode(policy.to_input(torch.from_numpy(images).to(device()))).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         parts["mean"].append(
-            ((posterior.mean - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu()
+            ((posterior.mean - vae.config["shift_factor"]) * vae.config["scaling_factor"])
+            .half()
+            .cpu()
         )
-        parts["std"].append((posterior.std * vae.config.scaling_factor).half().cpu())
+        parts["std"].append((posterior.std * vae.config["scaling_factor"]).half().cpu())
         parts["token_ids"].append(tokenize(tokenizer, [s.caption for s in drawn]).to(torch.uint8))
     return {k: torch.cat(v).contiguous() for k, v in parts.items()}
 
@@ -118,7 +120,7 @@ def policy_job(folder: Path, steps: int = POLICY_STEPS, start: Path | None = Non
     data = {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
     tokenizer = policy.make_tokenizer()
     empty = tokenize(tokenizer, [""])
-    is_sign = (data["token_ids"] == tokenizer.convert_tokens_to_ids("sign")).any(1)
+    is_sign = (data["token_ids"] == tokenizer.convert_tokens_to_ids("sign")).any(1)  # pyright: ignore[reportAttributeAccessIssue]
     signs, others = is_sign.nonzero().flatten(), (~is_sign).nonzero().flatten()
     torch.manual_seed(0)
     denoiser = policy.Denoiser(tokenizer).to(device())
@@ -178,6 +180,6 @@ def assemble(denoiser: policy.Denoiser, vae: AutoencoderKL, tokenizer) -> Stable
         tokenizer=tokenizer,
         text_encoder_2=denoiser.text_encoder_2,
         tokenizer_2=tokenizer,
-        text_encoder_3=None,
+        text_encoder_3=None,  # pyright: ignore[reportArgumentType]
         tokenizer_3=None,
     )

@@ -81,7 +81,7 @@ class ClipLearner(nn.Module):
             captions, padding="max_length", truncation=True, return_tensors="pt"
         )
         with half(), sdpa_kernel(SDPBackend.MATH):
-            embeds = self.clip.get_text_features(**tokens).pooler_output
+            embeds = self.clip.get_text_features(**tokens).pooler_output  # pyright: ignore[reportAttributeAccessIssue]
         assert embeds is not None
         return F.normalize(embeds.float(), dim=-1)
 

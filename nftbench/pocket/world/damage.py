@@ -143,7 +143,7 @@ def spoil(
 
 
 def _polygon(outline: np.ndarray) -> np.ndarray:
-    canvas = Image.new("L", (SIZE * 2,) * 2)
+    canvas = Image.new("L", (SIZE * 2, SIZE * 2))
     ImageDraw.Draw(canvas).polygon([tuple(p) for p in outline * 2], fill=255)
     return np.asarray(canvas.reduce(2), dtype=np.float64) / 255
 
@@ -190,7 +190,7 @@ def bend(images: Tensor, strength: Tensor, grid: int, generator: Generator) -> T
     batch, _, height, width = images.shape
     coarse = torch.randn(batch, 2, grid, grid, generator=generator) * strength.view(-1, 1, 1, 1)
     shift = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
-    identity = F.affine_grid(torch.eye(2, 3)[None], (1, 1, height, width), align_corners=False)
+    identity = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False)
     places = identity + shift.permute(0, 2, 3, 1) * 2 / torch.tensor([width, height])
     return F.grid_sample(images, places, padding_mode="border", align_corners=False)
 

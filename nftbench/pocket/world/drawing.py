@@ -52,7 +52,7 @@ def thing_alpha(thing: Thing) -> np.ndarray:
     half = int(np.ceil(thing.size * 0.75)) + 1
     x0, y0 = int(np.floor(thing.x)) - half, int(np.floor(thing.y)) - half
     side = 2 * half
-    canvas = Image.new("L", (side * SUPERSAMPLE,) * 2)
+    canvas = Image.new("L", (side * SUPERSAMPLE, side * SUPERSAMPLE))
     centre = ((thing.x - x0) * SUPERSAMPLE, (thing.y - y0) * SUPERSAMPLE)
     _DRAW_SHAPE[thing.shape](
         ImageDraw.Draw(canvas), centre, thing.size * SUPERSAMPLE / 2, np.deg2rad(thing.angle)
@@ -159,8 +159,8 @@ def _draw_sign(
     heights = [(b[3] - b[1]) / SUPERSAMPLE for b in boxes]
     total = sum(heights) + 5 * (len(sign_words) - 1)
     top = (SIZE - total) / 2 + rng.uniform(-6, 6)
-    letters = Image.new("L", (SIZE * SUPERSAMPLE,) * 2)
-    plate = Image.new("L", (SIZE * SUPERSAMPLE,) * 2)
+    letters = Image.new("L", (SIZE * SUPERSAMPLE, SIZE * SUPERSAMPLE))
+    plate = Image.new("L", (SIZE * SUPERSAMPLE, SIZE * SUPERSAMPLE))
     panel = np.array([3, top - 6, SIZE - 3, top + total + 6]) * SUPERSAMPLE
     ImageDraw.Draw(plate).rounded_rectangle(tuple(panel), radius=4 * SUPERSAMPLE, fill=255)
     y = top

@@ -111,7 +111,7 @@ def _finite(table: pd.DataFrame, column: str, along: str) -> pd.DataFrame:
         return table
     known = table[[along, column]].apply(pd.to_numeric, errors="coerce")
     ends = {f"{column}{end}" for end in ENDS} & set(table)
-    kept = table.loc[np.isfinite(known.to_numpy(np.float64)).all(axis=1)]
+    kept = table.loc[np.all(np.isfinite(known.to_numpy(np.float64)), axis=1)]
     return kept.loc[:, ["iteration", *({along, column} - {"iteration"}), *ends]]
 
 

@@ -66,12 +66,12 @@ def combine_advantages(
     usable = ~missing & _in_pairs(keys, ~missing)
     advantages = np.zeros(len(keys))
     if combine == "sum":
-        advantages[usable] = group_advantages(total[usable], keys[usable], std=std)
+        advantages[usable] = group_advantages(total[usable], keys[usable], std=std)  # pyright: ignore[reportArgumentType]
     else:
         weights = np.sum([w.weight * w.applies for w in rewards.values()], axis=0)
         for reward in rewards.values():
             mine = usable & reward.applies & (weights > 0)
-            own = group_advantages(reward.values[mine] / reward.scale, keys[mine], std=std)
+            own = group_advantages(reward.values[mine] / reward.scale, keys[mine], std=std)  # pyright: ignore[reportArgumentType]
             advantages[mine] += reward.weight / weights[mine] * own
     return GroupAdvantages(
         advantages=advantages,

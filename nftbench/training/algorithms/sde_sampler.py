@@ -195,9 +195,9 @@ class SdeScheduler(FlowSteps):
     def _begin(self) -> None:
         """No steps drawn yet; refused where the window reaches beyond the schedule."""
         self.transitions = []
-        if self.window and self.window[1] > len(self.timesteps):
+        if self.window and self.window[1] > len(self.timesteps):  # pyright: ignore[reportArgumentType]
             raise ConfigError(
-                f"window {self.window} reaches beyond the {len(self.timesteps)} steps; take more, or an earlier window"
+                f"window {self.window} reaches beyond the {len(self.timesteps)} steps; take more, or an earlier window"  # pyright: ignore[reportArgumentType]
             )
 
     def _moved(self, index: int, x: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -219,7 +219,7 @@ class SdeScheduler(FlowSteps):
         return torch.stack(draws).to(x.device)
 
     def _is_drawn(self, index: int) -> bool:
-        start, stop = self.window or (0, len(self.timesteps))
+        start, stop = self.window or (0, len(self.timesteps))  # pyright: ignore[reportArgumentType]
         # CPS ends without noise: its std is 0 where sigma_next is.
         noisy = self.noise_level > 0 and (self.variant == "sde" or self._sigma(index + 1) > 0)
         return bool(noisy) and start <= index < stop

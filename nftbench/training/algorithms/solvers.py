@@ -25,7 +25,7 @@ def second_order(pipeline: DiffusionPipeline, name: str) -> Iterator[tuple[()]]:
     Source: arXiv:2211.01095.
     """
     own = pipeline.scheduler
-    if not isinstance(own, FlowMatchEulerDiscreteScheduler) or own.config.use_dynamic_shifting:
+    if not isinstance(own, FlowMatchEulerDiscreteScheduler) or own.config["use_dynamic_shifting"]:
         raise ConfigError(
             f"rollout.solver={name} expects a pipeline with FlowMatchEulerDiscreteScheduler and a fixed shift, got "
             f"{type(own).__name__}; leave the solver out"

@@ -128,7 +128,7 @@ def validate(
 
 
 def _tiles(
-    name: str, batch: Sequence[Sample], pixels: Sequence[np.ndarray], scored: Mapping[str, Scores]
+    name: str, batch: Sequence[Sample], pixels: np.ndarray, scored: Mapping[str, Scores]
 ) -> dict[str, Tile]:
     """Each image with its task, its score by the first reward and its prompt."""
     key, scores = next(iter(scored.items()))

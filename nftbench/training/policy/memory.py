@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import peft
 import torch
 from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
@@ -31,7 +30,7 @@ from nftbench.generation.sampling import FOREIGN, Sample, call_arguments
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
 from nftbench.generation.settings.probe import Call, observe
 from nftbench.training.config.recipe import AUTO, PolicyConfig
-from nftbench.training.policy.trained import HALVES, recompute
+from nftbench.training.policy.trained import HALVES, add_lora, recompute
 from rewards.base import ConfigError, Prompt
 
 SETS = 7
@@ -160,21 +159,10 @@ def _without_numbers(denoiser: Any, config: PolicyConfig, dtype: torch.dtype) ->
         if config.method == "full":
             network.float().requires_grad_(True)
         else:
-            _add_lora(network, config)
+            add_lora(network, config)
     if config.gradient_checkpointing is True:
         recompute(network)
     return network
-
-
-def _add_lora(network: Any, config: PolicyConfig) -> None:
-    lora = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets)
-    )
-    peft.inject_adapter_in_model(lora, network)
-    for name, parameter in network.named_parameters():
-        if ".lora_" in name:
-            parameter.requires_grad_(True)
-            parameter.data = parameter.data.float()
 
 
 def _on_cpu(network: nn.Module) -> None:

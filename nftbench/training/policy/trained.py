@@ -69,6 +69,29 @@ def _pass_on(layer: LoraLayer, gradient: Tensor | None) -> None:
         factor.grad = mine if factor.grad is None else factor.grad + mine
 
 
+def add_lora(network: nn.Module, config: PolicyConfig) -> dict[str, nn.Parameter]:
+    """Put a LoRA into a network and open its factors to training, in float32.
+
+    Returns:
+        The factors by their names in the network; empty where the targets made no layer.
+
+    Raises:
+        ValueError: peft finds no layer for the targets.
+    """
+    lora = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]  # peft divides it
+        init_lora_weights="gaussian",
+        target_modules=list(config.targets),
+    )
+    peft.inject_adapter_in_model(lora, network, adapter_name=THETA)
+    opened = {name: p for name, p in network.named_parameters() if ".lora_" in name}
+    for parameter in opened.values():
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.float()
+    return opened
+
+
 def recompute(network: nn.Module) -> None:
     """Have a network compute its activations again in the backward pass instead of keeping them.
 
@@ -114,31 +137,15 @@ class TrainedPolicy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                peft.inject_adapter_in_model(self._lora_config(), self.denoiser, adapter_name=THETA)
+                opened = add_lora(self.denoiser, self.config)
             except ValueError as error:
                 raise ConfigError(
                     f"no layer of {type(self.denoiser).__name__} fits policy.targets "
                     f"{list(self.config.targets)}: {str(error).splitlines()[0][:200]}"
                 ) from None
-        opened = {
-            name: parameter
-            for name, parameter in self.denoiser.named_parameters()
-            if ".lora_" in name
-        }
         if not opened:
             raise ConfigError("policy.targets made no LoRA layer; choose other targets")
-        for parameter in opened.values():
-            parameter.requires_grad_(True)
-            parameter.data = parameter.data.float()
         return opened
-
-    def _lora_config(self) -> peft.LoraConfig:
-        return peft.LoraConfig(
-            r=self.config.rank,
-            lora_alpha=self.config.alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(self.config.targets),
-        )
 
     @contextmanager
     def drawing(self, name: str) -> Iterator[None]:

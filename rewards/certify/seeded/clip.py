@@ -58,7 +58,7 @@ def seeded_color_head(
     *, activation: Activation = "quick_gelu", device: str = "cpu"
 ) -> ClipColorHead:
     """GenEval's colour head: no reward by itself."""
-    return ClipColorHead(_tower("openai", device).with_activation(activation))
+    return ClipColorHead(_tower("openai", device).with_activation(activation))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def seeded_pickscore(*, device: str = "cpu") -> Reward:

@@ -80,8 +80,8 @@ def empty_state(name: str) -> dict[str, Tensor]:
 def remember(tower: Tower) -> None:
     """Let a tower look at each input once; it remembers what it saw."""
     if "embed_images" not in vars(tower):
-        tower.embed_images = _once(tower.embed_images, lambda pixels: pixels.numpy().tobytes())
-        tower.embed_texts = _once(tower.embed_texts, str)
+        tower.embed_images = _once(tower.embed_images, lambda pixels: pixels.numpy().tobytes())  # pyright: ignore[reportAttributeAccessIssue]
+        tower.embed_texts = _once(tower.embed_texts, str)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _once(

@@ -26,7 +26,7 @@ def _network(device: str) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Mask2FormerForUniversalSegmentation(mask2former.swin_s_config()).to(device)
+        return Mask2FormerForUniversalSegmentation(mask2former.swin_s_config()).to(device)  # pyright: ignore[reportArgumentType]
 
 
 def _seeded(variant: str, *, device: str = "cpu") -> GenEval:
