@@ -1,5 +1,7 @@
 """Generate, score, aggregate: stage by stage, batch by batch, each resuming where it stopped.
 
+Where a GPU draws, the CPU scores what is drawn meanwhile (`EarlyScores`); scoring then finds that done.
+
 A batch is always made of the same images, so a run that was killed and resumed ends with the same bytes as one that
 was not. Nothing is reused because it lies in the right place: an image is of this run if it has the digest that was
 noted when it was made, a score if it was given to that image, for that prompt, by that scorer. What does not match is
@@ -27,6 +29,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
 from nftbench.evaluation.scoring.batches import bound_to, score_images
+from nftbench.evaluation.scoring.early import EarlyScores, draws_elsewhere
 from nftbench.evaluation.scoring.in_turn import leave
 from nftbench.evaluation.services import ask_for_images
 from nftbench.generation.checkpoint import LoadedModel
@@ -81,16 +84,32 @@ def evaluate(
 
         processes.from_main(begun)
         leave(reward for work in works for reward in work.rewards.values())
-        for work in works:
-            if isinstance(policy, ImageService):
-                processes.from_main(partial(ask_for_images, run, work, policy, progress))
-            else:
-                make_images(run, work, policy, progress, processes)
+        with EarlyScores(
+            run, progress, wanted=draws_elsewhere(policy), retry_failed=retry_failed
+        ) as early:
+            for work in works:
+                _make_images(run, work, policy, progress, processes, early)
         processes.wait()
         here = [images_here(run, work) for work in works]
-        score_images(run, works, here, progress, processes, retry_failed=retry_failed)
+        score_images(
+            run, works, here, progress, processes, retry_failed=retry_failed, early=early.done
+        )
         processes.wait()
         return processes.from_main(lambda: finish(run, works))
+
+
+def _make_images(
+    run: Run,
+    work: Work,
+    policy: LoadedModel | ImageService,
+    progress: Progress,
+    processes: Processes,
+    early: EarlyScores,
+) -> None:
+    if isinstance(policy, ImageService):
+        processes.from_main(partial(ask_for_images, run, work, policy, progress))
+    else:
+        make_images(run, work, policy, progress, processes, partial(early.follow, work))
 
 
 def score(

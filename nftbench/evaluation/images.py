@@ -33,16 +33,29 @@ BEHIND = 2
 class Behind(AbstractContextManager):
     """Work that follows the drawing in a thread of its own, in order; at the end of the block all of it is done.
 
-    After an error in it nothing more is done, and the block ends with that error; an error of the drawing leaves what
-    was drawn before.
+    After an error in it nothing more is done, and the block ends with that error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whatever_happens: bool = True) -> None:
+        """Nothing follows yet.
+
+        Args:
+            whatever_happens: whether what waits is done after an error of the drawing, too.
+        """
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._waiting: deque[tuple[Future[None], Callable[[], None]]] = deque()
+        self._whatever_happens = whatever_happens
         self._failed = False
 
-    def __exit__(self, *_: object) -> None:
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more is to be done."""
+        return self._failed
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None and not self._whatever_happens:
+            self._failed = True
+            self._waiting.clear()
         try:
             self._wait(0)
         finally:
@@ -80,8 +93,17 @@ def make_images(
     policy: LoadedModel,
     progress: Progress,
     processes: Processes = ALONE,
+    then: Callable[[int, list[Sample]], None] = lambda *_: None,
 ) -> None:
     """Generate this process's batches whose images do not all lie there as they were made.
+
+    Args:
+        run: the run.
+        work: one of its benchmarks.
+        policy: the checkpoint.
+        progress: told of progress after every batch.
+        processes: that share the batches.
+        then: told of each batch, by number, once its images and their digests lie there.
 
     Raises:
         ConfigError: the memory does not do for one image.
@@ -101,7 +123,12 @@ def make_images(
             next(encoded)
             pixels, at_once = _generated(policy, work, batch, at_once or work.batch_size)
             saved = partial(run.save_images, work.name, number, batch, pixels, origin)
-            behind.follow(saved, said)
+            behind.follow(saved, partial(_told, said, partial(then, number, batch)))
+
+
+def _told(*all_of_them: Callable[[], None]) -> None:
+    for one in all_of_them:
+        one()
 
 
 def _nothing() -> None:

@@ -306,8 +306,8 @@ class Bench:
         return fitted(plan([load_benchmark("faults").protocol()], rewards, 2), self.policy)
 
     def evaluate(self, folder: Path, before: Callable[[], Any] | None = None) -> Child:
-        """Begin it, or resume it, in a folder."""
-        from nftbench.evaluation.evaluate import evaluate
+        """Begin it, or resume it, in a folder: scored while it is drawn, as where a GPU draws."""
+        from nftbench.evaluation import evaluate
         from nftbench.evaluation.scoring.in_turn import Turns
         from nftbench.runs.run_folder import Run
 
@@ -316,7 +316,8 @@ class Bench:
         policy = replace(self.policy, hardware=noted)
 
         def work() -> None:
-            evaluate(Run(folder), works, policy, "faults", lambda *_: None)
+            evaluate.draws_elsewhere = lambda _policy: True  # of this process, which is its own
+            evaluate.evaluate(Run(folder), works, policy, "faults", lambda *_: None)
 
         return self.fork(work, before=before)
 

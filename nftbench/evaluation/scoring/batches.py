@@ -1,6 +1,6 @@
 """A run's images, scored batch by batch: a score is kept with the image, prompt and scorer that it is of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -12,6 +12,9 @@ from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import BOUND, Run, score_table
 from rewards.base import Progress
 
+Scored = tuple[str, str, int]
+"""A batch and who scored it: the benchmark's name, the reward's key, the batch's number."""
+
 
 def score_images(
     run: Run,
@@ -21,6 +24,7 @@ def score_images(
     processes: Processes = ALONE,
     *,
     retry_failed: bool = True,
+    early: Collection[Scored] = (),
 ) -> None:
     """Score this process's batches that a reward has not scored yet: these images and prompts, by this very scorer.
 
@@ -33,16 +37,22 @@ def score_images(
         progress: told of progress after every batch.
         processes: that share the batches.
         retry_failed: whether images that a reward failed on are scored again.
+        early: batches that this very command has scored: what failed in them is not asked again.
     """
     rewards = {key: reward for work in works for key, reward in work.rewards.items()}
     scorers = {key: scorer_identity(reward) for key, reward in rewards.items()}
     turns = [(key, *pair) for key in in_order(rewards) for pair in zip(works, here, strict=True)]
     for key, work, images in turns:
-        for number, batch in processes.share(list(work.batches())) if key in work.rewards else ():
+        mine = processes.share(list(work.batches())) if key in work.rewards else []
+        ends = [number * work.batch_size + len(batch) for number, batch in mine]
+        known = {number for number, _ in mine if (work.name, key, number) in early}
+        in_turn = sorted(mine, key=lambda one: one[0] not in known)
+        for done, (number, batch) in zip(ends, in_turn, strict=True):
+            again = retry_failed and number not in known
             bound = bound_to(batch, images).assign(scorer=scorers[key])
-            score_batch(run, work, key, number, batch, bound, retry_failed=retry_failed)
-            done = number * work.batch_size + len(batch)
-            progress(f"{work.name}: {key}", done, len(work.samples))
+            score_batch(run, work, key, number, batch, bound, retry_failed=again)
+            if number not in known:
+                progress(f"{work.name}: {key}", done, len(work.samples))
 
 
 def score_batch(

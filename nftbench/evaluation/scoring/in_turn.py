@@ -132,9 +132,18 @@ class InTurn:
 
 def leave(rewards: Iterable[Reward]) -> None:
     """Free the memory of all large rewards among some: they come back when they score."""
-    inner = [r.reward if isinstance(r, CheckedReward) else r for r in rewards]
+    inner = [_inner(reward) for reward in rewards]
     for turns in {id(r.turns): r.turns for r in inner if isinstance(r, InTurn)}.values():
         turns.leave()
+
+
+def stays(reward: Reward) -> bool:
+    """Whether a reward is in memory at all times."""
+    return not isinstance(_inner(reward), InTurn)
+
+
+def _inner(reward: Reward) -> Reward:
+    return reward.reward if isinstance(reward, CheckedReward) else reward
 
 
 def in_order(rewards: Mapping[str, Reward]) -> list[str]:
