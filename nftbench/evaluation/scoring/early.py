@@ -54,8 +54,8 @@ class EarlyScores(AbstractContextManager):
         self.done: set[Scored] = set()
         """What was scored."""
 
-    def __exit__(self, *error: object) -> None:
-        self._behind.__exit__(*error)
+    def __exit__(self, error: type[BaseException] | None, *more: object) -> None:
+        self._behind.__exit__(error, *more)
 
     def follow(self, work: Work, number: int, batch: list[Sample]) -> None:
         """Have a batch scored whose images and digests lie there; waits while too many others are not done."""

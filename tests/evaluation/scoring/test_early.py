@@ -19,7 +19,7 @@ from nftbench.runs.processes import Processes
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Scores
 from tests.helpers.launched import environments
-from tests.helpers.small_evaluation import Stop, files, quietly, table, work
+from tests.helpers.runs.small_evaluation import Stop, files, quietly, table, work
 
 NAME = "geneval-pocket"
 
