@@ -78,30 +78,16 @@ def evaluate_checkpoint(
     quiet()
     processes = Processes.joined()  # first: each has a device of its own
     out = named(out)
-    loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
-    name = loaded.name if loaded else str(checkpoint)
-    if not name.isprintable():
-        raise ConfigError(f"expected a checkpoint's name on one line, got {name!r}")
-    ready = loaded or (load_service(name) if is_service(name) else None)
+    name, ready = _name_and_model(checkpoint)
     if isinstance(ready, ImageService):
         refuse_hardware(ready, hardware, allowed)
-    if ready and suite is None:
-        raise ConfigError(
-            f"{ready.kind} {name} names no suite of its own; pass suite, one of {_suites()}"
-        )
-    suite = _own_suite(name) if suite is None else _filled("--suite", suite)
+    suite = _own_suite(name, ready) if suite is None else _filled("--suite", suite)
     chosen = load_suite(suite)
     wanted = protocols_of(chosen, **settings)
-    protocols = list(wanted)
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out takes a folder")
-    turns = Turns(reward_device, map(prompts_of, protocols))
-    if rewards is not None:
-        works = plan(protocols, load_rewards(_named_rewards(rewards), turns), batch_size)
-    else:
-        works = _with_all_it_lacks(
-            suite, lambda: own_works(protocols, list(wanted.values()), batch_size, turns)
-        )
+    turns = Turns(reward_device, map(prompts_of, wanted))
+    works = _works(suite, wanted, rewards, batch_size, turns)
     if isinstance(ready, ImageService):  # before anything is loaded or asked
         works = service_works(works, settings)
     hardware = replace(hardware, dtype=hardware.dtype or settings.get("dtype"))
@@ -119,10 +105,27 @@ def evaluate_checkpoint(
     return run, rows
 
 
-def _with_all_it_lacks(suite: str, plan_works: Callable[[], list[Work]]) -> list[Work]:
-    """The works of a suite; where something is missing, everything that is missing is said at once."""
+def _name_and_model(checkpoint: str | LoadedModel) -> tuple[str, LoadedModel | ImageService | None]:
+    """What a checkpoint is called, and its model where nothing has to be loaded."""
+    loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
+    name = loaded.name if loaded else str(checkpoint)
+    if not name.isprintable():
+        raise ConfigError(f"expected a checkpoint's name on one line, got {name!r}")
+    return name, loaded or (load_service(name) if is_service(name) else None)
+
+
+def _works(
+    suite: str,
+    wanted: Mapping[Protocol, Sequence[str]],
+    rewards: str | None,
+    batch_size: int,
+    turns: Turns,
+) -> list[Work]:
+    """The works of a suite; where one of its own rewards is missing, everything that is missing is said at once."""
+    if rewards is not None:
+        return plan(list(wanted), load_rewards(_named_rewards(rewards), turns), batch_size)
     try:
-        return plan_works()
+        return own_works(list(wanted), list(wanted.values()), batch_size, turns)
     except ConfigError as error:
         raise type(error)(all_lacking(suite) or str(error)) from None
 
@@ -262,17 +265,15 @@ def _remove_empty(*folders: Path) -> None:
             folder.rmdir()
 
 
-def _own_suite(checkpoint: str) -> str:
-    suite = own_suite(checkpoint)
+def _own_suite(checkpoint: str, ready: LoadedModel | ImageService | None) -> str:
+    suite = None if ready else own_suite(checkpoint)
     if suite is None:
+        what, flag = (f"{ready.kind} ", "suite") if ready else ("", "--suite")
         raise ConfigError(
-            f"{checkpoint} names no suite of its own; pass --suite, one of {_suites()}"
+            f"{what}{checkpoint} names no suite of its own; pass {flag}, one of "
+            f"{', '.join(suite_names() + names())}"
         )
     return suite
-
-
-def _suites() -> str:
-    return ", ".join(suite_names() + names())
 
 
 def _run_name(checkpoint: str, suite: str, protocols: list[Protocol]) -> str:

@@ -9,7 +9,6 @@ attribute (a `RewardInfo`), which lets `reward_info` answer without building the
 A file adds one by `add_files("./my_reward.py:Brightness")`, which runs it.
 """
 
-import difflib
 import importlib
 import math
 from collections.abc import Iterable
@@ -25,6 +24,7 @@ from rewards.base import (
     Reward,
     RewardInfo,
     Scores,
+    did_you_mean,
 )
 
 if TYPE_CHECKING:
@@ -295,8 +295,7 @@ def _unknown(name: str, keys: Iterable[str]) -> str:
     spellings = {key: key for key in keys} | {
         key.partition("@")[0]: key.partition("@")[0] for key in keys
     }
-    near = difflib.get_close_matches(name, spellings, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = did_you_mean(name, spellings) or "."
     return (
         f"unknown reward {name!r}{hint} `nftbench rewards` lists all; one of a file is FILE.py:NAME"
     )

@@ -7,7 +7,8 @@ Everything that scores an image keeps this contract, in evaluation and in traini
 - what could not be scored is NaN with the reason beside it: never 0, never left out.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -63,6 +64,20 @@ class MissingWeights(ConfigError):
 
 class MissingExtra(ConfigError):
     """An optional package is not installed; the message names the pip command."""
+
+
+def did_you_mean(name: str, there: Iterable[str], otherwise: str = "") -> str:
+    """The end of a line that refuses a name: the near one, or else what was expected; never a long list after a hint.
+
+    Args:
+        name: as the user wrote it.
+        there: names that exist.
+        otherwise: what is said where none is near, such as `expected one of a, b`.
+    """
+    near = difflib.get_close_matches(name, list(there), n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; {otherwise}" if otherwise else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

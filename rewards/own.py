@@ -5,7 +5,6 @@ line or in Python, and never what a run, a recipe or a suite says; these hold th
 is part of what the reward says of itself (`RewardInfo.source`), and so of every score: another file is another reward.
 """
 
-import difflib
 import hashlib
 import inspect
 import re
@@ -17,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rewards.base import ConfigError, Prompt, RewardInfo, Scores
+from rewards.base import ConfigError, Prompt, RewardInfo, Scores, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,8 +178,7 @@ def _factory(path: Path, name: str) -> OwnFactory:
         return OwnFactory(path, name, digest, build)
     module = sys.modules[_module_name(digest)]
     own = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
-    near = difflib.get_close_matches(name, own, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(own) or 'no class'}"
+    hint = did_you_mean(name, own, f"it has {', '.join(own) or 'no class'}")
     raise ConfigError(f"{path} has no class {name!r}{hint}")
 
 

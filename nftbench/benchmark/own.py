@@ -32,8 +32,8 @@ from nftbench.benchmark.prompts import (
     text_lines,
     whole_characters,
 )
-from nftbench.parsing import did_you_mean, parse_json
-from rewards.base import ConfigError, Prompt
+from nftbench.parsing import parse_json
+from rewards.base import ConfigError, Prompt, did_you_mean
 
 KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "tag": "tag"}
 KEYS |= {"task": "tag", "cluster": "cluster", "include": "include", "exclude": "exclude"}

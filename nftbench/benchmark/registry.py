@@ -8,8 +8,7 @@ from pydantic import BaseModel, ValidationError
 from nftbench.benchmark import own, places
 from nftbench.benchmark.schema import Benchmark, Protocol, in_words
 from nftbench.benchmark.suites import Suite
-from nftbench.parsing import did_you_mean
-from rewards.base import ConfigError, Prompt
+from rewards.base import ConfigError, Prompt, did_you_mean
 
 
 def protocols_of(suite: Suite, **changes: Any) -> dict[Protocol, tuple[str, ...]]:

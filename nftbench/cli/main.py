@@ -108,7 +108,7 @@ def main() -> None:
     except typer.TyperException as error:
         fail(f"{error.format_message()} (see {_command(error)} --help)", REFUSED)
     except ConfigError as error:
-        fail(f"{error} (see {_asked(sys.argv[1:])} --help)", REFUSED)
+        fail(f"{error} (see {_command_named(sys.argv[1:])} --help)", REFUSED)
     except Interrupted as error:
         fail(str(error), INTERRUPTED)
     except TrainingFailed as error:
@@ -133,7 +133,7 @@ def _command(error: typer.TyperException) -> str:
     return path or "nftbench"
 
 
-def _asked(words: Sequence[str]) -> str:
+def _command_named(words: Sequence[str]) -> str:
     """The command that a command line means, as far as it names one."""
     command, path = typer.main.get_command(app), ["nftbench"]
     for word in (w for w in words if w not in ("-q", "--quiet", "-v", "--verbose")):

@@ -8,7 +8,7 @@ import typer
 
 from nftbench.cli import console
 from nftbench.cli import names as check_names
-from rewards.base import ConfigError, Weight
+from rewards.base import ConfigError, Weight, did_you_mean
 
 if TYPE_CHECKING:
     from nftbench.evaluation.needs import Named, Need
@@ -136,7 +136,6 @@ def _is_suite(name: str) -> bool:
 def _check_suite(name: str) -> None:
     """Refuse what is neither a suite, a benchmark nor a recipe; the near name of all three is suggested."""
     from nftbench.benchmark.registry import names, suite_names
-    from nftbench.parsing import did_you_mean
     from nftbench.training.config import overrides
 
     if _is_suite(name) or name.endswith(".toml"):

@@ -4,8 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from nftbench.generation.sources.reference import INDEX, parse
-from nftbench.parsing import did_you_mean
-from rewards.base import ConfigError
+from rewards.base import ConfigError, did_you_mean
 
 POLICY_FILE = "policy.json"
 """Note of a trained policy: which checkpoint it was trained from, and what of it was trained."""

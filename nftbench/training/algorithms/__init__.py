@@ -9,8 +9,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from nftbench.parsing import did_you_mean
-from rewards.base import ConfigError
+from rewards.base import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from nftbench.training.algorithms.base import Algorithm

@@ -10,9 +10,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark.schema import in_words
-from nftbench.parsing import did_you_mean, parse_toml
+from nftbench.parsing import parse_toml
 from nftbench.training.config.recipe import Recipe
-from rewards.base import ConfigError
+from rewards.base import ConfigError, did_you_mean
 
 
 def folder() -> Path:
