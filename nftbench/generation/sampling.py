@@ -208,7 +208,8 @@ def texts_remembered(pipeline: DiffusionPipeline) -> Iterator[None]:
 
     Text encoders are frozen and draw nothing at random, so this changes no number beyond rounding. (Pipelines can
     repeat prompts themselves, by `num_images_per_prompt`; of diffusers 0.42 some then order masks and embeddings
-    differently.)
+    differently.) Training's own way: groups of one prompt, few of them, answers that stay on the device beside what is
+    recorded. `machine.encoders.RememberedTexts` is evaluation's: bounded, in the host's memory, encoders that leave.
     """
     encoders = [
         module

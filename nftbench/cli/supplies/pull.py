@@ -1,6 +1,6 @@
 """`nftbench pull`: all that suites and recipes need at once; the fetching that `rewards pull` and `data pull` share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,11 +51,7 @@ def pull_files(
     from nftbench.reporting.tables.reward_tables import pulled
 
     accepted = set(accept_digest or ())
-    unknown = accepted - set(files)
-    if unknown:
-        raise ConfigError(
-            f"--accept-digest {min(unknown)} is none of the files: {', '.join(files) or 'none'}"
-        )
+    _refuse_other_files(accepted, list(files))
     sources = {"offline": offline, "mirrors": mirror or ()}
     done = []
     with console.progress(in_bytes=True) as progress:
@@ -97,12 +93,14 @@ def pull_everything(
     found = [*needs(suites), *(need for name in recipes for need in needs_of(_named(name)))]
     wanted = list({(need.kind, need.name): need for need in found}.values())
     console.answer([_listing(wanted)], wanted)
+    _refuse_other_files(accept_digest or (), [need.name for need in wanted if need.file])
     missing = [need for need in wanted if not need.here and need.file]
     checkpoints = [n.name for n in wanted if n.kind == "checkpoint" and not n.here]
     total = size(sum(need.size for need in missing))
     also = f" and {', '.join(checkpoints)} of the hub" if checkpoints else ""
     if dry_run:
-        command = f"nftbench pull {' '.join(names)}"
+        unknown = [n.name for n in missing if n.file and not _has_a_digest(n.file)]
+        command = " --accept-digest ".join([f"nftbench pull {' '.join(names)}", *unknown])
         console.line(f"{len(missing)} files to fetch, {total}{also}: {command}")
         return
     if checkpoints:
@@ -112,6 +110,18 @@ def pull_everything(
         accepted = [name for name in accept_digest or () if name in files]
         pull_files(files, pull, mirror=mirror, offline=offline, accept_digest=accepted)
     console.line(f"{len(missing)} files fetched, {total}{also}")
+
+
+def _refuse_other_files(accepted: Collection[str], files: Sequence[str]) -> None:
+    for name in sorted(set(accepted) - set(files)):
+        raise ConfigError(
+            f"--accept-digest {name} is none of the files: {', '.join(files) or 'none'}"
+        )
+
+
+def _has_a_digest(file: Weight) -> bool:
+    """Whether what comes can be checked before it is used; the hub says the digest of what it has."""
+    return bool(file.sha256) or file.url.startswith("hf://")
 
 
 def _is_recipe(name: str) -> bool:

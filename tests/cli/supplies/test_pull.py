@@ -66,6 +66,17 @@ def test_a_misspelt_recipe_gets_the_near_one():
     assert "did you mean 'sd3.5-m-geneval'" in str(done.exception)
 
 
+def test_the_dry_run_says_the_whole_command(tmp_path, monkeypatch):
+    """Files of which no digest is known are accepted by name; a name of no file is refused, whatever is here."""
+    monkeypatch.setenv("NFTBENCH_CACHE", str(tmp_path))
+    ocr = ["pull", "sd3.5-m-ocr", "--dry-run"]
+    done = CliRunner().invoke(app, ocr)
+    assert done.output.rstrip().endswith("nftbench pull sd3.5-m-ocr --accept-digest ocr/train.txt")
+    refused = CliRunner().invoke(app, [*ocr, "--accept-digest", "ocr/trian.txt"])
+    assert isinstance(refused.exception, ConfigError)
+    assert "--accept-digest ocr/trian.txt is none of the files" in str(refused.exception)
+
+
 def test_part_of_a_checkpoint_is_not_here(tmp_path, monkeypatch):
     """Each network needs its weights, all shards of them; then it is here."""
     import huggingface_hub.constants
