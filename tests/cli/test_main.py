@@ -279,6 +279,7 @@ def test_quiet_and_verbose_exclude_each_other(capsys, monkeypatch):
     assert stop.value.code == 2 and "leave out one" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pull_dry_run_and_recipes_change_nothing(start, tmp_path, monkeypatch):
     monkeypatch.setenv("NFTBENCH_DATA", str(tmp_path / "data"))
     code, out, err = start("pull", "ocr", "--dry-run").finish()

@@ -56,6 +56,7 @@ def drawn(pipeline, **changes):
     return as_drawn(requested, settings), settings
 
 
+@pytest.mark.slow
 def test_every_solver_has_its_hash_and_its_images(pipeline):
     own = pipeline.scheduler
     found = {name: drawn(pipeline, solver=name) for name in (None, "euler", "dpm2", "dpm++2")}

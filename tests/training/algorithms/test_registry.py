@@ -61,6 +61,7 @@ def regression(tmp_path, monkeypatch):
     algorithms._registered.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_third_algorithm_trains_by_its_name(regression, tmp_path):
     run = begin(small("algorithm=regression", "stages.iterations=2"), tmp_path / "run")
     before = run.policy.fingerprint()
