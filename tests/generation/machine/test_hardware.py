@@ -65,9 +65,9 @@ def test_offloading_by_the_command_is_one_line(tmp_path, how):
 def test_offloading_is_diffusers_own_and_moves_no_pixel(how, monkeypatch):
     """Its real hooks, though the device on which parts compute is the CPU that they wait on.
 
-    `sequential` is not drawn with. It was tried: where weights wait on the device that computes, accelerate's hooks,
-    which know tied weights by their address, put a plain tensor in an embedding's place, and its next call is refused
-    (`TypeError: new()` in `set_module_tensor_to_device`). That takes a second device.
+    `sequential` is not drawn with. What was observed when it was, with the CPU as both devices: accelerate's hooks put
+    a plain tensor in an embedding's place, and the next call failed with `TypeError: new()` in
+    `set_module_tensor_to_device`. The cause was not looked for; it was not drawn with on a GPU.
     """
     plain, moved, devices = families.build("sd3"), families.build("sd3"), []
     enable = getattr(moved, f"enable_{how}_cpu_offload")
