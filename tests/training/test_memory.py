@@ -73,6 +73,12 @@ def test_counting_leaves_the_pipeline_as_it_was(pipeline, settings):
     assert not pipeline.transformer.is_gradient_checkpointing
 
 
+def test_a_network_that_returns_a_list_of_images_is_counted():
+    listing = families.build("z_image_omni")
+    size = SamplingParameters(height=64, width=64, guidance_scale=1.0)
+    assert update_memory(listing, learn_settings(listing, size), AUTO).further > 0
+
+
 def test_every_set_of_the_trained_weights_counts(pipeline, settings, counted):
     """Seven times float32; of a full training theta is what the weights were."""
     numbers = sum(p.numel() for p in pipeline.transformer.parameters())

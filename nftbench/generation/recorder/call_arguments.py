@@ -49,13 +49,31 @@ def count(value: Any) -> int | None:
 
 
 def flat(value: Any) -> Tensor | None:
-    """The numbers of each image, (N, n), of a tensor (N, ...) or a list of N tensors; None for anything else."""
+    """The numbers of each image, (N, n); None for anything else.
+
+    Args:
+        value: a tensor (N, ...), a list of N tensors, or of N lists that hold one tensor each, however deep.
+    """
     if isinstance(value, Tensor) and value.ndim:
         return value.reshape(len(value), -1)
-    if isinstance(value, list | tuple) and value and all(isinstance(v, Tensor) for v in value):
-        rows = [v.reshape(-1) for v in value]
-        return torch.stack(rows) if len({len(row) for row in rows}) == 1 else None
+    if isinstance(value, list | tuple) and value:
+        rows = [unwrapped(v)[0] for v in value]
+        if all(isinstance(row, Tensor) for row in rows) and len({r.numel() for r in rows}) == 1:
+            return torch.stack([row.reshape(-1) for row in rows])
     return None
+
+
+def unwrapped(row: Any) -> tuple[Any, int]:
+    """What lists of one entry hold, and how many there are around it."""
+    depth = 0
+    while isinstance(row, list | tuple) and len(row) == 1:
+        row, depth = row[0], depth + 1
+    return row, depth
+
+
+def wrapped(row: Any, depth: int) -> Any:
+    """The inverse of `unwrapped`."""
+    return row if depth == 0 else [wrapped(row, depth - 1)]
 
 
 def kind_of(name: str, one: Any, two: Any, mixed: Any) -> Kind:
@@ -81,6 +99,11 @@ def kind_of(name: str, one: Any, two: Any, mixed: Any) -> Kind:
         return [kind_of(f"{name}[{i}]", *part) for i, part in enumerate(parts)]
     if same(one, two):
         return "shared"
+    if not isinstance(one, Tensor | Mapping | list | tuple | str | int | float | None):
+        raise ConfigError(
+            f"argument {name} of the network is a {type(one).__name__}; expected tensors, numbers, or lists and dicts "
+            "of them; this pipeline cannot be trained through its record"
+        )
     raise ConfigError(
         f"argument {name} of the network was {shown(one)} for one image and {shown(two)} for two of the same prompt; "
         "expected one row an image, or no change; this pipeline cannot be trained through its record"

@@ -34,6 +34,8 @@ from nftbench.generation.recorder.call_arguments import (
     same,
     shown,
     take,
+    unwrapped,
+    wrapped,
 )
 from nftbench.generation.recorder.trace import (
     Prediction,
@@ -221,8 +223,8 @@ class Record:
     shape: tuple[int, ...]
     """Of one noisy image as the network takes it."""
     dtype: torch.dtype
-    as_list: bool
-    """Whether the network takes its images as a list."""
+    depth: int | None
+    """Lists of one around each image, where the network takes its images as a list; None where as one tensor."""
     conditioning: Mapping[str, Any]
     """All other arguments, with one row a prompt where they belong to images."""
     prompts: int
@@ -290,7 +292,9 @@ class Record:
             k: take(v, self.layout.kinds[k], prompts, of=self.prompts)
             for k, v in self.conditioning.items()
         }
-        given[self.layout.noisy] = list(rows.unbind()) if self.as_list else rows
+        given[self.layout.noisy] = rows
+        if self.depth is not None:
+            given[self.layout.noisy] = [wrapped(row, self.depth) for row in rows.unbind()]
         given[self.layout.time] = self.moments[steps]
         return given
 
@@ -323,6 +327,7 @@ def record(trace: Trace, layout: Layout, rows: Sequence[int]) -> Record:
                 "timestep spacing"
             )
     x_0, noisy = last.prev_sample.detach(), last.arguments[layout.noisy]
+    image, depth = unwrapped(noisy[0])
 
     def each(value: Callable[[float, float], float]) -> Tensor:
         values = [value(step.alpha, step.sigma) for _, step in moments.values()]
@@ -336,9 +341,9 @@ def record(trace: Trace, layout: Layout, rows: Sequence[int]) -> Record:
         sigma=each(lambda alpha, sigma: sigma),
         scale=each(lambda alpha, sigma: alpha + sigma),
         moments=torch.stack([m for m, _ in moments.values()]).to(x_0.device),
-        shape=tuple(noisy[0].shape),
-        dtype=noisy[0].dtype,
-        as_list=not isinstance(noisy, Tensor),
+        shape=tuple(image.shape),
+        dtype=image.dtype,
+        depth=None if isinstance(noisy, Tensor) else depth,
         conditioning=_once_a_prompt(last, layout, rows),
         prompts=len(firsts),
         prompt=torch.tensor([firsts.index(r) for r in rows], device=x_0.device),

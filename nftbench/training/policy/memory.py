@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -24,7 +24,7 @@ from nftbench.generation.machine.memory import (
     bytes_of,
     drawing_memory,
 )
-from nftbench.generation.recorder.call_arguments import convert
+from nftbench.generation.recorder.call_arguments import convert, flat
 from nftbench.generation.recorder.trace import denoiser_of, first_output
 from nftbench.generation.sampling import FOREIGN, Sample, call_arguments
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
@@ -126,9 +126,9 @@ def _counted(denoiser: Any, call: Call, config: PolicyConfig, dtype: torch.dtype
             torch.autocast("cpu", HALVES.get(config.precision), config.precision in HALVES),
             LiveBytes(weights) as counted,
         ):
-            loss = first_output(network(**arguments)).float().square().mean()
+            loss = _numbers(network(**arguments)).square().mean()
             with torch.no_grad():
-                first_output(network(**arguments))
+                _numbers(network(**arguments))
             loss.backward()
     numbers = sum(p.numel() for p in trained)
     layers = [
@@ -150,6 +150,14 @@ def _placed(tensor: torch.Tensor, shapes: FakeTensorMode, dtype: torch.dtype) ->
     """An argument of the network's call, without its numbers, in the precision that is counted."""
     made = shapes.from_tensor(tensor.detach().cpu())
     return made.to(dtype) if made.is_floating_point() else made
+
+
+def _numbers(output: Any) -> Tensor:
+    """What a network predicts, float32 (N, n), be it a tensor or a list with one an image."""
+    rows = flat(first_output(output))
+    if rows is None:
+        raise ValueError("it does not return one row of equal length an image")
+    return rows.float()
 
 
 def _without_numbers(denoiser: Any, config: PolicyConfig, dtype: torch.dtype) -> Any:

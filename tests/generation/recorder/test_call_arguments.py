@@ -14,6 +14,8 @@ from nftbench.generation.recorder.call_arguments import (
     same,
     shown,
     take,
+    unwrapped,
+    wrapped,
 )
 from rewards.base import ConfigError
 
@@ -101,7 +103,22 @@ def test_numbers_of_each_image():
         flat(tensor).tolist() == flat(list(tensor)).tolist() == [list(range(6)), list(range(6, 12))]
     )
     assert flat([ONES(2), ONES(3)]) is None and flat(ONES(())) is None and flat([]) is None
+    assert flat([[t] for t in tensor]).tolist() == flat([[[t]] for t in tensor]).tolist()
+    assert torch.equal(flat([[t] for t in tensor]), flat(tensor))
+    assert flat([list(t) for t in tensor]) is None  # several tensors an image
     assert [count(v) for v in (tensor, [1, 2, 3], ONES(()), 5, None)] == [2, 3, None, None, None]
+
+
+@given(st.integers(0, 4))
+def test_lists_of_one_are_taken_off_and_put_back(depth):
+    row = ONES(2)
+    found, lists = unwrapped(wrapped(row, depth))
+    assert found is row and lists == depth
+
+
+def test_an_object_nobody_can_look_into_is_refused_by_its_type():
+    with pytest.raises(ConfigError, match="argument cache of the network is a object; expected"):
+        kind_of("cache", object(), object(), object())
 
 
 def test_convert_keeps_the_nesting_and_copies_containers():

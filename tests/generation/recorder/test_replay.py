@@ -20,7 +20,7 @@ from nftbench.generation.recorder.call_arguments import flat
 from nftbench.generation.recorder.replay import Layout, Record, learn, record
 from nftbench.generation.recorder.trace import Trace, TracedStep, denoiser_of, watch
 from rewards.base import ConfigError
-from tests.helpers.models import tiny
+from tests.helpers.models import families, tiny
 
 PROMPTS, ROWS = ["red", "red", "blue moon", "blue moon"], [0, 0, 2, 2]
 FLOW = [f for f in tiny.ARGUMENTS if f not in tiny.NOISE_FAMILIES]
@@ -229,6 +229,25 @@ def test_half_precision_is_recorded_too(family):
     assert torch.equal(v, step.model_output.float())
 
 
+def test_a_network_that_takes_a_list_of_images_each_in_a_list_of_its_own_replays():
+    pipeline = families.build("z_image_omni")
+    settings = {**tiny.ARGUMENTS["z_image"], "output_type": "latent", "num_inference_steps": 2}
+
+    def draw(prompts: list[str]) -> Tensor:
+        generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        return pipeline(prompt=prompts, generator=generators, **settings).images
+
+    layout = learn(pipeline, draw)
+    with watch(pipeline) as trace:
+        images = draw(list(PROMPTS))
+    kept, step = record(trace, layout, ROWS), trace.steps[1]
+    assert (layout.noisy, kept.depth) == ("x", 1) and torch.equal(kept.x_0, images)
+    with torch.no_grad():
+        x_t = step.sample.float()
+        v = kept.velocity(pipeline.transformer, x_t, torch.arange(4), torch.full((4,), 1))
+    assert (v - step.model_output).abs().max() <= 2e-6 and v.std() > 0
+
+
 def test_layouts_are_pinned():
     """The widest-spread habits: plain, a negated list with time running 0 -> 1, a mask that appears, nested."""
     plain, listed, masked, nested = (
@@ -236,7 +255,7 @@ def test_layouts_are_pinned():
     )
     assert (plain.noisy, plain.time, plain.sign) == ("hidden_states", "timestep", 1)
     assert (listed.noisy, listed.time, listed.sign) == ("x", "t", -1)
-    assert rollout("z_image", "Euler").record.as_list
+    assert rollout("z_image", "Euler").record.depth == 0
     moments_up = rollout("z_image", "Euler").record.moments
     torch.testing.assert_close(moments_up, 1 - rollout("z_image", "Euler").record.t)
     assert masked.kinds["encoder_hidden_states_mask"] == "image"

@@ -16,6 +16,7 @@ PERTURBED = {
     "sdxl": "StableDiffusionXLPAGPipeline",
     "pixart": "PixArtSigmaPAGPipeline",
     "sana": "SanaPAGPipeline",
+    "hunyuan_dit": "HunyuanDiTPAGPipeline",
 }
 BUILDERS: dict[str, Callable[[], Any]] = {
     **{name: (lambda name=name: flow.with_vae(name)) for name in tiny.ARGUMENTS},
@@ -58,6 +59,8 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "bria_fibo": further.bria_fibo,
     "flux_kontext": further.flux_kontext,
     "flux2_klein_kv": further.flux2_klein_kv,
+    "z_image_omni": seeing.z_image_omni,
+    "glm_image": seeing.glm_image,
     **{
         f"{family}_pag": (lambda f=family, k=kind: further.with_perturbed_attention(f, k))
         for family, kind in PERTURBED.items()
@@ -66,7 +69,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 
 SIZES = {"sana": "128", "sana_sprint": "128", "sana_pag": "128"}
 """Pixels that a family is surveyed at, where they are not 64."""
-SIZES |= dict.fromkeys(("hunyuan_dit", "hidream", "kandinsky5"), "1024")
+SIZES |= dict.fromkeys(("hunyuan_dit", "hunyuan_dit_pag", "hidream", "kandinsky5"), "1024")
 """These draw at no small size, whatever they are asked for."""
 CONTROLLED = (
     "StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline",
@@ -80,10 +83,7 @@ UNBUILT = {
     "WuerstchenCombinedPipeline": "the installed diffusers cannot load a saved one (PaellaVQModel)",
     **dict.fromkeys(CONTROLLED, "begins with a control image: not from text alone"),
     **dict.fromkeys(("HeliosPipeline", "HeliosPyramidPipeline"), "draws videos"),
-    "HunyuanDiTPAGPipeline": "draws at 1024 pixels alone, as HunyuanDiTPipeline; no builder yet",
     "KolorsPAGPipeline": "as KolorsPipeline, whose tokenizer the installed transformers does not call as it expects",
-    "GlmImagePipeline": "no builder yet: a language model draws its image tokens first",
-    "ZImageOmniPipeline": "no builder yet: needs a SigLIP 2 encoder and its processor",
 }
 """Text-to-image classes without a builder, and why."""
 

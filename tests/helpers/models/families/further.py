@@ -14,7 +14,7 @@ from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from transformers import CLIPImageProcessor, SmolLM3Config, SmolLM3ForCausalLM
 
 from tests.helpers.models import tiny
-from tests.helpers.models.families import flow
+from tests.helpers.models.families import flow, noise
 from tests.helpers.models.families import vision_language as seeing
 from tests.helpers.models.families.parts import (
     FLUX_LIKE,
@@ -35,18 +35,23 @@ BRIA_VOCABULARY = 128_001
 
 
 def with_perturbed_attention(family: str, kind: str) -> Any:
-    made = flow.with_vae(family)
+    made = noise.hunyuan_dit() if family == "hunyuan_dit" else flow.with_vae(family)
     if family == "pixart":  # a saved pipeline forgets its layers and takes the second
         config = {**made.transformer.config, "num_layers": 2}
         made.register_modules(transformer=type(made.transformer).from_config(config))
     parts = {k: v for k, v in made.components.items() if k not in LEFT_OUT}
-    if family == "sd15":
+    if family in ("sd15", "hunyuan_dit"):
         parts |= {
             "safety_checker": None,
             "feature_extractor": None,
             "requires_safety_checker": False,
         }
-    layers = {"sd3": "blocks.1", "pixart": "blocks.1", "sana": "transformer_blocks.0"}
+    layers = {
+        "sd3": "blocks.1",
+        "pixart": "blocks.1",
+        "hunyuan_dit": "blocks.1",
+        "sana": "transformer_blocks.0",
+    }
     return getattr(diffusers, kind)(**parts, pag_applied_layers=layers.get(family, "mid"))
 
 

@@ -41,15 +41,22 @@ def _words() -> list[str]:
 VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *_words(), *SEEN])}
 
 
-def words(length: int = 512) -> PreTrainedTokenizerFast:
-    """One token a word, so that the long system messages of language models leave room for a prompt."""
+def words(length: int = 512, padding: str = "right", **named: str) -> PreTrainedTokenizerFast:
+    """One token a word, so that the long system messages of language models leave room for a prompt.
+
+    Args:
+        length: tokens at most.
+        padding: the side of it.
+        named: special tokens that a processor asks for by name, such as `bos_token`.
+    """
     made = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]+"), "removed", invert=True)
     made.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
-        extra_special_tokens=list(SEEN), chat_template=CHAT, model_max_length=length, padding_side="right",
+        extra_special_tokens=list(SEEN), chat_template=CHAT, model_max_length=length, padding_side=padding,
+        **named,
     )  # fmt: skip
 
 

@@ -6,6 +6,10 @@ import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler as Euler
 from transformers import (
     ByT5Tokenizer,
+    GlmImageConfig,
+    GlmImageForConditionalGeneration,
+    GlmImageImageProcessor,
+    GlmImageProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -16,12 +20,16 @@ from transformers import (
     Qwen3VLModel,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    Siglip2ImageProcessor,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     T5Config,
     T5EncoderModel,
     T5GemmaConfig,
     T5GemmaEncoderModel,
 )
 
+from tests.helpers.models import tiny
 from tests.helpers.models.families.parts import (
     FLUX_LIKE,
     SEEN,
@@ -31,7 +39,7 @@ from tests.helpers.models.families.parts import (
     vae,
     words,
 )
-from tests.helpers.models.tiny import CHAT, WIDTH, clip
+from tests.helpers.models.tiny import CHAT, WIDTH, clip, t5, tokenizer
 
 ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "mrope_interleaved": True}
 SEEING = {"depth": 1, "hidden_size": WIDTH, "num_heads": 2, "patch_size": 14}
@@ -187,6 +195,62 @@ def dreamlite() -> Any:
             encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4
         ),
         unet=unet, scheduler=Euler(use_dynamic_shifting=True),
+    )  # fmt: skip
+
+
+def z_image_omni() -> Any:
+    siglip = Siglip2VisionModel(
+        Siglip2VisionConfig(
+            hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, num_patches=16,
+        )
+    )  # fmt: skip
+    made = tiny.z_image(Euler(shift=3.0))
+    config = {**made.transformer.config, "siglip_feat_dim": WIDTH, "axes_lens": [1024, 64, 64]}
+    return diffusers.ZImageOmniPipeline(
+        scheduler=made.scheduler, vae=vae(), text_encoder=made.text_encoder, tokenizer=words(),
+        transformer=type(made.transformer).from_config(config), siglip=siglip.eval(),
+        siglip_processor=Siglip2ImageProcessor(patch_size=16, max_num_patches=16),
+    )  # fmt: skip
+
+
+CODES = 64
+"""Image tokens that the tiny GLM-Image knows."""
+
+
+def _glm_processor() -> GlmImageProcessor:
+    names = ("image_token", "bos_token", "grid_bos_token", "grid_eos_token")
+    reader = words(4096, "left", **dict(zip(names, SEEN, strict=True)))
+    return GlmImageProcessor(
+        image_processor=GlmImageImageProcessor(), tokenizer=reader, chat_template=CHAT
+    )
+
+
+def _image_token_writer() -> GlmImageForConditionalGeneration:
+    """A language model that writes the image's tokens; it never ends them early, as a random one would."""
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    reading = READING | {"rope_parameters": rope, "vision_vocab_size": CODES, "eos_token_id": None}
+    reading |= {"initializer_range": 0.5}  # else any prompt gives the same tokens
+    seeing = SEEING | {"intermediate_size": WIDTH, "patch_size": 16, "image_size": 64}
+    codes = {"embed_dim": 8, "num_embeddings": CODES, "latent_channels": WIDTH}
+    config = GlmImageConfig(
+        text_config=reading, vision_config=seeing, vq_config=codes,
+        image_token_id=VOCABULARY[SEEN[0]], image_start_token_id=VOCABULARY[SEEN[1]],
+        image_end_token_id=len(VOCABULARY),
+    )  # fmt: skip
+    return GlmImageForConditionalGeneration(config).eval()
+
+
+def glm_image() -> Any:
+    transformer = diffusers.GlmImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2, text_embed_dim=WIDTH,
+        time_embed_dim=16, condition_dim=8, prior_vq_quantizer_codebook_size=CODES,
+    )  # fmt: skip
+    autoencoder = vae()
+    autoencoder.register_to_config(latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    return diffusers.GlmImagePipeline(
+        tokenizer=tokenizer(), processor=_glm_processor(), text_encoder=t5(),
+        vision_language_encoder=_image_token_writer(), vae=autoencoder, transformer=transformer,
+        scheduler=Euler(use_dynamic_shifting=True),
     )  # fmt: skip
 
 
