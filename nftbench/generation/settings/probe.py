@@ -196,6 +196,7 @@ def _watched(pipeline: DiffusionPipeline, seen: Observation) -> Iterator[None]:
     calls: list[Call] = []
     with contextlib.ExitStack() as undo:
         for name, network in networks_of(pipeline).items():
+            undo.enter_context(_attention_put_back(network))
             undo.enter_context(_watched_network(name, network, calls))
         for name, scheduler in schedulers_of(pipeline).items():
             undo.enter_context(
@@ -205,6 +206,17 @@ def _watched(pipeline: DiffusionPipeline, seen: Observation) -> Iterator[None]:
             if isinstance(part, PreTrainedModel) and callable(getattr(part, "generate", None)):
                 undo.enter_context(_replaced(part, "generate", _noting(name, part.generate, seen)))
         yield
+
+
+@contextmanager
+def _attention_put_back(network: Any) -> Iterator[None]:
+    """Pipelines that put in other attention for a call (perturbed attention) leave it there when the call fails."""
+    own = dict(getattr(network, "attn_processors", {}))
+    try:
+        yield
+    finally:
+        if own != getattr(network, "attn_processors", {}):
+            network.set_attn_processor(own)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.sampling import call_arguments, generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
+from nftbench.generation.settings.probe import observe
 from rewards.base import ConfigError, Prompt
 from tests.helpers.models import families
 
@@ -141,3 +142,13 @@ def test_a_pipeline_without_a_guidance_of_its_own_at_these_steps_asks_for_one():
 def test_a_pipeline_that_takes_an_area_draws_at_the_size_that_is_asked():
     _, settings = learned("flux_kontext")
     assert settings.further == {"max_area": 64 * 64}
+
+
+def test_a_call_that_fails_leaves_no_other_attention_behind():
+    """Unguided, this pipeline fails half-way, and keeps the attention that it had put in for the call."""
+    pipeline = families.build("hunyuan_dit_pag")
+    before = dict(pipeline.transformer.attn_processors)
+    arguments = {"prompt": ["red"], "guidance_scale": 1.0, "num_inference_steps": 2}
+    with pytest.raises(ConfigError, match="cannot draw with guidance_scale=1"):
+        observe(pipeline, arguments)
+    assert pipeline.transformer.attn_processors == before
