@@ -34,6 +34,7 @@ def run(monkeypatch, capsys):
     return command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LISTS)
 def test_a_list_as_json(run, command):
     code, out, error = run(f"{command} --json")

@@ -46,6 +46,7 @@ def geneval(tmp_path):
     return tmp_path / "theirs"
 
 
+@pytest.mark.slow
 def test_genevals_folder_answers_a_benchmark(geneval, tmp_path):
     run = import_images(geneval, "theirs", tmp_path / "run", benchmark="geneval-pocket")
     (protocol,) = run.protocols().values()

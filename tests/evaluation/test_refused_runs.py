@@ -33,6 +33,7 @@ def test_another_run_in_the_same_folder_is_refused(whole, policy, changed, said)
     assert files(whole.folder) == before
 
 
+@pytest.mark.slow
 def test_another_benchmark_or_checkpoint_is_refused(whole, policy):
     protocol = load_benchmark("ocr-pocket").protocol(num_inference_steps=STEPS, limit=3)
     (other,) = plan([protocol], {"jpeg": rewards.load_reward("jpeg")}, 5)

@@ -53,6 +53,7 @@ def test_samples_go_prompt_by_prompt_and_name_files():
 # --- images ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_own_seed_alone(policy, record_property):
     """The same seven images in batches of 1, 3 and 7, after other draws from the global generator."""
     wanted = samples(PROMPTS, 2)[:7]

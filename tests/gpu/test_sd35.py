@@ -2,7 +2,11 @@
 
 import math
 
+import pytest
+
 from tests.gpu.sd35 import SMALL_REWARDS, measured
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_same_script_in_little():

@@ -181,6 +181,7 @@ def test_images_without_a_counterpart_are_left_out_and_counted(tmp_path):
 scores = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=1, max_size=20)
 
 
+@pytest.mark.slow
 @given(scores)
 def test_every_prompt_wins_loses_or_ties(rows):
     """Gains in tenths, whose sums in binary are not quite 0 where they cancel."""

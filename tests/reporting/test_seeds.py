@@ -71,6 +71,7 @@ def compared(a, b, **options):
     return by_metric, " ".join(text.split()), records(*results, found)
 
 
+@pytest.mark.slow
 def test_seeds_are_paired_where_they_are_shared(tmp_path):
     """The shift of a seed goes out of the difference; what is left over is the gain and a little noise."""
     a = evaluations(tmp_path / "a", [0, 1, 2], [0, 3, 6])
@@ -88,6 +89,7 @@ def test_seeds_are_paired_where_they_are_shared(tmp_path):
     assert rows[0]["paired_by_seed"] is True
 
 
+@pytest.mark.slow
 def test_other_seeds_are_independent_and_said(tmp_path):
     a = evaluations(tmp_path / "a", [0, 1], [0, 1])
     b = evaluations(tmp_path / "b", [5, 6, 7], [4, 5, 6])
@@ -191,6 +193,7 @@ def test_rows_of_seeds_that_agree_are_those_of_one(tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_the_report_of_evaluated_seeds(tmp_path):
     a = made_runs.evaluation(tmp_path / "base", PROMPTS)
     b = evaluations(tmp_path / "b", [0, 1], [0, 3])

@@ -126,6 +126,7 @@ def test_of_many_that_merge_at_once_none_is_lost(tmp_path):
         p.communicate()
 
 
+@pytest.mark.slow
 def test_names_are_claimed_by_one(tmp_path):
     code = (
         "from pathlib import Path; from nftbench.runs.lock import new_folder\n"

@@ -34,6 +34,7 @@ def loras(parent: Path) -> dict[str, bytes]:
     return {p.parts[-3]: p.read_bytes() for p in sorted(parent.glob("*/lora/*.safetensors"))}
 
 
+@pytest.mark.slow
 def test_each_seed_is_another_policy(parent):
     assert list(loras(parent)) == ["seed-0", "seed-1"] and len(set(loras(parent).values())) == 2
 

@@ -22,6 +22,7 @@ from tests.helpers.launched import environments
 from tests.helpers.runs.small_evaluation import Stop, files, quietly, table, work
 
 NAME = "geneval-pocket"
+pytestmark = pytest.mark.slow
 
 
 class Watched:

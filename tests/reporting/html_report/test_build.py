@@ -121,6 +121,7 @@ def test_runs_of_other_noise_share_no_image(tmp_path):
     assert "no pairs" in (tmp_path / "out" / PAGE).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_difference_of_pairs_is_exact_and_names_the_protocol_field(tmp_path, runs):
     (a, b), _ = report_data.read_runs(runs)
     row = b.row("made", "pick@made", "image_mean")
@@ -276,6 +277,7 @@ def test_a_report_that_is_stopped_leaves_the_old_one(tmp_path, runs):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "guided", "out"]
 
 
+@pytest.mark.slow
 def test_two_reports_of_one_run_are_the_same_bytes(tmp_path, runs):
     for name in ("one", "two"):
         write_report(runs, tmp_path / name, quiet)

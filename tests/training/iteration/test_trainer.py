@@ -134,6 +134,7 @@ def test_the_update_does_not_depend_on_the_batches(twelve, tmp_path, batch_size)
         assert mine[key] == pytest.approx(metrics[key], rel=1e-3), key
 
 
+@pytest.mark.slow
 def test_a_folded_update_is_the_same_update(twelve, tmp_path):
     """The LoRA's gradient follows from that of the folded weights, by the chain rule."""
     before, after, metrics = twelve
@@ -298,6 +299,7 @@ def test_nothing_scored_ends_the_run_with_the_reason(tmp_path):
         run.run()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
     run = begin(small("checkpoints.every=1"), tmp_path)
     algorithm = run.trainer.update._algorithm
@@ -316,6 +318,7 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
 # --- the baseline -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_flow_grpo_begins_on_policy_and_then_moves(tmp_path):
     recipe = small(
         "stages.iterations=2",
