@@ -109,7 +109,7 @@ def _table(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
         names = [(name or "").strip() for name in reader.fieldnames or ()]
         if not any(KEYS.get(name) == "prompt" for name in names):
             raise ConfigError(
-                f"{path}, line 1: expected a header with a column 'prompt', got {names}"
+                f"{path}, line 1: expected a header with a column 'prompt', cells parted by commas, got {names}"
             )
         if len(set(names)) < len(names):
             raise ConfigError(f"{path}, line 1: two columns of one name, got {names}")

@@ -110,6 +110,7 @@ def read_source(
     elif source.is_dir():
         layout = sorted(p.parent for p in source.glob("*/metadata.jsonl"))
         if layout:
+            _refuse_unnamed(source, layout)
             found = [image for folder in layout for image in _geneval(folder)]
         else:
             found = list(_folder(source, own.read_prompts(prompts) if prompts else known))
@@ -135,6 +136,16 @@ def _short(path: Path) -> bytes:
     if len(data) > METADATA:
         raise ConfigError(f"{path}: expected at most {METADATA >> 20} MiB")
     return data
+
+
+def _refuse_unnamed(source: Path, named: Sequence[Path]) -> None:
+    """Refuse GenEval's folder of which some images lost their prompt: they would be left out in silence."""
+    lost = sorted({p.parent for p in source.glob("*/samples")} - set(named))
+    if lost:
+        raise ConfigError(
+            f"{lost[0]} has samples but no metadata.jsonl, which says what they show; put it back, or take the folder "
+            "away"
+        )
 
 
 def _geneval(folder: Path) -> Iterator[GivenImage]:

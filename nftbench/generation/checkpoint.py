@@ -17,6 +17,7 @@ from nftbench.benchmark.schema import SamplingSettings, in_words
 from nftbench.generation.image_service import is_service
 from nftbench.generation.machine.hardware import Hardware, described, dtype_of, numerics, settle
 from nftbench.generation.sources.digest import folder_digest
+from nftbench.generation.sources.files import read_index
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras
 from nftbench.generation.sources.packaged import (
@@ -26,7 +27,7 @@ from nftbench.generation.sources.packaged import (
     refuse_unknown,
     unknown,
 )
-from nftbench.generation.sources.pipelines import build, read_index
+from nftbench.generation.sources.pipelines import build
 from nftbench.generation.sources.reference import INDEX, LORA, Part, Reference, hub_place, parse
 from nftbench.parsing import parse_json, parse_toml
 from rewards.base import ConfigError

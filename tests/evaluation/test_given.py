@@ -69,6 +69,13 @@ def test_a_missing_prompt_is_named_and_nothing_is_left(geneval, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_images_that_lost_their_metadata_are_not_left_out_in_silence(geneval, tmp_path):
+    (geneval / "00003" / "metadata.jsonl").unlink()
+    with pytest.raises(ConfigError, match="00003 has samples but no metadata"):
+        import_images(geneval, "mine", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def listed(tmp_path, lines):
     path = tmp_path / "list.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")

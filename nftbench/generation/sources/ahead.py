@@ -1,14 +1,12 @@
 """A checkpoint's files before they are needed: whether they are on this disk, and fetching them."""
 
-import json
 from pathlib import Path
 
 from nftbench.generation.sources import files
 from nftbench.generation.sources.hub import cached_folder, fetch_file
 from nftbench.generation.sources.packaged import place_of
-from nftbench.generation.sources.pipelines import WEIGHTS, fetch_pipeline, read_index
+from nftbench.generation.sources.pipelines import WEIGHTS, fetch_pipeline
 from nftbench.generation.sources.reference import INDEX, VARIANT, HubPlace, hub_place, parse
-from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 
 
@@ -55,7 +53,7 @@ def _whole(folder: Path) -> bool:
     Raises:
         ConfigError: there is no index, or a broken one.
     """
-    for part in files.parts_of(read_index(folder / INDEX)):
+    for part in files.parts_of(files.read_index(folder / INDEX)):
         inside = [p for p in (folder / part).glob("*") if p.is_file()]
         names = {p.name for p in inside}
         network = "config.json" in names
@@ -63,14 +61,6 @@ def _whole(folder: Path) -> bool:
             network and not any(p.suffix in (".safetensors", ".bin") for p in inside)
         ):
             return False
-        if not all(_shards(p) <= names for p in inside if p.name.endswith(".index.json")):
+        if not all(files.shards(p) <= names for p in inside if p.name.endswith(".index.json")):
             return False
     return True
-
-
-def _shards(index: Path) -> set[str]:
-    """The files that an index of weights names; one that cannot be read names a file that is never there."""
-    try:
-        return set(parse_json(index.read_bytes())["weight_map"].values())
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return {""}

@@ -8,9 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
+from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
+from nftbench.generation.sources.reference import INDEX
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 
@@ -20,6 +23,10 @@ _WEIGHTS = re.compile(
 )
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Names that safetensors gives the precisions a model may run in."""
+INDEX_BYTES = 1_000_000
+"""Bound of a `model_index.json`; real ones have 2 kB."""
+PART_BYTES = 30_000_000
+"""Bound of a part's configuration or index of weights; real ones have at most a few hundred kB."""
 _OTHER = (".onnx", ".onnx_data", ".msgpack", ".h5", ".ckpt", ".gguf", ".pb", ".xml", ".pt", ".pth")
 """Endings of weights for other programs."""
 
@@ -27,6 +34,120 @@ _OTHER = (".onnx", ".onnx_data", ".msgpack", ".h5", ".ckpt", ".gguf", ".pb", ".x
 def parts_of(index: Mapping[str, Any]) -> list[str]:
     """Names of the parts that an index says are there."""
     return [k for k, v in index.items() if isinstance(v, list) and v and v[0] is not None]
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Content of a pipeline's `model_index.json`.
+
+    Raises:
+        ConfigError: it is not there, or is not one.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"not a valid checkpoint: {path.parent} holds no {INDEX}{held_instead(path.parent)}; expected a "
+            "folder saved by a diffusers pipeline"
+        )
+    try:
+        if path.stat().st_size > INDEX_BYTES:
+            raise ValueError(f"larger than {INDEX_BYTES} bytes")
+        index = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); save the pipeline again") from None
+    if not isinstance(index, dict):
+        raise ConfigError(
+            f"{path}: expected a JSON object, got a {type(index).__name__}; save the pipeline again"
+        )
+    if not isinstance(index.get("_class_name"), str | list):
+        raise ConfigError(
+            f"{path} names no pipeline: expected a text _class_name, got {index.get('_class_name')!r}; save the "
+            "pipeline again"
+        )
+    return index
+
+
+def loaded_parts(path: Path, index: Mapping[str, Any]) -> set[str]:
+    """The parts of an index that its pipeline takes; others are passed over by diffusers.
+
+    Raises:
+        ConfigError: the class is not a pipeline of diffusers, or a part is not named by library and class.
+    """
+    kind = getattr(diffusers, str(index["_class_name"]), None)
+    if hasattr(
+        kind, "_backends"
+    ):  # stands for a class whose packages are missing: the loader names them
+        return set()
+    if not (isinstance(kind, type) and issubclass(kind, DiffusionPipeline)):
+        raise ConfigError(
+            f"{path} names {index['_class_name']!r}, which is not a pipeline of the installed diffusers; "
+            "expected a text-to-image pipeline, such as StableDiffusion3Pipeline"
+        )
+    taken = set(kind._get_signature_keys(kind)[0]) & set(index)
+    for name in sorted(taken):
+        named = index[name]
+        if not (
+            isinstance(named, list) and list(map(type, named)) in ([str, str], [type(None)] * 2)
+        ):
+            raise ConfigError(
+                f"{path}: {name} is {str(named)[:80]!r}; expected [library, class]: save the pipeline again"
+            )
+    return taken & set(parts_of(index))
+
+
+def refuse_unsound(folder: Path, parts: Iterable[str], variant: str | None) -> None:
+    """Refuse a saved pipeline that lacks what its own files name, before any loader stumbles over it.
+
+    Args:
+        folder: the pipeline's.
+        parts: those that are loaded from it.
+        variant: of several sets of weights, the one that is loaded.
+
+    Raises:
+        ConfigError: a part's folder, a configuration that is a JSON object, or a file of sharded weights is not there.
+    """
+    in_the_root = any(folder.glob("*config.json"))  # as pipelines of one part were saved once
+    for part in parts:
+        names = {p.name for p in (folder / part).glob("*") if p.is_file()}
+        if not names and not in_the_root:
+            raise ConfigError(
+                f"{folder} holds no files of the part {part!r} that its {INDEX} names; save or fetch the pipeline again"
+            )
+        for name in sorted(weights_and_words(sorted(names), variant)):
+            if name.endswith("config.json"):
+                _read_object(folder / part / name)
+            lost = shards(folder / part / name) - names if name.endswith(".index.json") else ()
+            if lost:
+                raise ConfigError(
+                    f"{folder / part} lacks {min(lost)}, which {name} names; fetch or save it again"
+                )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The content of a part's JSON.
+
+    Raises:
+        ConfigError: it is not a JSON object.
+    """
+    try:
+        found = parse_json(_beginning(path, PART_BYTES))
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}, not an object")
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} is not valid ({error}); save or fetch it again") from None
+    return found
+
+
+def shards(path: Path) -> set[str]:
+    """The files that an index of weights names.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    named = _read_object(path).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
+        raise ConfigError(
+            f"{path} is not an index of weights: expected a weight_map of file names; save or fetch it again"
+        )
+    return set(named.values())
 
 
 def needed(names: Iterable[str], index: Mapping[str, Any], variant: str | None) -> list[str]:
@@ -152,7 +273,7 @@ def held_instead(folder: Path) -> str:
     )
 
 
-def _beginning(path: Path) -> bytes:
-    """At most a megabyte of a file."""
+def _beginning(path: Path, bound: int = INDEX_BYTES) -> bytes:
+    """At most so many bytes of a file."""
     with path.open("rb") as file:
-        return file.read(1_000_000)
+        return file.read(bound)

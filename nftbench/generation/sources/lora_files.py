@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils.state_dict_utils import (
     convert_state_dict_to_peft,
     convert_unet_state_dict_to_peft,
@@ -23,13 +22,11 @@ from torch import Tensor, nn
 
 from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.digest import file_digest, files_digest
-from nftbench.generation.sources.hub import fetch_file, fetch_listed
+from nftbench.generation.sources.hub import NotOnHub, fetch_file, fetch_listed
+from nftbench.generation.sources.lora_config import PEFT_CONFIG, header_config, read_config
 from nftbench.generation.sources.reference import HubPlace, hub_place
-from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 
-PEFT_CONFIG = "adapter_config.json"
-CONFIG_BYTES = 1_000_000
 KNOWN_BIN = ("adapter_model.bin", "pytorch_lora_weights.bin")
 _FACTOR = re.compile(
     r"(?P<module>.+?)[._](?P<factor>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_down|lora_up|"
@@ -90,7 +87,8 @@ def read_lora(source: str) -> LoraFile:
     config_path = path.parent / PEFT_CONFIG
     tensors, header = _tensors(path, source)
     _check(tensors, source)
-    config = _read_config(config_path) if config_path.is_file() else _header_config(header, source)
+    config = read_config(config_path) if config_path.is_file() else header_config(header, source)
+    _refuse_plain_dora(config, tensors, source)
     if not digest:
         digest = _local_digest(Path(source), path, config_path)
     return LoraFile(source, path, digest, tensors, config)
@@ -113,12 +111,21 @@ def _place(source: str) -> tuple[Path, str]:
             path /= "lora"  # checkpoint-N/lora/ and a run's own
             inside = [p.name for p in path.iterdir() if p.is_file()]
         return path / _choose(inside, str(path)), ""
+    named, _, scale = source.rpartition("@")
+    if named and Path(named).exists():
+        raise ConfigError(
+            f"no LoRA at {source}: {named} is there, but its scale {scale!r} is not a number; expected one such as "
+            "0.5 behind the @"
+        )
     place = hub_place(source)
     if place is None:
         raise ConfigError(
             f"no LoRA at {source}: no such file or folder, and not owner/name@revision:subfolder"
         )
-    return _fetch(place, source)
+    try:
+        return _fetch(place, source)
+    except NotOnHub as error:
+        raise ConfigError(f"no LoRA at {source}: no such file or folder, and {error}") from None
 
 
 def _fetch(place: HubPlace, source: str) -> tuple[Path, str]:
@@ -173,6 +180,11 @@ def _broken(source: str, error: BaseException) -> ConfigError:
 
 def _check(tensors: Mapping[str, Tensor], source: str) -> None:
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point() and not name.endswith(".alpha"):
+            raise ConfigError(
+                f"{source}: {name} holds numbers of type {str(tensor.dtype).removeprefix('torch.')}; expected floats: "
+                "save the LoRA again unquantised"
+            )
         if not torch.isfinite(tensor.float()).all():
             raise ConfigError(
                 f"{source} is damaged: {name} holds numbers that are not finite; nothing drawn with it could be trusted"
@@ -184,35 +196,15 @@ def _check(tensors: Mapping[str, Tensor], source: str) -> None:
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > CONFIG_BYTES:
-            raise ValueError(f"larger than {CONFIG_BYTES} bytes")
-        config = parse_json(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"a {type(config).__name__}, not an object")
-        kind = config.get("peft_type", "LORA")
-    except (ValueError, OSError) as error:
+def _refuse_plain_dora(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str
+) -> None:
+    """Refuse a DoRA that lost its magnitudes: without them it would be loaded as a LoRA that nobody trained."""
+    asked = any(v is True for k, v in config.items() if k.rpartition(".")[2] == "use_dora")
+    if asked and not any("lora_magnitude_vector" in name for name in tensors):
         raise ConfigError(
-            f"{path} is not a peft configuration ({error}); save the LoRA again"
-        ) from None
-    if kind != "LORA":
-        raise ConfigError(f"{path} is of a {kind} adapter; expected LORA")
-    return config
-
-
-def _header_config(header: Mapping[str, str], source: str) -> dict[str, Any]:
-    """Diffusers writes peft's configuration into the file's header, each field behind its part's name."""
-    text = header.get(LORA_ADAPTER_METADATA_KEY)
-    if not text:
-        return {}
-    try:
-        config = parse_json(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"{source}: its header is not valid JSON ({error}); save it again"
-        ) from None
-    return config if isinstance(config, dict) else {}
+            f"{source}: its configuration says use_dora, but it holds no lora_magnitude_vector; save the LoRA again"
+        )
 
 
 def layers_of(file: LoraFile, pipeline: DiffusionPipeline) -> tuple[Layers, Layers, int]:

@@ -52,8 +52,6 @@ CENSORS = ("safety_checker",)
 """Parts that black images out: an image that was drawn must be scored as it was drawn."""
 ENCODERS = ("text_encoders.", "cond_stage_model.", "conditioner.")
 """Beginnings of a text encoder's names in single files."""
-INDEX_BYTES = 1_000_000
-"""Bound of a `model_index.json`; real ones have 2 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,30 +91,6 @@ def build(
     return built
 
 
-def read_index(path: Path) -> dict[str, Any]:
-    """Content of a pipeline's `model_index.json`.
-
-    Raises:
-        ConfigError: it is not there, or is not one.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"not a valid checkpoint: {path.parent} holds no {INDEX}{files.held_instead(path.parent)}; expected a "
-            "folder saved by a diffusers pipeline"
-        )
-    try:
-        if path.stat().st_size > INDEX_BYTES:
-            raise ValueError(f"larger than {INDEX_BYTES} bytes")
-        index = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON ({error}); save the pipeline again") from None
-    if not isinstance(index, dict):
-        raise ConfigError(
-            f"{path}: expected a JSON object, got a {type(index).__name__}; save the pipeline again"
-        )
-    return index
-
-
 def _build_folder(
     reference: Reference,
     folder: Path,
@@ -126,7 +100,7 @@ def _build_folder(
 ) -> Built:
     fetched = fetch_pipeline(on_hub, reference.one(VARIANT)) if on_hub else None
     folder = fetched.path if fetched else folder
-    index = read_index(folder / INDEX)
+    index = files.read_index(folder / INDEX)
     refuse_code(folder, index, remote_code)
     digest = fetched.digest if fetched else folder_digest(folder)
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
@@ -135,6 +109,8 @@ def _build_folder(
     dtype = dtype or files.stored_dtype(folder, index, variant)
     given = left_out(index)
     censors = [name for name in CENSORS if name in files.parts_of(index)]
+    wanted = set() if remote_code else files.loaded_parts(folder / INDEX, index)
+    files.refuse_unsound(folder, wanted - {*given, *reference.components}, variant)
     notes += [f"{name} left out: images are scored as they were drawn" for name in censors]
     for name, source in reference.components.items():
         given[name], own = _component(name, source, index, folder, dtype)
@@ -179,6 +155,12 @@ def _refuse_gaps(
                 f"{folder / name} lacks {len(wanted - there)} of its weights, such as "
                 f"{sorted(wanted - there)[0]}; save or fetch it again"
             )
+    for name, network in pipeline.components.items():
+        if isinstance(network, torch.nn.Module) and any(p.is_meta for p in network.parameters()):
+            raise ConfigError(
+                f"{folder / name} holds other weights than a {type(network).__name__} has, which {INDEX} names; save "
+                "the pipeline again"
+            )
 
 
 def left_out(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +181,7 @@ def fetch_pipeline(place: HubPlace, variant: str | None) -> Fetched:
     Raises:
         ConfigError: it cannot be had.
     """
-    index = read_index(fetch_file(place, INDEX).path)
+    index = files.read_index(fetch_file(place, INDEX).path)
     return fetch_folder(place, INDEX, lambda names: files.needed(names, index, variant))
 
 
@@ -212,7 +194,7 @@ def refuse_code(folder: Path, index: Mapping[str, Any], allowed: bool) -> None:
     asks = [str(index["_class_name"])] if isinstance(index.get("_class_name"), list) else []
     asks += [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.py"))]
     for path in sorted(folder.glob("*/*config.json")):
-        if path.stat().st_size <= INDEX_BYTES and '"auto_map"' in path.read_text(
+        if path.stat().st_size <= files.INDEX_BYTES and '"auto_map"' in path.read_text(
             "utf-8", "replace"
         ):
             asks.append(path.relative_to(folder).as_posix())
@@ -311,7 +293,7 @@ def _build_file(
         )
     dtype = dtype or files.dtype_in([path])
     folder, own = _config_of(reference, path)
-    index = read_index(folder / INDEX)
+    index = files.read_index(folder / INDEX)
     kind = getattr(diffusers, str(index.get("_class_name")), None)
     if kind is None or not hasattr(kind, "from_single_file"):
         raise ConfigError(
@@ -392,7 +374,9 @@ def _attempt(source: str, load) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise MissingExtra(f"{source} needs a package that is not installed: {reason}") from None
     except BROKEN as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        kind = type(error).__name__
+        reason = (str(error).strip() or kind).splitlines()[0]
+        reason = f"{kind}: {reason}" if isinstance(error, KeyError) else reason
         raise ConfigError(
             f"{source} does not load as a diffusers pipeline: {reason.rstrip('.')}; where a file is damaged, fetch or "
             "save it again"

@@ -9,8 +9,8 @@ import jinja2
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.schema import Protocol
 from nftbench.generation.checkpoint import trained_folder
+from nftbench.generation.sources.files import read_index
 from nftbench.generation.sources.packaged import packaged, place_of
-from nftbench.generation.sources.pipelines import read_index
 from nftbench.generation.sources.reference import INDEX, hub_place
 from nftbench.reporting.leaderboard.board import (
     refuse,

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of
 from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
-from nftbench.generation.sources.lora_files import PEFT_CONFIG
+from nftbench.generation.sources.lora_config import PEFT_CONFIG
 from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.training.config.recipe import PolicyConfig
 from nftbench.training.policy.weights import Using, Weights

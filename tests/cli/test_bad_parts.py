@@ -1,0 +1,123 @@
+"""A checkpoint or LoRA of which a part is lost, broken or of another kind: exit 2 and one line that names the file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.helpers.commands import run_here
+from tests.helpers.models import families
+
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["to_q"]}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("home")
+    pipeline = families.build("sd15")
+    pipeline.save_pretrained(made / "sound", max_shard_size="200KB")
+    name, layer = next((n, m) for n, m in pipeline.unet.named_modules() if n.endswith("to_q"))
+    factors = {
+        f"base_model.model.{name}.lora_A.weight": torch.ones(2, layer.in_features),
+        f"base_model.model.{name}.lora_B.weight": torch.ones(layer.out_features, 2),
+    }
+    (made / "lora").mkdir()
+    save_file(factors, made / "lora" / "adapter_model.safetensors")
+    (made / "lora" / "adapter_config.json").write_text(json.dumps(CONFIG), "utf-8")
+    return made
+
+
+@pytest.fixture
+def copied(home, tmp_path):
+    """A sound checkpoint and a sound LoRA, to be broken."""
+    return Path(shutil.copytree(home, tmp_path / "home"))
+
+
+def refused(folder: Path, checkpoint: str) -> str:
+    code, said = run_here(folder, "inspect", checkpoint)
+    assert code == 2 and "Traceback" not in said, said
+    assert said.count("nftbench: ") == 1
+    return " ".join(said.split())
+
+
+def changed_index(folder: Path, **entries: object) -> None:
+    path = folder / "sound" / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | entries), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"_class_name": "UNet2DConditionModel"}, "is not a pipeline of the installed diffusers"),
+        ({"_class_name": "FooPipeline"}, "'FooPipeline', which is not a pipeline"),
+        ({"_class_name": "logging"}, "is not a pipeline of the installed diffusers"),
+        ({"_class_name": None}, "expected a text _class_name, got None"),
+        ({"vae": "AutoencoderKL"}, "vae is 'AutoencoderKL'; expected [library, class]"),
+        ({"vae": ["diffusers"]}, "expected [library, class]"),
+        ({"vae": ["diffusers", "UNet2DConditionModel"]}, "holds other weights than a UNet2D"),
+    ],
+)
+def test_an_index_that_names_what_is_not_there(copied, entries, expected):
+    changed_index(copied, **entries)
+    assert expected in refused(copied, "sound")
+
+
+@pytest.mark.parametrize("part", ["vae", "tokenizer", "scheduler"])
+def test_a_part_without_files(copied, part):
+    shutil.rmtree(copied / "sound" / part)
+    assert f"holds no files of the part {part!r}" in refused(copied, "sound")
+
+
+def test_shards_that_are_not_there(copied):
+    folder = copied / "sound" / "unet"
+    lost = sorted(folder.glob("*-of-*.safetensors"))[-1]
+    lost.unlink()
+    assert f"lacks {lost.name}" in refused(copied, "sound")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors.index.json", "{}", "expected a weight_map"),
+        ("unet/diffusion_pytorch_model.safetensors.index.json", "{", "is not valid"),
+        ("unet/config.json", "[1]", "a list, not an object"),
+        ("scheduler/scheduler_config.json", "nope", "is not valid"),
+    ],
+)
+def test_a_broken_configuration_is_named(copied, file, text, expected):
+    (copied / "sound" / file).write_text(text, "utf-8")
+    said = refused(copied, "sound")
+    assert file in said and expected in said
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"lora_alpha": "eight"}, "lora_alpha is 'eight'; expected a finite number"),
+        ({"lora_alpha": True}, "lora_alpha is 'True'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is 'nan'"),
+        ({"alpha_pattern": [1]}, "alpha_pattern is a list"),
+        ({"alpha_pattern": {"to_q": "x"}}, "alpha_pattern['to_q'] is 'x'"),
+        ({"alpha_pattern": {"(to_q": 2}}, "'(to_q' is not a regular expression"),
+        ({"use_dora": True}, "says use_dora, but it holds no lora_magnitude_vector"),
+    ],
+)
+def test_a_lora_whose_strength_cannot_be_read(copied, change, expected):
+    (copied / "lora" / "adapter_config.json").write_text(json.dumps(CONFIG | change), "utf-8")
+    assert expected in refused(copied, "sound+lora=lora")
+
+
+def test_a_lora_of_whole_numbers_and_a_scale_that_is_none(copied):
+    assert "its scale 'half' is not a number" in refused(copied, "sound+lora=./lora@half")
+    save_file(
+        {"unet.a.lora_A.weight": torch.ones(2, 2, dtype=torch.int32)}, copied / "i.safetensors"
+    )
+    assert "numbers of type int32; expected floats" in refused(copied, "sound+lora=i.safetensors")
+
+
+def test_a_lora_that_is_nowhere(copied):
+    said = refused(copied, "sound+lora=no/such.safetensors")
+    assert "no LoRA at no/such.safetensors: no such file or folder, and the hub" in said
