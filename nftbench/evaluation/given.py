@@ -105,10 +105,14 @@ def read_source(
     source: Path, known: Sequence[Prompt] | None, prompts: Path | None
 ) -> list[GivenImage]:
     """The images of a source with their prompts, in its order."""
+    layout = sorted(p.parent for p in source.glob("*/metadata.jsonl"))
+    if prompts and (source.is_file() or layout):
+        raise ConfigError(
+            f"--prompts {prompts} goes with a folder of images alone; {source} says itself what each was asked for"
+        )
     if source.is_file():
         found = list(_listed(source))
     elif source.is_dir():
-        layout = sorted(p.parent for p in source.glob("*/metadata.jsonl"))
         if layout:
             _refuse_unnamed(source, layout)
             found = [image for folder in layout for image in _geneval(folder)]

@@ -76,6 +76,13 @@ def test_images_that_lost_their_metadata_are_not_left_out_in_silence(geneval, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_prompts_beside_images_that_have_theirs_are_not_passed_over(geneval, tmp_path):
+    (tmp_path / "p.txt").write_text("a\n")
+    with pytest.raises(ConfigError, match=r"--prompts .* goes with a folder of images alone"):
+        import_images(geneval, "mine", tmp_path / "run", prompts=tmp_path / "p.txt")
+    assert not (tmp_path / "run").exists()
+
+
 def listed(tmp_path, lines):
     path = tmp_path / "list.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,11 @@ def _component(
             f"+{name}= takes parts of diffusers and transformers; this one is of {library}"
         )
     kind: Any = getattr(importlib.import_module(library), class_name)
-    path, digest = _component_place(name, source)
+
+    def variant(there: Iterable[str]) -> str | None:
+        return files.variant_of([f"{name}/{n}" for n in there if "/" not in n], index, None)
+
+    path, digest = _component_place(name, source, variant)
     if path.is_file():
         if not hasattr(kind, "from_single_file"):
             raise ConfigError(f"{kind.__name__} does not load from one file; save it as a folder")
@@ -232,11 +236,15 @@ def _component(
     if saved not in (None, kind.__name__):
         raise ConfigError(f"{source} holds a {saved}; expected a {kind.__name__} for +{name}=")
     loads = kind.from_pretrained
-    typed = {"torch_dtype": dtype} if issubclass(kind, torch.nn.Module) else {}
-    return _attempt(source, lambda: loads(str(path), **typed)), digest
+    options: dict[str, Any] = {}
+    if issubclass(kind, torch.nn.Module):
+        options = {"torch_dtype": dtype, "variant": variant(p.name for p in path.iterdir())}
+    return _attempt(source, lambda: loads(str(path), **options)), digest
 
 
-def _component_place(name: str, source: str) -> tuple[Path, str]:
+def _component_place(
+    name: str, source: str, variant: Callable[[Iterable[str]], str | None]
+) -> tuple[Path, str]:
     path = Path(source)
     if not path.exists():
         place = hub_place(source)
@@ -249,7 +257,9 @@ def _component_place(name: str, source: str) -> tuple[Path, str]:
         fetched = fetch_folder(
             place,
             "config.json",
-            lambda names: files.weights_and_words([n for n in names if "/" not in n], None),
+            lambda names: files.weights_and_words(
+                [n for n in names if "/" not in n], variant(names)
+            ),
         )
         return fetched.path, fetched.digest
     if path.is_file():

@@ -87,6 +87,9 @@ def test_a_transformer_saved_alone(copied, pixels, tmp_path):
     assert "no part 'lroa'" in refusal(f"pocket+lroa={copied}")
     assert "expected a SD3Transformer2DModel" in refusal(f"pocket+transformer={copied / 'vae'}")
     assert "no such file or folder" in refusal("pocket+transformer=./none")
+    weights.rename(weights.with_name(f"{WEIGHTS}.fp16.safetensors"))  # the only set there is
+    half = load_model(f"pocket+transformer={copied / 'transformer'}")
+    np.testing.assert_array_equal(generate(half.pipeline, WANTED, PROTOCOL), whole)
 
 
 def test_one_file_in_the_original_layout_is_pocket(pixels, tmp_path):
