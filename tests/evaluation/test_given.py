@@ -178,6 +178,11 @@ def test_two_imports_are_compared_and_reported(start, geneval, tmp_path):
     assert code == 0, error
     code, _, error = start("import", str(geneval), "--name", "c", "--out", "a").finish()
     assert code == 2 and "holds something already" in error
+    wrong = ("--name", "d", "--out", "d", "--rewards", "ocr@rapidocr")
+    code, _, error = start("import", str(geneval), *wrong).finish()
+    assert code == 2 and "the images are in d by now: nftbench score d --rewards" in error
+    code, _, error = start("score", "d", "--rewards", "jpeg").finish()
+    assert code == 0, error
     assert pd.read_csv(tmp_path / "a" / "rows.csv")["limited"].all()
 
 

@@ -40,6 +40,7 @@ def import_(
     from nftbench.evaluation.given import import_images
     from nftbench.reporting.tables import summary_tables
     from nftbench.runs.run_folder import RUNS, folder_name
+    from rewards.base import ConfigError
 
     for folder in benchmark_path or ():
         places.add(folder)
@@ -48,7 +49,11 @@ def import_(
         run = import_images(
             source, name, where, benchmark=benchmark, prompts=prompts, progress=progress
         )
-        rows = commands.score_run(where, rewards, progress) if rewards else []
+        try:
+            rows = commands.score_run(where, rewards, progress) if rewards else []
+        except ConfigError as error:
+            way_on = f"the images are in {where} by now: nftbench score {where} --rewards ..."
+            raise type(error)(f"{error}; {way_on}") from None
     if rows:
         console.show(summary_tables.scores(rows))
     (protocol,) = run.protocols().values()
