@@ -59,7 +59,10 @@ for arguments in (["--help"], ["eval", "--help"], ["pocket", "--help"]):
 heavy = {"torch", "diffusers", "transformers", "pandas", "scipy", "PIL", "onnxruntime"}
 print("heavy:", heavy & set(sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    wide = {**os.environ, "COLUMNS": "100"}  # in a narrow window, help cuts the names of flags
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=wide
+    )
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.endswith("heavy: set()\n")
     assert all(word in done.stdout for word in ("eval", "score", "doctor", "--guidance-scale"))

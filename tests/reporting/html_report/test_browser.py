@@ -1,15 +1,14 @@
 """The report as a reader meets it: in a browser, from the disk, with no network."""
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from nftbench.reporting.html_report.build import write_report
+from tests.helpers.browser import browser as opened
 from tests.helpers.runs import made_runs
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.slow
 
 HOSTILE = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'> \"quoted\""
@@ -20,16 +19,8 @@ NONE = "\u2013"
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    with playwright.sync_playwright() as driver:
-        own = Path(driver.chromium.executable_path)
-        if not found and not own.is_file():
-            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
-        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    with opened() as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +182,15 @@ def test_the_keyboard_does_all_of_it(visit):
     assert count(page).startswith("6 of 10")  # not the hostile one, whose prompt holds none
     page.locator(".card").first.focus()
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("document.activeElement.dataset.place") == "1"
+    wait_until(page, "document.activeElement.dataset.place === '1'")
     page.keyboard.press("Enter")
     assert page.locator("dialog").is_visible()
     page.keyboard.press("ArrowRight")
-    assert "3 of 6" in page.locator("dialog").inner_text()
-    assert page.evaluate("location.hash") == "#text=star&image=made%2F0001-00"
+    wait_until(page, "document.querySelector('dialog').innerText.includes('3 of 6')")
+    wait_until(page, "location.hash === '#text=star&image=made%2F0001-00'")
     page.keyboard.press("Escape")
-    assert not page.locator("dialog").is_visible()
-    assert page.evaluate("document.activeElement.dataset.place") == "2"
+    wait_until(page, "!document.querySelector('dialog').open")
+    wait_until(page, "document.activeElement.dataset.place === '2'")
 
 
 def test_a_link_opens_its_image(visit):

@@ -9,6 +9,7 @@ import pytest
 
 from nftbench.reporting.html_report.live import runs_below, serving
 from rewards.base import ConfigError
+from tests.helpers.browser import browser
 from tests.helpers.eventually import eventually
 from tests.helpers.runs import made_runs
 
@@ -112,10 +113,6 @@ def test_a_taken_port_is_one_line(run):
 
 @pytest.mark.slow
 def test_a_browser_follows_a_real_training(start, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if not found:
-        pytest.skip("no Chromium: apt-get install chromium")
     small = (
         "policy.rank=2",
         "optimizer.lr=1e-6",
@@ -131,9 +128,8 @@ def test_a_browser_follows_a_real_training(start, tmp_path):
         "train", "--rewards", "jpeg", "--iterations", "2000", "--out", "runs/t", *settings
     )
     eventually(lambda: (tmp_path / "runs" / "t" / "metrics.jsonl").is_file(), seconds=120)
-    with serving([tmp_path / "runs"], 0, 2) as address, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        page = browser.new_page()
+    with serving([tmp_path / "runs"], 0, 2) as address, browser() as one:
+        page = one.new_page()
         problems = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(address, wait_until="domcontentloaded")
@@ -141,7 +137,6 @@ def test_a_browser_follows_a_real_training(start, tmp_path):
         eventually(
             lambda: len(seen.add(page.locator("ul.runs").inner_text()) or seen) > 2, seconds=120
         )
-        browser.close()
     assert not problems
     assert (
         command.process.is_alive()
