@@ -24,9 +24,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler as Euler
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.commands import evaluate_checkpoint
 from nftbench.evaluation.scoring.loading import quiet
 from nftbench.generation.checkpoint import LoadedModel
+from nftbench.generation.machine.memory import drawing_memory
+from nftbench.generation.settings.effective import learn_settings
 from nftbench.training import setup
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.run import train
@@ -100,7 +103,6 @@ class Clock:
 
     def clear(self) -> None:
         """Begin anew."""
-        self.begun = time.perf_counter()
         self.times: dict[str, list[tuple[float, int]]] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -108,14 +110,14 @@ class Clock:
         now = time.perf_counter()
         if now > self.deadline:
             raise TimeUp
-        self.times.setdefault(stage.partition(": ")[2] or stage, []).append((now, total))
+        self.times.setdefault(stage.partition(": ")[2] or stage, []).append((now, done))
 
     def rates(self) -> dict[str, float]:
-        """Items a second of each stage, which follow one another."""
-        found, before = {}, self.begun
+        """Items a second of each stage, from its first batch on: loading is before it."""
+        found = {}
         for stage, times in self.times.items():
-            end, total = times[-1]
-            found[stage], before = total / max(end - before, 1e-9), end
+            (begun, before), (ended, done) = times[0], times[-1]
+            found[stage] = (done - before) / max(ended - begun, 1e-9)
         return found
 
 
@@ -209,21 +211,18 @@ def drawn_and_scored(model: LoadedModel, small: bool, folder: Path, clock: Clock
         "width": 64 if small else 512,
         "num_inference_steps": 2 if small else 40,
         "guidance_scale": 1.0,
-        "limit": 2 if small else 16,
+        "limit": 2 if small else 24,
         "images_per_prompt": 2,
     }
-    evaluate = partial(
-        evaluate_checkpoint,
-        model,
-        "geneval-pocket",
-        rewards=SMALL_REWARDS if small else FULL_REWARDS,
-        batch_size=2 if small else 16,
-    )
-    warm_up = {**settings, "limit": 1, "num_inference_steps": 2}
+    at_once = 2 if small else 16
+    evaluate = partial(evaluate_checkpoint, model, "geneval-pocket", batch_size=at_once)
+    brief = {**settings, "num_inference_steps": 2}
+    with Peak(model.pipeline.device) as drawing:  # and a warm-up: one reward that takes no memory
+        evaluate(brief, rewards="jpeg", out=folder / "warm-up", progress=clock)
+    clock.clear()
+    rewards = SMALL_REWARDS if small else FULL_REWARDS
     with Peak(model.pipeline.device) as peak, standing_in("measured", makers(filled)):
-        evaluate(warm_up, out=folder / "warm-up", progress=clock)
-        clock.clear()
-        evaluate(settings, out=folder / "run", progress=clock)
+        evaluate(settings, rewards=rewards, out=folder / "run", progress=clock)
     rates = clock.rates()
     return {
         "images": settings["limit"] * settings["images_per_prompt"],
@@ -232,8 +231,18 @@ def drawn_and_scored(model: LoadedModel, small: bool, folder: Path, clock: Clock
         "images_per_second": rates.pop("images"),
         "rewards_per_second": rates,
         "peak_gb": peak.gigabytes,
+        "drawing_gb": drawing.gigabytes,
+        "drawing_estimated_gb": _drawing_memory(model, settings["height"], at_once),
         "not_measured": NOT_MEASURED,
     }
+
+
+def _drawing_memory(model: LoadedModel, size: int, images: int) -> float:
+    """What `nftbench inspect` says that drawing takes."""
+    parameters = SamplingParameters(height=size, width=size, guidance_scale=1.0)
+    memory = drawing_memory(model.pipeline, learn_settings(model.pipeline, parameters))
+    away = model.pipeline.device.type == "cuda"
+    return memory.peak(images, encoders_leave=away) / 1e9
 
 
 def one_iteration(model: LoadedModel, small: bool, folder: Path, clock: Clock) -> dict[str, Any]:
