@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pandas as pd
 
@@ -47,6 +47,7 @@ from rewards.base import ConfigError, Progress, Reward, RewardInfo
 SAID_OF_INTERVALS = frozenset({"ends"})
 """Of what a reward says of itself: what moves no score."""
 PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")
+NOT_INSTALLED = "not installed"
 
 
 def evaluate(
@@ -251,8 +252,15 @@ def refuse_other_rewards(run: Run, rewards: Mapping[str, Mapping[str, Reward]]) 
 def versions() -> dict[str, str]:
     """Versions of what moves a number."""
     return {"nftbench": nftbench.__version__, "python": platform.python_version()} | {
-        p: version(p) for p in PACKAGES
+        p: _version(p) for p in PACKAGES
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return NOT_INSTALLED
 
 
 # --- rows -----------------------------------------------------------------------------------------

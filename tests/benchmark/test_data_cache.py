@@ -268,6 +268,7 @@ def test_a_member_of_an_archive(tmp_path):
         ("a.zip", archive(x__m="a"), "expected one file 'n' in it, found 0"),
         ("a.zip", archive(x__n="a", y__n="b"), "expected one file 'n' in it, found 2"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,  # an archive holds the time
 )
 def test_a_broken_container_is_named(tmp_path, name, content, wrong):
     (tmp_path / name).write_bytes(content)

@@ -1,7 +1,6 @@
 """`nftbench doctor`: what is installed, what works, and the command for what does not."""
 
 import importlib.util
-import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,15 +43,12 @@ def doctor(as_json: console.Json = False) -> None:
 
 def examine() -> Iterator[Examined]:
     """Look at versions, devices, extras, and let every reward score one picture."""
-    from importlib.metadata import version
-
     import torch
 
-    from nftbench.evaluation.evaluate import PACKAGES
+    from nftbench.evaluation.evaluate import NOT_INSTALLED, versions
 
-    yield Examined("python", "ok", platform.python_version())
-    for package in PACKAGES:
-        yield Examined(package, "ok", version(package))
+    for package, version in versions().items():
+        yield Examined(package, "broken" if version == NOT_INSTALLED else "ok", version)
     cuda = torch.cuda.is_available()
     yield Examined(
         "GPU",
