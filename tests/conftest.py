@@ -20,6 +20,9 @@ os.environ["PYTHONUTF8"] = "1"  # of the commands that tests start, whatever the
 # One thread, before torch is first imported: the last bits of a sum depend on how many threads share it, and several
 # that wait for each other crawl where other work holds the cores. Use `-n` for more cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault(
+    "CUDA_VISIBLE_DEVICES", ""
+)  # numbers are a CPU's anywhere; tests/gpu says how to show one
 
 SLOW = [HealthCheck.too_slow]
 settings.register_profile(  # other work on the machine is no failure

@@ -4,6 +4,7 @@ import pytest
 
 import rewards
 from nftbench.cli.supplies import doctor
+from nftbench.evaluation import evaluate
 
 
 @pytest.mark.slow
@@ -35,3 +36,10 @@ def test_a_reward_that_cannot_score_is_broken(monkeypatch):
     monkeypatch.setattr(rewards, "load_reward", lambda key: Silent())
     finding = doctor._try_reward("jpeg")
     assert (finding.state, finding.detail) == ("broken", "no model")
+
+
+def test_a_package_that_is_gone_is_broken_and_ends_nothing(monkeypatch):
+    monkeypatch.setattr(evaluate, "PACKAGES", ("torch", "none-such"))
+    found = {one.what: one for one in doctor.examine()}
+    assert (found["none-such"].state, found["none-such"].detail) == ("broken", "not installed")
+    assert found["torch"].state == "ok"
