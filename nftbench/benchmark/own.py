@@ -13,13 +13,10 @@ import json
 import re
 import shutil
 import tempfile
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark import places
 from nftbench.benchmark.prompts import (
@@ -33,7 +30,7 @@ from nftbench.benchmark.prompts import (
     whole_characters,
 )
 from nftbench.parsing import parse_json
-from rewards.base import ConfigError, Prompt, did_you_mean
+from rewards.base import ConfigError, Prompt
 
 KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "tag": "tag"}
 KEYS |= {"task": "tag", "cluster": "cluster", "include": "include", "exclude": "exclude"}
@@ -297,26 +294,6 @@ def _counted(path: Path, source: dict[str, Any]) -> None:
     if "count" not in source and source["layout"] in ("geneval", "text", "own"):
         copies = source.get("copies", 1)
         source["count"] = len(load_prompts(file, source["layout"], copies=copies))
-
-
-def near_field(error: ValidationError, model: type[BaseModel]) -> str:
-    """A suggestion where the TOML has a key that nothing is called."""
-    first = error.errors(include_url=False)[0]
-    if first["type"] != "extra_forbidden":
-        return ""
-    return did_you_mean(str(first["loc"][-1]), sorted(_fields(model)))
-
-
-def _fields(model: type[BaseModel]) -> set[str]:
-    """Names of a model's fields, and of those of the models in it."""
-    found: set[str] = set()
-    for name, field in model.model_fields.items():
-        found.add(name)
-        kinds = [field.annotation, *typing.get_args(field.annotation)]
-        for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found |= _fields(kind)
-    return found
 
 
 # --- a run's own copy -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nftbench.parsing import parse_toml
 from nftbench.resources import data_folder
@@ -86,6 +86,14 @@ def find(kind: Kind) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def neither(name: str) -> Path | None:
+    """A user's file of a name that is neither a benchmark nor a suite, where nothing else has the name."""
+    if any(name in find(kind) for kind in get_args(Kind)):
+        return None
+    files = (path for folder in own() for path in _tomls(folder) if path.stem == name)
+    return next((path for path in files if not kind_of(path)), None)
+
+
 def _tomls(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("*.toml"))
     yield from sorted((folder / "suites").glob("*.toml"))
@@ -103,7 +111,7 @@ def _kind(path: Path, changed: int, size: int) -> str:
         found = parse(path)
     except ConfigError:  # said when it is read by name
         return "suite" if path.parent.name == "suites" else "generating"
-    if "kind" in found:
+    if found.get("kind") in get_args(Kind):
         return str(found["kind"])
     if "benchmarks" in found:
         return "suite"

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark import own, places
-from nftbench.benchmark.schema import Benchmark, Protocol, in_words
+from nftbench.benchmark.faults import in_words
+from nftbench.benchmark.schema import Benchmark, Protocol
 from nftbench.benchmark.suites import Suite
 from rewards.base import ConfigError, Prompt, did_you_mean
 
@@ -61,6 +62,7 @@ def load_benchmark(name: str) -> Benchmark:
         raise ConfigError(
             f"{name} ranks ready images and generates none; run: nftbench data rank {name} IMAGES"
         )
+    _refuse_neither(places.neither(name))
     return read(Benchmark, known(name, names(), "benchmark"))
 
 
@@ -78,6 +80,7 @@ def load_suite(name: str) -> Suite:
         return Suite(name=name, title=load_benchmark(name).title, benchmarks=(name,))
     if name in names("ranking"):
         load_benchmark(name)
+    _refuse_neither(places.neither(name))
     return read(Suite, known(name, suite_names() + names(), "suite or benchmark"), "suite")
 
 
@@ -87,19 +90,26 @@ DECIDING = ("benchmarks", "prompts")
 
 def _suite_file(path: Path) -> Suite:
     """A suite, or a benchmark alone, of a user's own."""
-    found = places.parse(path)  # said of the file itself where it cannot be read
+    places.parse(path)  # said of the file itself where it cannot be read
     if not places.kind_of(path):
-        hint = "".join(did_you_mean(key, DECIDING) for key in found)
-        raise ConfigError(
-            f"{path}: expected 'benchmarks' (a suite) or 'prompts' (a benchmark), got {', '.join(found) or 'nothing'}"
-            f"{hint}"
-        )
+        _refuse_neither(path)
     folder = path.resolve().parent
     with places.kept_if_sound(folder.parent if folder.name == "suites" else folder):
         suite = load_suite(path.stem)
         for name in suite.benchmarks:
             load_benchmark(name)
         return suite
+
+
+def _refuse_neither(path: Path | None) -> None:
+    """Refuse a file that lacks what tells a suite from a benchmark."""
+    if path is not None:
+        found = places.parse(path)
+        hint = "".join(did_you_mean(key, DECIDING) for key in found)
+        raise ConfigError(
+            f"{path} is neither a suite nor a benchmark: expected the key 'benchmarks' (of a suite) or the table "
+            f"'prompts' (of a benchmark), got {', '.join(found) or 'nothing'}{hint}"
+        )
 
 
 def choose(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
@@ -131,7 +141,7 @@ def read(model: type[_Model], name: str, kind: places.Kind = "generating") -> _M
     try:
         found = model.model_validate(record)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {in_words(error)}{own.near_field(error, model)}") from None
+        raise ConfigError(f"{path}: {in_words(error, model)}") from None
     if isinstance(found, Benchmark):
         found.lies_in(path.parent)
     return found

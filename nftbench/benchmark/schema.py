@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from nftbench.benchmark import data_cache as data
+from nftbench.benchmark.faults import in_words, refuse_repeated
 from nftbench.benchmark.prompts import load_prompts, with_origins
 from nftbench.resources import data_folder
 from rewards.base import ConfigError, Prompt, Weight
@@ -20,12 +21,6 @@ class Frozen(BaseModel):
     """A record that says no to what it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def in_words(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong: field, fault, value."""
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}, got {first['input']!r}"
 
 
 class SamplingSettings(Frozen):
@@ -264,6 +259,7 @@ class Benchmark(Frozen):
     def _asks_something(self) -> Self:
         if not all(source.count for source in self.sources):
             raise ValueError("expected prompts.count to be at least 1")
+        refuse_repeated(self.rewards, "reward")
         return self
 
     def lies_in(self, folder: Path) -> None:
@@ -342,4 +338,4 @@ class Benchmark(Frozen):
                 **fields,
             )
         except ValidationError as error:
-            raise ConfigError(in_words(error)) from None
+            raise ConfigError(in_words(error, Protocol)) from None

@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from nftbench.benchmark.faults import refuse_repeated
 from nftbench.benchmark.schema import Frozen, SamplingSettings
 from rewards.base import Metric
 
@@ -69,9 +70,11 @@ class Suite(Frozen):
 
     @model_validator(mode="after")
     def _columns_are_run(self) -> "Suite":
+        refuse_repeated(self.benchmarks, "benchmark")
+        refuse_repeated((column.name for column in self.columns), "column's name")
         strange = {c.benchmark for c in self.columns} - set(self.benchmarks)
         if strange:
-            raise ValueError(f"column of {min(strange)}, which is none of the benchmarks")
+            raise ValueError(f"columns name {min(strange)}, which is none of the benchmarks")
         names = {column.name for column in self.columns}
         unknown = {name for line in self.lines for name in line.trained_on} - names
         if unknown:

@@ -13,7 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 from pydantic import ValidationError
 
-from nftbench.benchmark.schema import SamplingSettings, in_words
+from nftbench.benchmark.faults import in_words
+from nftbench.benchmark.schema import SamplingSettings
 from nftbench.generation.image_service import is_service
 from nftbench.generation.machine.hardware import Hardware, described, dtype_of, numerics, settle
 from nftbench.generation.sources.digest import folder_digest
@@ -101,7 +102,8 @@ def own_settings(checkpoint: str) -> dict[str, Any]:
     try:
         own = SamplingSettings.model_validate(_own_file(parse(checkpoint).base).get("sampling", {}))
     except ValidationError as error:
-        raise ConfigError(f"nftbench.toml of {checkpoint}: sampling.{in_words(error)}") from None
+        fault = in_words(error, SamplingSettings, ("sampling",))
+        raise ConfigError(f"nftbench.toml of {checkpoint}: {fault}") from None
     return own.given
 
 

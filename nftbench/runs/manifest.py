@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from nftbench.benchmark.schema import in_words
+from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_json
 from nftbench.runs.io import TEMPORARY
 from nftbench.runs.lock import LOCK

@@ -26,8 +26,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from nftbench.benchmark import own, places
+from nftbench.benchmark.faults import in_words
 from nftbench.benchmark.samples import Sample
-from nftbench.benchmark.schema import Protocol, in_words
+from nftbench.benchmark.schema import Protocol
 from nftbench.parsing import parse_json
 from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.runs.manifest import MANIFEST, manifest_bytes, read_manifest

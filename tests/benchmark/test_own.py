@@ -13,6 +13,7 @@ from nftbench.benchmark.registry import load_benchmark, load_suite, names, proto
 from nftbench.stats.paired import clusters
 from rewards import load_reward
 from rewards.base import ConfigError, Prompt
+from tests.helpers.commands import run_here
 
 
 @pytest.fixture(autouse=True)
@@ -263,6 +264,37 @@ def test_a_mistake_in_a_toml_is_one_line(mine, file, text, said):
         load_benchmark("signs")
         load_suite("shop")
     assert "\n" not in str(refused.value)
+
+
+SUITE_FAULTS = {
+    'benchmarks = ["signs", "signs"]': "expected each benchmark once, got 'signs' 2 times; keep one",
+    f"{SHOP}{SHOP.partition(chr(10))[2]}": "expected each column's name once, got 'S' 2 times",
+    SHOP.replace('benchmark = "signs"\n', ""): "columns.0.benchmark: expected a value, got none",
+    'benchmarks = "signs"': "benchmarks: expected a list, got 'signs'",
+    "benchmarks = []": "benchmarks: expected a list of at least 1, got []",
+    SHOP.replace('benchmark = "signs"', 'benchmark = "ocr"'): "mine.toml: columns name ocr, which",
+    'benchmarks = ["signs"]\ntitle = 3': "title: expected a text, got 3",
+    'benchmarks = ["signs"]\n[settings]\nheigth = 64': "unknown key 'settings.heigth'; did you mean",
+    'benchmarks = ["signs"]\n[settings]\nheight = 3': "expected a number greater than or equal to 8",
+    'title = "x"': "mine.toml is neither a suite nor a benchmark: expected the key 'benchmarks' (of",
+}
+"""A suite's TOML -> what the command line says of it."""
+
+
+@pytest.mark.parametrize("way", ["file", "name"])
+@pytest.mark.parametrize(("text", "said"), SUITE_FAULTS.items())
+def test_a_faulty_suite_is_said_in_the_terms_of_its_file(mine, text, said, way):
+    written(mine, "mine.toml", text)
+    named = ["mine.toml"] if way == "file" else ["mine", "--benchmark-path", "."]
+    code, line = run_here(mine, "eval", "pocket", "--suite", *named)
+    assert code == 2 and said in line and "mine.toml" in line and line.count("\n") == 1
+    assert not (mine / "runs").exists()
+
+
+def test_a_benchmark_that_scores_by_one_reward_twice_is_refused(mine):
+    written(mine, "signs.toml", SIGNS.replace('"ocr", "jpeg"', '"jpeg", "jpeg"'))
+    code, line = run_here(mine, "eval", "pocket", "--suite", "signs.toml")
+    assert code == 2 and "expected each reward once, got 'jpeg' 2 times" in line
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_a_columns_reward(metric, variant, key):
 
 def test_a_column_of_a_benchmark_that_is_not_run_is_refused():
     column = Column(name="x", benchmark="ocr", metric="jpeg")
-    with pytest.raises(ValueError, match="column of ocr, which is none of the benchmarks"):
+    with pytest.raises(ValueError, match="columns name ocr, which is none of the benchmarks"):
         Suite(name="s", title="s", benchmarks=("tmdb",), columns=(column,))
 
 

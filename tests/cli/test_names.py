@@ -41,7 +41,7 @@ TYPOS = {
     "train --algorithm ntf": "did you mean 'nft'?",
     "train --set optimizer.lrr=1": "unknown key 'optimizer.lrr'; did you mean 'lr'?",
     "train --set evaluation.benchmarks=ocr-poket": "did you mean 'ocr-pocket'?",
-    "train --set stages.iterations=0": "stages.0.iterations: input should be greater",
+    "train --set stages.iterations=0": "stages.0.iterations: expected a number greater",
     "train --resume gone": "there is no gone; expected the folder of a training run",
     "train --seeds 0,0": "seed 0 stands twice in --seeds 0,0",
     "train --seeds x": "expected --seeds as whole numbers",

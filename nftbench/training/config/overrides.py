@@ -1,15 +1,14 @@
 """A recipe as it is named and overridden: found, read, changed by `--set`, compared; near names where one is wrong."""
 
 import tomllib
-import types
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from nftbench.benchmark.schema import in_words
+from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_toml
 from nftbench.training.config.recipe import Recipe
 from rewards.base import ConfigError, did_you_mean
@@ -66,7 +65,7 @@ def _validated(fields: dict[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(f"recipe {name}: {_explain(error)}") from None
+        raise ConfigError(f"recipe {name}: {in_words(error, Recipe)}") from None
 
 
 def _toml(name: str) -> dict[str, Any]:
@@ -119,31 +118,6 @@ def _value(text: str) -> Any:
         return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text  # a bare word is a string: --set policy.method=full
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    if first["type"] != "extra_forbidden":
-        return in_words(error)
-    *section, key = first["loc"]
-    known = _known(Recipe, section)
-    hint = did_you_mean(str(key), known, f"expected one of {', '.join(known)}")
-    return f"unknown key {'.'.join(map(str, first['loc']))!r}{hint}"
-
-
-def _known(model: type[BaseModel], section: Iterable[str | int]) -> list[str]:
-    """Names of the fields of a section, given by the keys and indices that lead to it."""
-    for name in section:
-        if isinstance(name, str):
-            model = _model_in(model.model_fields[name].annotation)
-    return sorted(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation
-    assert get_origin(annotation) is not None
-    return next(_model_in(a) for a in get_args(annotation) if a is not Ellipsis)
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nftbench.benchmark.schema import in_words
+from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
 from nftbench.training.config.overrides import flat
@@ -104,7 +104,7 @@ def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
             raise ValueError("digests that are no text")
         return Recipe.model_validate(fields), record
     except ValidationError as error:
-        reason = in_words(error)
+        reason = in_words(error, Recipe)
     except (ValueError, TypeError, AttributeError) as error:
         reason = str(error)
     raise ConfigError(f"{path} is damaged ({reason}); restore it, or start the training again")

@@ -55,7 +55,7 @@ def test_images_are_drawn_with_guidance(tmp_path):
         (("stages.guided=3.0",), "expected old_schedule = .keep. with guided"),
         (
             ("stages.guided=1.0", "stages.old_schedule=keep"),
-            r"stages\.0\.guided: input should be greater than 1",
+            r"stages\.0\.guided: expected a number greater than 1",
         ),
     ],
 )
