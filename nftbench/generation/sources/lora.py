@@ -19,6 +19,9 @@ from nftbench.generation.sources.lora_files import Layer, Layers, LoraFile, laye
 from nftbench.generation.sources.reference import Part
 from rewards.base import ConfigError
 
+DEFAULT_ALPHA = peft.LoraConfig().lora_alpha
+"""What peft takes where its configuration of a LoRA names none."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraReport:
@@ -34,7 +37,9 @@ class LoraReport:
     ranks: tuple[int, ...]
     """All there are, ascending."""
     alphas: tuple[float, ...]
-    """All that the file names, ascending; empty where it names none and alpha = rank was taken."""
+    """All that the file names, ascending."""
+    assumed_alpha: str
+    """What was taken for layers of which the file names none, in words; empty where it names all."""
     scale: float
     """Asked for by the user."""
     norm: float
@@ -47,11 +52,8 @@ class LoraReport:
 
     def __str__(self) -> str:
         ranks = _span(self.ranks)
-        alpha = (
-            f"alpha {_span(self.alphas)}"
-            if self.alphas
-            else "no alpha in the file (alpha = rank taken)"
-        )
+        named = f"alpha {_span(self.alphas)}" if self.alphas else ""
+        alpha = ", ".join(filter(None, (named, self.assumed_alpha)))
         where = ", ".join(f"{n} in {part}" for part, n in self.parts.items())
         nothing = "; it changes nothing" if self.norm == 0 else ""
         return (
@@ -101,11 +103,14 @@ def _add(pipeline: DiffusionPipeline, part: Part, adapter: str, partial: bool) -
         )
     networks = _networks(pipeline)
     alphas: set[float] = set()
+    assumed: set[str] = set()
     for name in dict.fromkeys(component for component, _ in fit):
         layers = {module: layer for (component, module), layer in fit.items() if component == name}
-        alphas |= _settle_alphas(layers, _config_of(file, name))
+        named, taken = _settle_alphas(layers, _config_of(file, name))
+        alphas |= named
+        assumed |= taken
         _inject(networks[name], layers, adapter, file, part)
-    return _report(part, file, fit, total, alphas, norm=_norm(pipeline, adapter))
+    return _report(part, file, fit, total, alphas, assumed, norm=_norm(pipeline, adapter))
 
 
 def _config_of(file: LoraFile, component: str) -> dict[str, Any]:
@@ -115,22 +120,30 @@ def _config_of(file: LoraFile, component: str) -> dict[str, Any]:
     return own or {k: v for k, v in file.config.items() if "." not in k}
 
 
-def _settle_alphas(layers: dict[str, Layer], config: dict[str, Any]) -> set[float]:
-    """Give every layer its alpha: its own, the configuration's, or its rank; returns those that were written down."""
-    named = set()
+def _settle_alphas(layers: dict[str, Layer], config: dict[str, Any]) -> tuple[set[float], set[str]]:
+    """Give every layer its alpha: its own, that of peft's configuration, peft's default, or its rank.
+
+    Returns:
+        Those that were written down, and in words what was taken where none was.
+    """
+    named, taken = set(), set()
     patterns = config.get("alpha_pattern") or {}
     for module, layer in layers.items():
-        if layer.alpha is None and config.get("lora_alpha") is not None:
-            layer.alpha = float(
-                patterns.get(get_pattern_key(list(patterns), module), config["lora_alpha"])
-            )
-            if config.get("use_rslora"):  # alpha / sqrt(rank), as peft's alpha / rank
-                layer.alpha *= _rank(layer) ** 0.5
+        own = patterns.get(get_pattern_key(list(patterns), module), config.get("lora_alpha"))
         if layer.alpha is not None:
             named.add(layer.alpha)
-        else:
+        elif not config:
             layer.alpha = float(_rank(layer))
-    return named
+            taken.add("no alpha in the file (alpha = rank taken)")
+        else:
+            layer.alpha = float(DEFAULT_ALPHA if own is None else own)
+            if config.get("use_rslora"):  # alpha / sqrt(rank), as peft's alpha / rank
+                layer.alpha *= _rank(layer) ** 0.5
+            if own is None:
+                taken.add(f"no lora_alpha in its configuration (peft's {DEFAULT_ALPHA} taken)")
+            else:
+                named.add(layer.alpha)
+    return named, taken
 
 
 def _rank(layer: Layer) -> int:
@@ -212,7 +225,13 @@ def _norm(pipeline: DiffusionPipeline, adapter: str) -> float:
 
 
 def _report(
-    part: Part, file: LoraFile, fit: Layers, total: int, alphas: set[float], norm: float
+    part: Part,
+    file: LoraFile,
+    fit: Layers,
+    total: int,
+    alphas: set[float],
+    assumed: set[str],
+    norm: float,
 ) -> LoraReport:
     return LoraReport(
         source=part.source,
@@ -222,6 +241,7 @@ def _report(
         parts=dict(Counter(component for component, _ in fit)),
         ranks=tuple(sorted({_rank(layer) for layer in fit.values()})),
         alphas=tuple(sorted(alphas)),
+        assumed_alpha=", ".join(sorted(assumed)),
         scale=part.scale,
         norm=norm,
     )

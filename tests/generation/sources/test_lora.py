@@ -18,6 +18,7 @@ from nftbench.generation.checkpoint import Allowed, load_model, packaged
 from nftbench.generation.sampling import generate
 from nftbench.generation.sources.lora import merge_loras
 from rewards.base import ConfigError, Prompt
+from tests.helpers.commands import run_here
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +131,42 @@ def test_a_lora_without_alpha_is_said_and_taken_at_alpha_equal_to_rank(tmp_path,
     model = load_model(f"pocket+lora={bare}")
     assert model.loras[0].alphas == () and "no alpha in the file" in model.said[0]
     np.testing.assert_array_equal(drawn(f"pocket+lora={bare}@2"), trained)  # 32 / 16
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_configuration_without_alpha_is_taken_as_peft_takes_it(tmp_path, rslora):
+    """Layer by layer the same change as plain peft's, of a LoRA that peft saved; and it is said."""
+    network = load_model("pocket").pipeline.transformer
+    config = peft.LoraConfig(r=4, lora_alpha=32, target_modules=["to_q"], use_rslora=rslora)
+    config.init_lora_weights = False
+    peft.get_peft_model(network, config).save_pretrained(tmp_path / "lora")
+    written = tmp_path / "lora" / "adapter_config.json"
+    fields = json.loads(written.read_text())
+    del fields["lora_alpha"]
+    written.write_text(json.dumps(fields))
+    model = load_model(f"pocket+lora={tmp_path / 'lora'}")
+    base = load_model("pocket").pipeline.transformer
+    plain = peft.PeftModel.from_pretrained(base, str(tmp_path / "lora")).base_model.model
+    deltas = [
+        {n: m.get_delta_weight(*m.active_adapters) for n, m in net.named_modules() if is_tuned(m)}
+        for net in (model.pipeline.transformer, plain)
+    ]
+    assert deltas[0].keys() == deltas[1].keys() and deltas[0]
+    assert all(torch.equal(deltas[0][name], change) for name, change in deltas[1].items())
+    assert "no lora_alpha in its configuration (peft's 8 taken)" in model.said[-1]
+
+
+def is_tuned(module: torch.nn.Module) -> bool:
+    return isinstance(module, peft.tuners.lora.LoraLayer)
+
+
+def test_the_command_line_says_that_peft_s_alpha_is_taken(tmp_path):
+    folder = in_peft_layout(tmp_path / "lora")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["lora_alpha"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    code, said = run_here(tmp_path, "inspect", f"pocket+lora={folder}")
+    assert code == 0 and "(peft's 8 taken)" in " ".join(said.split())
 
 
 def test_scales_add_up(tmp_path, trained):
