@@ -116,14 +116,21 @@ def main() -> None:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        fail(
-            f"cannot write {error.filename or 'a file'}: {error.strerror}; "
-            "mend that and run the same command again",
-            REFUSED,
-        )
+        fail(_unwritable(error), REFUSED)
     if code == INTERRUPTED:  # typer makes Ctrl-C this code, without a word
         fail("stopped; run the same command again to resume", code)
     sys.exit(code)
+
+
+def _unwritable(error: OSError) -> str:
+    """What the disk refused; a name that is too long is refused to who reads as well."""
+    named = str(error.filename or "a file")
+    if error.errno == errno.ENAMETOOLONG:
+        return (
+            f"too long a name: {named[:80]}… of {len(named.encode())} bytes; expected at most 255 a file or folder and "
+            "4095 a path; choose a shorter one"
+        )
+    return f"cannot write {named}: {error.strerror}; mend that and run the same command again"
 
 
 def _command(error: typer.TyperException) -> str:

@@ -94,7 +94,7 @@ def import_images(
         if strangers(out):  # of a command that was faster
             raise ConfigError(f"{out} holds something already; choose another --out")
         try:
-            return _written(Run(out), name, loaded, samples, progress)
+            return _written(Run(out), name, loaded, samples, uneven_note(images), progress)
         except BaseException:
             for left in (out / name for name in strangers(out)):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -251,6 +251,19 @@ def _own_benchmark(
     return load_benchmark(own.add_benchmark(stem, prompts, images_per_prompt=each)), chosen
 
 
+def uneven_note(images: Sequence[GivenImage]) -> list[str]:
+    """Said where prompts have different numbers of images; nothing where all have as many."""
+    counts = Counter(image.prompt.id for image in images).values()
+    least, most = min(counts), max(counts)
+    fewer = sum(count < most for count in counts)
+    if not fewer:
+        return []
+    return [
+        f"uneven: {least} to {most} images a prompt, {fewer} of {len(counts)} prompts have fewer than {most}; every "
+        "image counts once, so prompts with more weigh more"
+    ]
+
+
 def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
     found: dict[str, tuple[Prompt, list[Path]]] = {}
     for image in images:
@@ -317,6 +330,7 @@ def _written(
     name: str,
     benchmark: Benchmark,
     samples: Sequence[tuple[Sample, Path]],
+    notes: Sequence[str],
     progress: Progress,
 ) -> Run:
     each = max(sample.index for sample, _ in samples) + 1
@@ -324,7 +338,7 @@ def _written(
     protocol = protocol_of(benchmark, each, size)
     digest = save(run, benchmark.name, samples, protocol, progress)
     run.keep_benchmarks([benchmark.name])
-    run.save_manifest(_manifest(name, digest, benchmark.name, protocol, converted))
+    run.save_manifest(_manifest(name, digest, benchmark.name, protocol, [*notes, *converted]))
     return run
 
 
@@ -370,7 +384,7 @@ def _picture(path: Path) -> Picture:
 
 
 def _manifest(
-    name: str, digest: str, benchmark: str, protocol: Protocol, converted: Sequence[str]
+    name: str, digest: str, benchmark: str, protocol: Protocol, notes: Sequence[str]
 ) -> Mapping[str, Any]:
     return {
         "kind": "eval",
@@ -380,7 +394,7 @@ def _manifest(
         "date": datetime.date.today().isoformat(),
         "protocols": {benchmark: protocol.model_dump(mode="json")},
         "protocol_hashes": {benchmark: protocol.hash},
-        "drawn": {benchmark: {"notes": [NOT_KNOWN, *converted]}},
+        "drawn": {benchmark: {"notes": [NOT_KNOWN, *notes]}},
         "rewards": {benchmark: {}},
         "versions": versions(),
     }

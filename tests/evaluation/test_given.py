@@ -15,6 +15,7 @@ from nftbench.runs.lock import hold
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
 from rewards.images.pixels import read_picture
+from tests.helpers.commands import run_here
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +204,36 @@ def test_of_two_imports_into_one_folder_the_second_is_refused(tmp_path):
     assert refused and run.manifest["checkpoint"]["name"] == "fast"
     with hold(tmp_path / "new"), pytest.raises(ConfigError, match="in use by process"):
         import_images(tmp_path / "images.jsonl", "slow", tmp_path / "new")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_uneven_numbers_of_images_are_said_with_their_counts(tmp_path):
+    """Prompt 0 has three images, 1 and 2 one: by the command, and in the manifest that reports read."""
+    for number, name in enumerate(["0-00", "0-01", "0-02", "1", "2"]):
+        picture(tmp_path / "images" / f"{name}.png", number)
+    prompts = [{"id": str(i), "prompt": f"thing {i}"} for i in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in prompts))
+    asked = ["--prompts", "p.jsonl", "--name", "m", "--out", "run"]
+    code, said = run_here(tmp_path, "import", "images", *asked)
+    note = "uneven: 1 to 3 images a prompt, 2 of 3 prompts have fewer than 3"
+    assert code == 0 and note in said
+    ((drawn,),) = [Run(tmp_path / "run").manifest["drawn"].values()]
+    assert note in drawn["notes"][1]
+
+
+def test_even_numbers_of_images_are_not(tmp_path):
+    for name in ("0", "1"):
+        picture(tmp_path / "images" / f"{name}.png", int(name))
+        (tmp_path / "images" / f"{name}.txt").write_text(name)
+    code, said = run_here(tmp_path, "import", "images", "--name", "m", "--out", "run")
+    assert code == 0 and "uneven" not in said
+
+
+@pytest.mark.parametrize("long", ["a" * 300 + ".png", "a/" * 2500 + "b.png"])
+def test_an_image_whose_name_is_too_long_is_said_so(tmp_path, long):
+    listed(tmp_path, [{"image": long, "prompt": "x"}])
+    code, said = run_here(tmp_path, "import", "list.jsonl", "--name", "m")
+    assert code == 2 and "too long a name" in said and "cannot write" not in said
+    assert said.count("\n") == 1 and len(said) < 400 and not (tmp_path / "runs").exists()

@@ -58,6 +58,8 @@ def import_(
         console.show(summary_tables.scores(rows))
     (protocol,) = run.protocols().values()
     console.line(f"images given, of {protocol.benchmark}; nobody knows how they were drawn")
+    for note in run.manifest["drawn"][protocol.benchmark]["notes"][1:]:
+        console.line(note)
     console.line(f"run: {run.folder}")
     if not rows:
         console.line(f"score it: nftbench score {run.folder}")
