@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
@@ -121,3 +122,40 @@ def test_a_lora_of_whole_numbers_and_a_scale_that_is_none(copied):
 def test_a_lora_that_is_nowhere(copied):
     said = refused(copied, "sound+lora=no/such.safetensors")
     assert "no LoRA at no/such.safetensors: no such file or folder, and the hub" in said
+
+
+# --- parts of other families ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sdxl(home) -> Path:
+    families.build("sdxl").save_pretrained(home / "sdxl")
+    return home / "sdxl"
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_part_of_another_family_is_refused_by_what_it_differs_in(home, sdxl, tmp_path, part):
+    source = sdxl / {"unet": "unet", "text_encoder": "text_encoder_2"}[part]
+    if part == "text_encoder":  # of another class there; a wide one of this pipeline's class
+        source = tmp_path / "wide"
+        wide = CLIPTextModel(
+            CLIPTextConfig(hidden_size=48, num_attention_heads=2, num_hidden_layers=1)
+        )
+        wide.save_pretrained(source)
+    said = refused(home, f"sound+{part}={source}")
+    assert f"+{part}={source} is configured otherwise than the pipeline's own part: " in said
+    named = {
+        "unet": "addition_embed_type 'text_time' (own None), ",
+        "text_encoder": "hidden_size 48",
+    }
+    assert named[part] in said and "expected a part of this pipeline's family" in said
+
+
+def test_a_part_of_another_depth_is_drawn_with(home, tmp_path):
+    unet = families.build("sd15").unet
+    config = {**unet.config, "layers_per_block": unet.config["layers_per_block"] + 1}
+    type(unet).from_config(config).save_pretrained(tmp_path / "deep")
+    (tmp_path / "p.txt").write_text("a cat\n")
+    briefly = ["--prompts", "p.txt", "--rewards", "jpeg", "--size", "64", "--steps", "1"]
+    code, said = run_here(tmp_path, "eval", f"{home / 'sound'}+unet=deep", *briefly)
+    assert code == 0, said

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from nftbench.generation.recorder.call_arguments import convert, count
 from nftbench.generation.recorder.trace import first_output, named_arguments
 from nftbench.generation.sampling import FOREIGN, images_of
+from nftbench.generation.sources.files import said_differences
 from rewards.base import ConfigError
 
 STEPS = 2
@@ -173,7 +174,7 @@ def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observ
             said = " ".join(str(error).split())[:300]
             raise ConfigError(
                 f"{type(pipeline).__name__} cannot draw with {shown_arguments(arguments)}: "
-                f"{type(error).__name__}: {said}"
+                f"{type(error).__name__}: {said}{said_differences(pipeline)}"
             ) from error
     return seen
 

@@ -1,5 +1,7 @@
 """Which files of a saved pipeline are loaded: one set of weights a part, and what stands beside it."""
 
+import inspect
+import json
 import math
 import re
 from collections import Counter
@@ -29,6 +31,11 @@ PART_BYTES = 30_000_000
 """Bound of a part's configuration or index of weights; real ones have at most a few hundred kB."""
 _OTHER = (".onnx", ".onnx_data", ".msgpack", ".h5", ".ckpt", ".gguf", ".pb", ".xml", ".pt", ".pth")
 """Endings of weights for other programs."""
+
+DIFFERENCES = "_differences_from_own"
+"""Attribute of a part that was put into a pipeline: in what it differs, in words."""
+UNSHAPED = ("architectures", "dtype", "torch_dtype", "transformers_version", "sample_size")
+"""Of a part's configuration: what says nothing of what it takes and gives."""
 
 
 def parts_of(index: Mapping[str, Any]) -> list[str]:
@@ -277,3 +284,41 @@ def _beginning(path: Path, bound: int = INDEX_BYTES) -> bytes:
     """At most so many bytes of a file."""
     with path.open("rb") as file:
         return file.read(bound)
+
+
+def note_differences(part: Any, reference: str, own: Path) -> None:
+    """Note on a part that was put in how it is configured otherwise than the pipeline's own, for `said_differences`.
+
+    Nothing is refused for it: another depth or width may well be drawn with. Where the pipeline then cannot draw, this
+    is most likely why.
+
+    Args:
+        part: as it was loaded.
+        reference: as the user wrote it: `+unet=PATH`.
+        own: folder of the part that it stands for.
+    """
+    path = own / "config.json"
+    if not path.is_file() or not hasattr(part, "config"):
+        return
+    arguments = inspect.signature(type(part).__init__).parameters
+    defaults = {n: p.default for n, p in arguments.items() if p.default is not p.empty}
+    before = {**defaults, **_read_object(path)}
+    now = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+    named = sorted(k for k in now.keys() & before.keys() if k[0] != "_" and k not in UNSHAPED)
+    other = [
+        k for k in named if json.dumps(now[k], default=str) != json.dumps(before[k], default=str)
+    ]
+    if other:
+        shown = ", ".join(f"{k} {now[k]!r} (own {before[k]!r})" for k in other[:6])
+        setattr(
+            part,
+            DIFFERENCES,
+            f"{reference} is configured otherwise than the pipeline's own part: {shown}",
+        )
+
+
+def said_differences(pipeline: DiffusionPipeline) -> str:
+    """What `note_differences` noted on the parts of a pipeline, and what to do; empty where nothing was."""
+    noted = [getattr(part, DIFFERENCES, "") for part in pipeline.components.values()]
+    found = "; ".join(filter(None, noted))
+    return f"; {found}; expected a part of this pipeline's family" if found else ""

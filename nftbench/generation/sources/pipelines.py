@@ -114,6 +114,7 @@ def _build_folder(
     notes += [f"{name} left out: images are scored as they were drawn" for name in censors]
     for name, source in reference.components.items():
         given[name], own = _component(name, source, index, folder, dtype)
+        files.note_differences(given[name], f"+{name}={source}", folder / name)
         digest += f"+{name}:{own}"
     if (scheme := reference.one(QUANTIZE)) is not None:
         given["quantization_config"] = quantization(scheme, files.parts_of(index), dtype)
