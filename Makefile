@@ -1,7 +1,7 @@
 # What a developer runs. PYTHON is the environment's: made by `make venv`, or any other that holds '.[dev]'.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv check style types test test-all full-size mutation families faults performance wheel
+.PHONY: venv check style types test test-all full-size mutation families faults performance gpu wheel
 
 venv:
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -e '.[dev]'
@@ -34,7 +34,13 @@ families: # every family of diffusers by the commands; writes nftbench/generatio
 	$(PYTHON) -m tests.families.table --write
 
 performance: # ratios and coverage, printed; nothing asserts a time
-	for script in tests/performance/*.py; do echo "== $$script" && $(PYTHON) $$script || exit 1; done
+	for name in generation interval_coverage memory memory_estimates overhead report scoring seed_coverage training; do \
+		echo "== $$name" && $(PYTHON) -m tests.performance.$$name || exit 1; done
+
+gpu: # where there is one: the commands' pixels, memory and trainings, then speed; needs no download
+	CUDA_VISIBLE_DEVICES=0 $(PYTHON) -m pytest tests/gpu
+	$(PYTHON) -m tests.gpu.sd35
+	$(PYTHON) -m tests.performance.overlap
 
 wheel:
 	$(PYTHON) -m hatchling build -t wheel

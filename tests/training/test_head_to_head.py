@@ -22,6 +22,7 @@ from tests.performance.head_to_head import (
     ratios,
     recipe_of,
 )
+from tests.performance.head_to_head_plot import drawn
 
 
 def points(*scores: float) -> list[dict[str, float]]:
@@ -151,6 +152,9 @@ def test_a_comparison_is_made_whole_by_the_command(tmp_path):
         assert all(0 <= point["score"] <= 1 for point in screened["points"])
         assert found[side]["confirmed"]["1"]["spent"]["cpu_seconds"] > 0
     assert "nft seed 1" in done.stdout and "no ratio" in done.stdout
+    (axes,) = drawn(found).axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert len(curves) == 4 and len(axes.lines) == 4 + len(protocol["thresholds"])
 
 
 def toml_of(value: dict) -> str:
