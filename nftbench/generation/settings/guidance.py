@@ -80,6 +80,9 @@ def find_knobs(
 ) -> list[Knob]:
     """Turn each guidance argument and see what it does.
 
+    One of which the pipeline refuses values is turned again beside the others' values that are off: some draw without
+    classifier-free guidance only where perturbed attention is off as well.
+
     Args:
         pipeline: any.
         draw: one short call for one image.
@@ -87,15 +90,29 @@ def find_knobs(
         with_negative: whether an argument that does nothing is tried once more beside a negative prompt.
     """
     negative = "negative_prompt" in inspect.signature(pipeline.__call__).parameters
+    refused: set[str] = set()
+
+    def watched(arguments: Mapping[str, Any]) -> Observation:
+        try:
+            return draw(arguments)
+        except ConfigError:
+            refused.update(arguments)
+            raise
+
     found = []
     for name, default in candidates(pipeline).items():
-        knob = _turn(draw, name, default, natural, {})
+        knob = _turn(watched, name, default, natural, {})
         for text in NEGATIVES if negative and with_negative else ():
             if knob.kind == "ignored":
-                beside = _turn(draw, name, default, natural, {"negative_prompt": [text]})
+                beside = _turn(watched, name, default, natural, {"negative_prompt": [text]})
                 knob = replace(beside, negative=text) if beside.kind == "cfg" else knob
         found.append(knob)
-    return found
+    off = {k.name: k.off for k in found if k.kind == "cfg" and not k.needs_negative}
+    again = [k.kind == "ignored" and k.name in refused and bool(off) for k in found]
+    return [
+        _turn(draw, k.name, k.default, natural, off) if turned else k
+        for k, turned in zip(found, again, strict=True)
+    ]
 
 
 def _turn(

@@ -1,5 +1,7 @@
 """Drawn as asked, or refused: guidance, size and text length as the network saw them, counted by hooks of our own."""
 
+import json
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
 from nftbench.generation.settings.probe import observe
 from rewards.base import ConfigError, Prompt
+from tests.helpers.commands import run_here
 from tests.helpers.models import families
 
 SIZE = {"height": 64, "width": 64}
@@ -152,3 +155,17 @@ def test_a_call_that_fails_leaves_no_other_attention_behind():
     with pytest.raises(ConfigError, match="cannot draw with guidance_scale=1"):
         observe(pipeline, arguments)
     assert pipeline.transformer.attn_processors == before
+
+
+@pytest.mark.slow
+def test_a_scale_that_is_refused_alone_is_found_beside_the_others_off(tmp_path):
+    """HunyuanDiT with perturbed attention draws unguided only where that is off as well; asked for by the command."""
+    families.build("hunyuan_dit_pag").save_pretrained(tmp_path / "hunyuan")
+    (tmp_path / "p.txt").write_text("red\n")
+    asked = ["--prompts", "p.txt", "--rewards", "jpeg", "--steps", "1", "--guidance", "off"]
+    code, said = run_here(tmp_path, "eval", "hunyuan", *asked, "--size", "1024", "--out", "run")
+    assert code == 0, said
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
+    ((protocol,),) = [manifest["protocols"].values()]
+    assert (protocol["guidance"], protocol["guidance_scale"]) == ("off", 1.0)
+    assert protocol["network_calls"] == 1
