@@ -251,6 +251,23 @@ def _seeds(a: Result, b: Result) -> list[str]:
     return [*means, *([said] if said else []), *([errors] if means else [])]
 
 
+def _two_ways(found: Sequence[Compared]) -> list[str]:
+    """Said where an interval holds 0 beside a small p; beside a large one every interval does."""
+    apart = [
+        f"{one.change.metric} ({one.change.aggregate})"
+        for one in found
+        if one.change.significance.p < ALPHA
+        and one.change.difference.low <= 0 <= one.change.difference.high
+    ]
+    if not apart:
+        return []
+    return [
+        f"0 lies in the interval though p is below {ALPHA} for {', '.join(dict.fromkeys(apart))}: p is of flipped "
+        "signs, the interval of an error clustered by prompt, which few or very unequal differences widen; take such "
+        "a difference as unsettled."
+    ]
+
+
 def _legend(a: Result, b: Result, found: Sequence[Compared]) -> list[str]:
     tests = sum(math.isfinite(one.change.significance.p) for one in found)
     held_out = ["Held-out images of the policies at the end of the trainings."]
@@ -262,6 +279,7 @@ def _legend(a: Result, b: Result, found: Sequence[Compared]) -> list[str]:
         f"p: signs of the prompts' differences flipped, all ways up to {EXACT} prompts that changed, else {FLIPS} "
         "seeded ways; with fewer than six prompts it cannot fall below 0.05.",
         f"p (Holm): corrected over the {tests} metrics of these tables; bold or * below 0.05.",
+        *_two_ways(found),
         "smallest seen: a true difference of this size is found with 80% power at the 5% level, uncorrected; "
         "none: not even the largest one.",
         "wins, loses, ties: prompts, by the mean over their images.",

@@ -23,6 +23,7 @@ from nftbench.stats.estimates import clustered_mean, task_mean
 from nftbench.stats.intervals import SHARE, UNBOUNDED
 from nftbench.stats.paired import PAIR, Averaging, change, paired_samples, tally
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs import made_runs
 
 PROMPTS = [f"prompt {i}" for i in range(8)]
@@ -310,6 +311,29 @@ def test_the_command_shows_and_writes(two, tmp_path):
     assert float(found[PICK]["p_holm"]) == pytest.approx(one.corrected)
     assert float(found[PICK]["smallest"]) == pytest.approx(one.change.significance.smallest)
     assert int(found[PICK]["wins"]) == one.wins
+
+
+@pytest.mark.parametrize(
+    ("gains", "small", "holds"),
+    [
+        ([0.1] * 7 + [8.0], True, True),
+        ([1.0, 1.1, 0.9, 1.0, 1.2, 0.8, 1.0, 1.0], True, False),
+        ([1.0, 1.1, 0.9, 1.0, 1.0, 0.0, 0.0, 0.0], False, True),
+    ],
+)
+def test_an_interval_with_0_beside_a_small_p_is_explained(tmp_path, gains, small, holds):
+    """Of eight prompts' differences only the first, of which one is eighty times the others, needs it."""
+    a, b = run(tmp_path / "a"), run(tmp_path / "b")
+    edit(a, **{PICK: np.full(16, 20.0)})
+    edit(b, **{PICK: 20 + np.repeat(gains, 2)})
+    one = by_metric(a, b)[PICK].change
+    assert (one.significance.p < 0.05) == small
+    assert (one.difference.low <= 0 <= one.difference.high) == holds
+    code, said = run_here(tmp_path, "compare", "a", "b")
+    said = " ".join(said.split())
+    note = f"0 lies in the interval though p is below 0.05 for {PICK} ({one.aggregate}): p is of"
+    assert code == 0 and said.count(note) == (small and holds)
+    assert said.count("0 lies in the interval") == (small and holds)
 
 
 def test_one_prompt_shows_nothing(tmp_path):
