@@ -13,6 +13,7 @@ each writes its own batches' files. So any number of processes leaves the same b
 
 import datetime
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import pandas as pd
 
 import nftbench
@@ -213,6 +215,14 @@ def _refuse_change(run: Run, old: Mapping, new: Mapping) -> None:
         raise ConfigError(
             f"{run.folder} holds a run of {', '.join(old['protocols'])}, "
             f"not {', '.join(new['protocols'])}; choose another --out"
+        )
+    strengths = [
+        [lora.get("norm", math.nan) for lora in one.get("loras", [])] for one in (old, new)
+    ]
+    if len(strengths[0]) == len(strengths[1]) and not np.allclose(*strengths, rtol=1e-3, atol=0):
+        raise ConfigError(
+            f"{run.folder} holds a run whose LoRAs changed the weights by {strengths[0]}, not {strengths[1]}: they "
+            "were taken at another strength; choose another --out"
         )
     known = run.protocols()
     for name, fields in new["protocols"].items():

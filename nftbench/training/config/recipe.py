@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -12,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from nftbench.benchmark.faults import refuse_repeated
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.training.algorithms import check_name
 
@@ -49,6 +51,11 @@ AUTO = "auto"
 """Of a setting: chosen from the memory that is there, said, and kept in the run."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    refuse_repeated(names, "name")
+    return names
 
 
 class _Frozen(BaseModel):
@@ -151,7 +158,7 @@ class FlowGrpoConfig(_Frozen):
 class EvaluationConfig(_Frozen):
     """Validation on held-out prompts."""
 
-    benchmarks: Names = ()
+    benchmarks: Annotated[Names, AfterValidator(_once)] = ()
     """Their prompts are drawn by the averaged policy, each scored by the rewards that apply to it."""
     every: int = Field(default=20, ge=0)
     """Iterations between two validations; 0 is no validation at all, not even before and after."""
@@ -342,9 +349,9 @@ class Recipe(_Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     guards: GuardConfig = GuardConfig()
-    loggers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_listed)] = (
-        "tensorboard",
-    )
+    loggers: Annotated[
+        tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_listed), AfterValidator(_once)
+    ] = ("tensorboard",)
     """Accelerate's trackers; `metrics.jsonl` is written in any case."""
     stages: tuple[Stage, ...] = Field(min_length=1)
 

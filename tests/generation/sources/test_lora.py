@@ -17,6 +17,7 @@ from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import Allowed, load_model, packaged
 from nftbench.generation.sampling import generate
 from nftbench.generation.sources.lora import merge_loras
+from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Prompt
 from tests.helpers.commands import run_here
 
@@ -165,8 +166,26 @@ def test_the_command_line_says_that_peft_s_alpha_is_taken(tmp_path):
     config = json.loads((folder / "adapter_config.json").read_text())
     del config["lora_alpha"]
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    code, said = run_here(tmp_path, "inspect", f"pocket+lora={folder}")
+    (tmp_path / "p.txt").write_text("a photo of a red circle\n")
+    briefly = ["--prompts", "p.txt", "--rewards", "jpeg", "--steps", "1"]
+    code, said = run_here(tmp_path, "eval", f"pocket+lora={folder}", *briefly)
     assert code == 0 and "(peft's 8 taken)" in " ".join(said.split())
+
+
+def test_a_run_drawn_at_another_strength_is_not_gone_on_with(tmp_path):
+    """As one of before peft's alpha was taken; the LoRA's files, and so the digest, are the same."""
+    (tmp_path / "p.txt").write_text("a photo of a red circle\n")
+    asked = ["eval", f"pocket+lora={OWN}", "--prompts", "p.txt", "--rewards", "jpeg"]
+    asked += ["--steps", "1"]
+    for _ in range(2):
+        code, said = run_here(tmp_path, *asked, "--out", "run")
+        assert code == 0, said
+    run = Run(tmp_path / "run")
+    manifest = run.manifest
+    manifest["loras"][0]["norm"] *= 2
+    run.save_manifest(manifest)
+    code, said = run_here(tmp_path, *asked, "--out", "run")
+    assert code == 2 and "taken at another strength; choose another --out" in said
 
 
 def test_scales_add_up(tmp_path, trained):

@@ -257,6 +257,11 @@ def test_times_that_are_none(value):
         ("stages.noise_range=[0.9, 0.5]", "expected two noise levels, 0 <= first < second <= 1"),
         ("policy={folded=true, dtype='bfloat16'}", "expected dtype float32 with folded"),
         ("stages=[]", "stages: expected a list of at least 1, got []"),
+        (
+            'loggers="wandb,wandb"',
+            "loggers: expected each name once, got 'wandb' 2 times; keep one",
+        ),
+        ('evaluation.benchmarks=["ocr", "ocr"]', "benchmarks: expected each name once, got 'ocr'"),
         ("seed", "expected --set section.key=value, got 'seed'"),
         ("=3", "expected --set section.key=value, got '=3'"),
         ("stages[1].beta=1", "there is no stages[1]"),
