@@ -17,6 +17,8 @@ from tests.performance.head_to_head import (
     PROTOCOL,
     Comparison,
     Meter,
+    _cost,
+    _told,
     crossing,
     lines_of,
     ratios,
@@ -155,6 +157,18 @@ def test_a_comparison_is_made_whole_by_the_command(tmp_path):
     (axes,) = drawn(found).axes
     curves = [line for line in axes.lines if len(line.get_xdata()) == 3]
     assert len(curves) == 4 and len(axes.lines) == 4 + len(protocol["thresholds"])
+
+
+def test_the_published_table_is_what_the_committed_runs_give():
+    found = json.loads(PROTOCOL.with_suffix(".json").read_text("utf-8"))
+    table, thresholds = found.pop("table"), found.pop("protocol")["thresholds"]
+    assert table == [*lines_of(found, thresholds), *ratios(found, thresholds)]
+    document = (ROOT / "nftbench" / "training" / "README.md").read_text("utf-8")
+    for threshold in map(str, thresholds):
+        for side in found.values():
+            for key in COSTS:
+                cells = [_told(_cost(run, threshold, key)) for run in side["confirmed"].values()]
+                assert f"| {', '.join(cells)} |" in document
 
 
 def toml_of(value: dict) -> str:
