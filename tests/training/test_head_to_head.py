@@ -169,6 +169,11 @@ def test_the_published_table_is_what_the_committed_runs_give():
             for key in COSTS:
                 cells = [_told(_cost(run, threshold, key)) for run in side["confirmed"].values()]
                 assert f"| {', '.join(cells)} |" in document
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for threshold in map(str, thresholds):
+        runs = found["nft"]["confirmed"].values()
+        cells = [_told(_cost(run, threshold, "images")) for run in runs]
+        assert f"| {threshold} | {', '.join(cells)} |" in readme
 
 
 def toml_of(value: dict) -> str:
