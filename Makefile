@@ -34,7 +34,7 @@ families: # every family of diffusers by the commands; writes nftbench/generatio
 	$(PYTHON) -m tests.families.table --write
 
 performance: # ratios and coverage, printed; nothing asserts a time
-	for name in generation interval_coverage memory memory_estimates overhead report scoring seed_coverage training; do \
+	for name in generation interval_coverage memory memory_estimates overhead reading report scoring seed_coverage training; do \
 		echo "== $$name" && $(PYTHON) -m tests.performance.$$name || exit 1; done
 
 gpu: # where there is one: the commands' pixels, memory and trainings, then speed; needs no download

@@ -46,6 +46,7 @@ def jpeg(key: str, folder: Path) -> Iterator[Check]:
 class _Given:
     """An engine that reads what it is given, and keeps the picture; no page breaks it."""
 
+    at_once = 1
     page: list[TextLine] | None = None
 
     def read(self, image: np.ndarray) -> list[TextLine]:

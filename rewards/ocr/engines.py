@@ -2,9 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Protocol
 
@@ -24,6 +26,8 @@ from rewards.weights.pull import weight_file
 MIN_CONFIDENCE = 0.5
 """Lines below it are dropped: the `drop_score` of PaddleOCR 2.9.1, which Flow-GRPO and DiffusionNFT
 leave as it is."""
+MOST_COPIES = 8
+"""Engines read at most as many pictures at a time: a copy of one takes about 100 MiB."""
 MIN_SIDE = 256
 """Pictures with a shorter side are enlarged to it for detection.
 
@@ -55,6 +59,8 @@ class OcrEngine(Protocol):
     weights: ClassVar[tuple[str, ...]]
     files: ClassVar[tuple[Weight, ...]]
     licence: ClassVar[str]
+    at_once: int = 1
+    """How many threads may call `read` at a time."""
 
     def read(self, image: np.ndarray) -> list[TextLine]:
         """Lines of one picture, top to bottom, then left to right; none where there is no text.
@@ -71,7 +77,7 @@ class OcrEngine(Protocol):
 class RapidOcr(OcrEngine):
     """PP-OCRv6 small by rapidocr on onnxruntime; models are in its wheel, nothing is downloaded.
 
-    Uses `OMP_NUM_THREADS` threads where that is set, else all cores; text does not depend on it.
+    Reads `OMP_NUM_THREADS` pictures at a time where that is set, else one a core; text does not depend on it.
     """
 
     name = "rapidocr"
@@ -81,7 +87,10 @@ class RapidOcr(OcrEngine):
     licence = "Apache-2.0"
 
     def __init__(self) -> None:
-        self._engine = _rapidocr(*ppocr_models(), {"Det.limit_side_len": MIN_SIDE})
+        self.at_once = _threads()
+        self._engine = _Copies(
+            partial(_rapidocr, *ppocr_models(), {"Det.limit_side_len": MIN_SIDE})
+        )
 
     def read(self, image: np.ndarray) -> list[TextLine]:
         """Lines of one picture: see `OcrEngine.read`."""
@@ -126,10 +135,14 @@ class PpOcr29(OcrEngine):
             recogniser: the same.
         """
         key = f"ocr@{self.name}"
-        self._engine = _rapidocr(
-            detector or weight_file(PP29_DETECTOR, reward=key),
-            recogniser or weight_file(PP29_RECOGNISER, reward=key),
-            self.settings,
+        self.at_once = _threads()
+        self._engine = _Copies(
+            partial(
+                _rapidocr,
+                detector or weight_file(PP29_DETECTOR, reward=key),
+                recogniser or weight_file(PP29_RECOGNISER, reward=key),
+                self.settings,
+            )
         )
 
     def read(self, image: np.ndarray) -> list[TextLine]:
@@ -253,6 +266,31 @@ class Tesseract(OcrEngine):
 # --- rapidocr and PaddleOCR -----------------------------------------------------------------------
 
 
+class _Copies:
+    """One engine of rapidocr as often as pictures are read at a time: an engine keeps state while it reads.
+
+    Each computes in one thread. On these small networks several threads cost more than they give, and a picture a
+    core gives all of them (tests/performance/reading.py).
+    """
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        self.first = build()  # what cannot be built is said now
+        self._idle.put(self.first)
+
+    def __call__(self, picture: np.ndarray) -> Any:
+        """What the engine finds."""
+        try:
+            engine = self._idle.get_nowait()
+        except Empty:
+            engine = self._build()
+        try:
+            return engine(picture)
+        finally:
+            self._idle.put(engine)
+
+
 def _rapidocr(detector: Path, recogniser: Path, settings: Mapping[str, Any]) -> Any:
     """An engine of rapidocr on two files, without the step that turns lines round."""
     from rapidocr import RapidOCR
@@ -264,7 +302,7 @@ def _rapidocr(detector: Path, recogniser: Path, settings: Mapping[str, Any]) -> 
             "Global.text_score": MIN_CONFIDENCE,
             "Det.model_path": str(detector),
             "Rec.model_path": str(recogniser),
-            "EngineConfig.onnxruntime.intra_op_num_threads": _threads(),
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
             **settings,
         }
     )
@@ -343,6 +381,7 @@ def _last_line(error: Exception) -> str:
 
 
 def _threads() -> int:
-    """Threads a network call may use; -1 leaves it to onnxruntime."""
+    """Pictures to read at a time."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list: one a nesting level
-    return int(wanted) if wanted.isdecimal() else -1
+    cores = int(wanted) if wanted.isdecimal() else os.cpu_count() or 1
+    return max(1, min(cores, MOST_COPIES))

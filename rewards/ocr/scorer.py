@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -62,7 +63,9 @@ class TextScorer(ABC):
     def score(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
         """Score images: see `Reward.score`."""
         unseen = unfit(images)
-        found = [self._read(*pair, unseen) for pair in zip(images, prompts, strict=True)]
+        with ThreadPoolExecutor(self.engine.at_once) as pool:
+            pairs = zip(images, prompts, strict=True)
+            found = list(pool.map(lambda pair: self._read(*pair, unseen), pairs))
         return Scores(
             values=np.array([each.value for each in found], dtype=np.float32),
             reasons=tuple(each.reason for each in found),

@@ -38,6 +38,8 @@ BOX = (8.0, 4.0, 40.0, 20.0)
 class FakeEngine:
     """Says the lines it was given; None breaks."""
 
+    at_once = 1
+
     def __init__(self, *pages):
         self.pages = list(pages)
         self.seen = []
@@ -317,14 +319,14 @@ def test_pp29_runs_with_paddleocr_2_9_settings(pp29):
     assert (
         pp29.read(np.full((40, 40, 3), 200, dtype=np.uint8)) == []
     )  # networks load with the first picture
-    detector = pp29._engine.text_det
+    detector = pp29._engine.first.text_det
     after = detector.postprocess_op
     assert (detector.limit_type, detector.limit_side_len) == ("max", 960)
     assert list(detector.mean) == [0.485, 0.456, 0.406]
     assert list(detector.std) == [0.229, 0.224, 0.225]
     assert (after.thresh, after.box_thresh, after.unclip_ratio) == (0.3, 0.6, 1.5)
     assert after.dilation_kernel is None and after.score_mode == "fast"
-    assert pp29._engine.text_score == 0.5
+    assert pp29._engine.first.text_score == 0.5
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,9 @@ def test_pp29_runs_with_paddleocr_2_9_settings(pp29):
 def test_pp29_shrinks_to_960_and_enlarges_nothing(pp29, shape, size):
     """The longer side at most 960, then both rounded to multiples of 32."""
     pp29.read(np.full((40, 40, 3), 200, dtype=np.uint8))
-    assert pp29._engine.text_det.get_preprocess().resize(np.zeros((*shape, 3), np.uint8)).shape == (
+    assert pp29._engine.first.text_det.get_preprocess().resize(
+        np.zeros((*shape, 3), np.uint8)
+    ).shape == (
         *size,
         3,
     )

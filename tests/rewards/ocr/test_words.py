@@ -19,6 +19,8 @@ words = st.lists(st.sampled_from(["a", "b", "ab", "new", "york"]), max_size=6)
 class Told:
     """An engine that reads what it is told, line by line; nothing at all is a failure."""
 
+    at_once = 1
+
     def __init__(self, *pictures):
         self.pictures = list(pictures)
 
