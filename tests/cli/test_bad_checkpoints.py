@@ -4,6 +4,8 @@ from pathlib import Path
 
 import diffusers
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 from tests.helpers.commands import run_here
@@ -108,3 +110,26 @@ def test_prompts_in_another_encoding(folder, name, coding):
 def test_a_suite_with_a_typo(folder, text, said):
     (folder / "mine.toml").write_text(f'name = "mine"\ntitle = "mine"\n{text}\n', "utf-8")
     assert said in refused(folder, "eval", "sound", "--suite", "mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "more", "expected"),
+    [
+        ("alien.safetensors", ("--config", "sound"), "does not load as a diffusers pipeline"),
+        ("alien.safetensors", ("--config", "pocket"), "diffusers pipeline: IndexError"),
+        ("alien.safetensors", ("--config", "nowhere"), "no such folder, and not owner/name"),
+        ("alien.safetensors", ("--config", "empty"), "empty holds no model_index.json"),
+        ("alien.safetensors", (), "cannot tell what"),
+        ("sound", ("--config", "sound"), "has a configuration of its own; leave out --config"),
+        ("pocket", ("--config", "sound"), "has a configuration of its own"),
+        ("owner/name@main:../up", (), "unknown checkpoint 'owner/name@main:../up'"),
+        ("owner/name@..", (), "unknown checkpoint"),
+        ("owner/name:a/../../b", (), "unknown checkpoint"),
+        ("api:nonsense#m", (), "or an image service, api:URL#MODEL"),
+        ("api:http://127.0.0.1:9/v1", (), "expected api:URL#MODEL"),
+    ],
+)
+def test_a_place_or_a_configuration_that_does_not_fit(folder, checkpoint, more, expected):
+    (folder / "empty").mkdir(exist_ok=True)
+    save_file({"a.weight": torch.zeros(2, 2)}, folder / "alien.safetensors")
+    assert expected in refused(folder, "eval", checkpoint, *more, *PLAIN)

@@ -52,7 +52,7 @@ def refuse_other_file(path: Path) -> None:
 def unknown(base: str) -> str:
     """What is said of a name that means no checkpoint."""
     expected = (
-        f"expected a packaged one ({', '.join(packaged())}), an existing folder or .safetensors file, or a hub id such "
-        "as owner/name@revision:subfolder"
+        f"expected a packaged one ({', '.join(packaged())}), an existing folder or .safetensors file, a hub id such as "
+        "owner/name@revision:subfolder, or an image service, api:URL#MODEL"
     )
     return f"unknown checkpoint {base!r}{did_you_mean(base, packaged(), expected)}"

@@ -39,7 +39,7 @@ BROKEN = (
     OSError,
     ValueError,
     AttributeError,
-    KeyError,
+    LookupError,
     TypeError,
     RuntimeError,
     NotImplementedError,
@@ -98,6 +98,8 @@ def _build_folder(
     dtype: torch.dtype | None,
     remote_code: bool,
 ) -> Built:
+    if reference.one(CONFIG):
+        raise ConfigError(f"{reference.base} has a configuration of its own; leave out --config")
     fetched = fetch_pipeline(on_hub, reference.one(VARIANT)) if on_hub else None
     folder = fetched.path if fetched else folder
     index = files.read_index(folder / INDEX)
@@ -387,7 +389,7 @@ def _attempt(source: str, load) -> Any:
     except BROKEN as error:
         kind = type(error).__name__
         reason = (str(error).strip() or kind).splitlines()[0]
-        reason = f"{kind}: {reason}" if isinstance(error, KeyError) else reason
+        reason = f"{kind}: {reason}" if isinstance(error, LookupError) else reason
         raise ConfigError(
             f"{source} does not load as a diffusers pipeline: {reason.rstrip('.')}; where a file is damaged, fetch or "
             "save it again"

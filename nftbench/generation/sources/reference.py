@@ -123,7 +123,7 @@ def _part(checkpoint: str, kind: str, text: str) -> Part:
 def hub_place(source: str) -> HubPlace | None:
     """`owner/name@revision:subfolder`, taken apart; None where it is not of that form."""
     found = _HUB.fullmatch(source)
-    if not found or ".." in source.split("/"):
+    if not found or ".." in re.split("[/:@]", source):
         return None
     return HubPlace(found["id"], found["revision"], (found["subfolder"] or "").strip("/") or None)
 
