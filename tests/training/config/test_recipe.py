@@ -11,13 +11,12 @@ import rewards
 from nftbench.benchmark.registry import load_benchmark, load_suite
 from nftbench.training.algorithms import nft
 from nftbench.training.config import recipe as recipe_module
-from nftbench.training.config.overrides import difference, folder, load_recipe, names
+from nftbench.training.config.overrides import folder, load_recipe, names
 from nftbench.training.config.recipe import (
     ATTENTION,
     OptimizerConfig,
     Recipe,
     Stage,
-    Threshold,
 )
 from rewards import parse_rewards
 from rewards.base import ConfigError
@@ -27,21 +26,6 @@ PUBLISHED = (*NFT, "sd3.5-m-geneval-flow-grpo")
 GENEVAL, OCR, PICK = "geneval-nft", "ocr", "pick-a-pic"
 """Benchmarks whose training prompts they are."""
 THREE = "pickscore,hpsv2,clipscore"
-MINIMAL = """
-name = "mine"
-checkpoint = "pocket"
-[rollout]
-height = 64
-width = 64
-[[stages]]
-prompts = ["ocr-pocket"]
-rewards = "ocr"
-iterations = 3
-[[stages]]
-prompts = ["geneval-pocket"]
-rewards = "geneval"
-iterations = 4
-"""
 
 
 def refusal(*settings: str, name: str = "pocket") -> str:
@@ -50,13 +34,6 @@ def refusal(*settings: str, name: str = "pocket") -> str:
         load_recipe(name, settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-@pytest.fixture
-def mine(tmp_path) -> str:
-    path = tmp_path / "mine.toml"
-    path.write_text(MINIMAL, encoding="utf-8")
-    return str(path)
 
 
 # --- what is shipped ------------------------------------------------------------------------------
@@ -296,92 +273,6 @@ def test_a_broken_file_is_named(tmp_path):
     assert "folder.toml: it is a folder" in refusal(name=str(tmp_path / "folder.toml"))
 
 
-# --- what the command line changes ----------------------------------------------------------------
-
-
-def test_settings_are_toml_or_bare_words():
-    recipe = load_recipe(
-        "pocket",
-        [
-            "seed=7",
-            "policy.method=full",
-            'policy.targets=["to_q", "to_k"]',
-            "optimizer.lr = 1e-4",
-            "stages.timesteps_per_image=all",
-            "flow_grpo.window=[0, 3]",
-            "variants.ocr=rapidocr-x4",
-            "guards.brightness.stop=0.5",
-            "stages.rewards=ocr,pickscore:0.5",
-        ],
-    )
-    assert (recipe.seed, recipe.policy.method, recipe.policy.targets) == (
-        7,
-        "full",
-        ("to_q", "to_k"),
-    )
-    assert (recipe.optimizer.lr, recipe.stages[0].timesteps_per_image) == (1e-4, "all")
-    assert recipe.flow_grpo.window == (0, 3) and recipe.variants["ocr"] == "rapidocr-x4"
-    assert recipe.guards.brightness == Threshold(warn=0.1, stop=0.5)
-    assert recipe.stages[0].rewards == "ocr,pickscore:0.5"
-
-
-def test_one_limit_of_a_guard_leaves_the_other(mine):
-    default = load_recipe(mine).guards.kl
-    assert load_recipe(mine, ["guards.kl.warn=0.25"]).guards.kl == Threshold(warn=0.25, stop=5.0)
-    assert load_recipe(mine, ["guards.kl.stop=off"]).guards.kl == Threshold(warn=default.warn)
-    assert load_recipe(mine, ["guards.kl={}"]).guards.kl == default
-    off = load_recipe(mine, ["guards.kl={warn='off', stop='off'}"])
-    assert off.guards.kl == Threshold()
-    assert Recipe.model_validate_json(off.model_dump_json()) == off
-
-
-def test_every_stage_or_one(mine):
-    both = load_recipe(mine, ["stages.groups=5"])
-    assert [s.groups for s in both.stages] == [5, 5]
-    second = load_recipe(mine, ["stages[1].groups=6", "stages[1].iterations=9"])
-    assert [(s.groups, s.iterations) for s in second.stages] == [(48, 3), (6, 9)]
-
-
-def test_the_last_setting_wins():
-    assert load_recipe("pocket", ["seed=1", "seed=2"]).seed == 2
-
-
-def test_top_level_values():
-    recipe = load_recipe("pocket", ["seed=1"], checkpoint="runs/a", algorithm=None)
-    assert (recipe.checkpoint, recipe.algorithm, recipe.seed) == ("runs/a", "nft", 1)
-
-
-def test_what_is_not_written_is_the_default(mine):
-    recipe = load_recipe(mine)
-    assert difference(recipe, load_recipe(mine, ["policy.rank=32", "seed=0"])) == []
-    assert (recipe.algorithm, recipe.rollout.max_sequence_length) == ("nft", None)
-
-
-# --- differences ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ([], []),
-        (["seed=9"], ["seed"]),
-        (["optimizer.lr=1e-5", "policy.rank=4"], ["optimizer.lr", "policy.rank"]),
-        (["stages.beta=0.5"], ["stages.0.beta", "stages.1.beta"]),
-        (['stages[1].prompts=["x.txt"]'], ["stages.1.prompts"]),
-        (["guards.kl.warn=0.25"], ["guards.kl.warn"]),
-        (["variants.ocr=tesseract"], ["variants.ocr"]),
-    ],
-)
-def test_difference_names_the_settings(mine, settings, named):
-    one, other = load_recipe(mine), load_recipe(mine, settings)
-    assert difference(one, other) == difference(other, one) == named
-
-
-def test_another_stage_is_a_difference():
-    five, one = load_recipe("sd3.5-m-multireward"), load_recipe("sd3.5-m-pickscore")
-    assert "stages.4.iterations" in difference(five, one)
-
-
 @pytest.mark.parametrize(
     ("final", "share", "expected"),
     [(None, 0.7, 1e-3), (1e-5, 0.0, 1e-3), (1e-5, 0.5, 1e-4), (1e-5, 1.0, 1e-5)],
@@ -392,18 +283,3 @@ def test_the_learning_rate_falls_by_equal_factors(final, share, expected):
 
 def test_schedules_of_recipes_are_those_of_the_algorithm():
     assert get_args(recipe_module.OldSchedule) == get_args(nft.OldSchedule)
-
-
-def test_a_list_of_names_may_be_one_word():
-    """As it is written on a command line."""
-    changed = load_recipe(
-        "pocket", ["stages.prompts=my.txt, ocr-pocket", "evaluation.benchmarks=ocr-pocket"]
-    )
-    assert changed.stages[0].prompts == ("my.txt", "ocr-pocket")
-    assert changed.evaluation.benchmarks == ("ocr-pocket",)
-
-
-@pytest.mark.parametrize("name", ["dpm++", "dpm++2"])
-def test_a_solver_has_the_name_that_eval_gives_it(name):
-    """Recipes that name it as they did before are still read."""
-    assert load_recipe("pocket", (f"rollout.solver={name}",)).rollout.solver == "dpm++2"
