@@ -141,7 +141,7 @@ def channels(key: str, folder: Path) -> Iterator[Check]:
     reader, given = load_reward(key).reward.engine, []  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(reader, RapidOcr)
     inner = reader._engine
-    reader._engine = lambda picture: given.append(picture) or inner(picture)
+    reader._engine = lambda picture: given.append(picture) or inner(picture)  # pyright: ignore[reportAttributeAccessIssue]
     picture = pictures_of(folder)["sq64"]
     reader.read(picture)
     yield compare(

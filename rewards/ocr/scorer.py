@@ -65,7 +65,7 @@ class TextScorer(ABC):
         unseen = unfit(images)
         with ThreadPoolExecutor(self.engine.at_once) as pool:
             pairs = zip(images, prompts, strict=True)
-            found = list(pool.map(lambda pair: self._read(*pair, unseen), pairs))
+            found = list(pool.map(lambda pair: self._read(pair[0], pair[1], unseen), pairs))
         return Scores(
             values=np.array([each.value for each in found], dtype=np.float32),
             reasons=tuple(each.reason for each in found),
