@@ -162,7 +162,7 @@ def test_a_part_of_another_depth_is_drawn_with(home, tmp_path):
 
 
 def test_memory_that_does_not_do_for_loading_is_one_line(monkeypatch, tmp_path):
-    """What CUDA says when a reward's network does not fit; there is no batch to halve then."""
+    """What CUDA says when a network does not fit; there is no batch to halve then."""
 
     def full(self, *args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has")

@@ -189,8 +189,8 @@ def test_every_family_on_the_gpu_is_what_it_is_on_the_cpu(family, tmp_path):
     )
     works = expected[2] == "works"
     assert (ends["float32"] == "works") == works, ends
-    if family not in ALIKE_IN_BFLOAT16:
-        assert (ends["bfloat16"] == "works") == works, ends
+    alike = family in ALIKE_IN_BFLOAT16 and "draws one image for" in ends["bfloat16"]
+    assert alike or (ends["bfloat16"] == "works") == works, ends
     if "LoRA" in expected[7]:
         assert ends["train"] == "works", ends
     elif "not tried" not in expected[7]:

@@ -5,18 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from nftbench.pocket.world import drawing, scenes
 from rewards import load_reward
-from rewards.base import Prompt
 from rewards.ocr.engines import MOST_COPIES, RapidOcr
+from tests.helpers.signs import signs
 
 COUNT = 12
-
-
-def signs():
-    drawn = [scenes.random_scene(np.random.default_rng(i), "sign") for i in range(COUNT)]
-    prompts = [Prompt(id=str(i), text=scene.caption) for i, scene in enumerate(drawn)]
-    return np.stack([drawing.render(scene) for scene in drawn]), prompts
 
 
 @pytest.mark.parametrize(
@@ -29,20 +22,19 @@ def test_as_many_as_threads_are_allowed(asked, given, monkeypatch):
 
 @pytest.mark.slow
 def test_three_at_a_time_score_to_the_bit_what_one_does(monkeypatch):
-    images, prompts = signs()
+    images, prompts = signs(COUNT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     one = load_reward("ocr").reward.score(images, prompts)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     reward = load_reward("ocr").reward
-    threads, read = set(), reward.engine.read
+    together, read = threading.Barrier(3), reward.engine.read
 
     def watched(image):
-        threads.add(threading.get_ident())
+        together.wait(timeout=120)  # broken, and so the test, where fewer than three read at a time
         return read(image)
 
     reward.engine.read = watched
     three = reward.score(images, prompts)
-    assert len(threads) == 3
     assert np.array_equal(one.values, three.values) and one.evidence == three.evidence
     assert one.values.mean() > 0.5, "the signs are read"
     assert all(np.array_equal(one.parts[name], three.parts[name]) for name in one.parts)
@@ -70,5 +62,5 @@ def test_an_engine_that_is_reading_reads_nothing_else(monkeypatch):
     copies._build = lambda: watching(build())
     copies._idle.get()
     copies._idle.put(watching(copies.first))
-    reward.score(*signs())
+    reward.score(*signs(COUNT))
     assert len(met) == COUNT and not any(met)

@@ -29,6 +29,7 @@ from rewards.ocr.engines import (
 )
 from rewards.ocr.reward import Ocr, ocr_reward, plain, quoted_text, read_text, spam_share
 from tests.helpers.paths import GOLDEN
+from tests.helpers.signs import signs
 
 GOLDEN = json.loads((GOLDEN / "ocr_metric.json").read_text("utf-8"))
 INFO = RewardInfo(name="ocr", variant="fake", summary="", low=0, high=1, needs="quoted text")
@@ -247,12 +248,6 @@ def test_variants_say_what_they_read():
 
 
 @cache
-def signs(count: int):
-    drawn = [scenes.random_scene(np.random.default_rng(i), "sign") for i in range(count)]
-    prompts = [Prompt(id=str(i), text=scene.caption) for i, scene in enumerate(drawn)]
-    return np.stack([drawing.render(scene) for scene in drawn]), prompts
-
-
 @pytest.mark.slow
 def test_rapidocr_reads_clean_signs():
     images, prompts = signs(8)
