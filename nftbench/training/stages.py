@@ -87,6 +87,8 @@ class StageData:
 
     stage: Stage
     prompts: Sequence[Prompt]
+    one_pass: Sequence[Prompt]
+    """The prompts, each as often as its weights say."""
     rewards: Sequence[WeightedReward]
     left_out: int = 0
     """Prompts that were named and that not all rewards can score."""
@@ -98,16 +100,12 @@ def stage_data(stage: Stage, reward_set: RewardSet) -> StageData:
     """A stage's rewards, and the prompts that all of them can score, or, where there are none, that any can.
 
     Raises:
-        ConfigError: no such prompts, an id that stands twice, or a reward that applies to none of them.
+        ConfigError: no such prompts, an id that stands twice, a reward that applies to none of them, or a weight of
+            neither a tag nor a benchmark of theirs.
     """
     mine = reward_set.listed(stage.rewards)
-    everything = [p for number, name in enumerate(stage.prompts) for p in _prompts(name, number)]
-    ids = [p.id for p in everything]
-    twice = next((i for i, times in Counter(ids).items() if times > 1), None)
-    if twice is not None:
-        raise ConfigError(
-            f"prompt id {twice!r} stands in two of {', '.join(stage.prompts)}; give one of them another id"
-        )
+    sources = _sources(stage)
+    everything = [p for prompts in sources.values() for p in prompts]
     for fits in (all, any):
         prompts = [p for p in everything if fits(r.applies(p) for r in mine)]
         if prompts:
@@ -118,14 +116,53 @@ def stage_data(stage: Stage, reward_set: RewardSet) -> StageData:
         raise ConfigError(
             f"reward {', '.join(unused)} applies to none of the prompts of {', '.join(stage.prompts)}"
         )
-    unknown = stage.prompt_weights.keys() - {p.tag for p in prompts}
+    return StageData(
+        stage=stage,
+        prompts=prompts,
+        one_pass=weighted(prompts, stage.prompt_weights, sources),
+        rewards=mine,
+        left_out=len(everything) - len(prompts),
+    )
+
+
+def weighted(
+    prompts: Sequence[Prompt],
+    weights: Mapping[str, int],
+    sources: Mapping[str, Sequence[Prompt]],
+) -> list[Prompt]:
+    """A pass over the prompts: each as often as its tag's weight times its source's; 1 where nothing is said.
+
+    Args:
+        prompts: those to train on, of one or more of the sources.
+        weights: tag, or name in `sources` -> whole number.
+        sources: benchmark or file, as the recipe names it -> all of its prompts.
+
+    Raises:
+        ConfigError: a weight of what is neither a tag nor a source of these prompts.
+    """
+    source_of = {p.id: name for name, members in sources.items() for p in members}
+    named = {name for p in prompts for name in (p.tag, source_of[p.id]) if name}
+    unknown = weights.keys() - named
     if unknown:
         raise ConfigError(
-            f"prompt_weights names {', '.join(sorted(unknown))}, which no prompt of {', '.join(stage.prompts)} has as "
-            f"a tag; expected some of {', '.join(sorted({p.tag for p in prompts}))}"
+            f"prompt_weights names {', '.join(map(repr, sorted(unknown)))}, which is neither a tag nor a benchmark of "
+            f"the prompts of this stage; expected some of {', '.join(sorted(named))}"
         )
-    left_out = len(everything) - len(prompts)
-    return StageData(stage=stage, prompts=prompts, rewards=mine, left_out=left_out)
+    return [
+        p for p in prompts for _ in range(weights.get(p.tag, 1) * weights.get(source_of[p.id], 1))
+    ]
+
+
+def _sources(stage: Stage) -> dict[str, list[Prompt]]:
+    """The training prompts of each of a stage's benchmarks or files, no id twice."""
+    sources = {name: _prompts(name, number) for number, name in enumerate(stage.prompts)}
+    times = Counter(p.id for prompts in sources.values() for p in prompts)
+    twice = next((i for i, count in times.items() if count > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"prompt id {twice!r} stands in two of {', '.join(stage.prompts)}; give one of them another id"
+        )
+    return sources
 
 
 def _prompts(name: str, number: int) -> list[Prompt]:

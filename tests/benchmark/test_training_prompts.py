@@ -52,6 +52,7 @@ def test_training_prompts_that_are_not_here_name_the_command(name, tmp_path, mon
     ("name", "lines"),
     [
         ("geneval-pocket", pocket_prompts.training_geneval_lines),
+        ("geneval-pocket-wide", pocket_prompts.wide_training_geneval_lines),
         ("ocr-pocket", pocket_prompts.training_sign_lines),
     ],
 )
@@ -63,7 +64,7 @@ def test_shipped_training_prompts_are_what_the_pocket_world_gives(name, lines):
     assert len(load_benchmark(name).load_training()) == source.count
 
 
-@pytest.mark.parametrize("name", ["geneval-pocket", "ocr-pocket"])
+@pytest.mark.parametrize("name", ["geneval-pocket", "geneval-pocket-wide", "ocr-pocket"])
 def test_nothing_held_out_is_trained_on(name):
     asked_prompts, trained = load_benchmark(name).load(), load_benchmark(name).load_training()
     both = {" ".join(sorted(p.text.split())) for p in asked_prompts} & {
@@ -76,11 +77,26 @@ def test_nothing_held_out_is_trained_on(name):
 
 def test_no_two_pocket_prompts_share_an_id():
     """Noise is seeded by the id. The two benchmarks are asked apart, but trained on together."""
-    geneval, signs = load_benchmark("geneval-pocket"), load_benchmark("ocr-pocket")
-    trained = [p.id for p in geneval.load_training() + signs.load_training()]
-    assert len(set(trained)) == len(trained) == 360 + 364
+    geneval, wide, signs = map(
+        load_benchmark, ("geneval-pocket", "geneval-pocket-wide", "ocr-pocket")
+    )
+    trained = [p.id for b in (geneval, wide, signs) for p in b.load_training()]
+    assert len(set(trained)) == len(trained) == 360 + 838 + 364
     assert (trained[0], trained[-1]) == ("t0000", "t00363")
     assert not {p.id for p in geneval.load() + signs.load()} & set(trained)
+
+
+def test_the_wide_benchmark_asks_what_geneval_pocket_asks():
+    narrow, wide = load_benchmark("geneval-pocket"), load_benchmark("geneval-pocket-wide")
+    assert narrow.load() == wide.load()
+    texts = [p.text for p in wide.load_training()]
+    assert len(set(texts)) == len(texts)
+    assert {p.text for p in narrow.load_training()} <= set(texts) | _of_many(narrow)
+
+
+def _of_many(benchmark) -> set[str]:
+    """Colour attributes: the wide file has 600 of 2,604."""
+    return {p.text for p in benchmark.load_training() if p.tag == "color_attr"}
 
 
 def test_an_even_draw_trains_every_task_as_often():

@@ -26,6 +26,8 @@ PER_TASK = 28
 SIGNS = 72
 TRAINING_PER_TASK = 60
 """Lines of a task to train on: an even draw meets each task as often, as GenEval's overall figure weighs them."""
+WIDE = 600
+"""Captions of a task to train on where every caption stands once."""
 
 
 def geneval_lines() -> list[str]:
@@ -60,6 +62,19 @@ def training_geneval_lines() -> list[str]:
     for records in (_two_objects(), _countings(), _colors(), _positions(), _color_attributes()):
         chosen += _spread(rng, [r for r in records if not held_out(r["prompt"])])
     return [_line(i, record, "t") for i, record in enumerate(chosen)]
+
+
+def wide_training_geneval_lines() -> list[str]:
+    """JSON lines to train on, every caption once; ids begin with `w`.
+
+    All captions that are not held out and the eight single objects, but of colour attributes' 2,800 only `WIDE`.
+    """
+    rng = np.random.default_rng(2509)
+    chosen = list(_singles())
+    for records in (_two_objects(), _countings(), _colors(), _positions(), _color_attributes()):
+        allowed = [r for r in records if not held_out(r["prompt"])]
+        chosen += [allowed[i] for i in sorted(rng.permutation(len(allowed))[:WIDE])]
+    return [_line(i, record, "w") for i, record in enumerate(chosen)]
 
 
 def training_sign_lines() -> list[str]:

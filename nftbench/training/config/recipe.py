@@ -242,11 +242,12 @@ class TrustRegion(_Frozen):
 class Stage(_Frozen):
     """A stretch of training with its own prompts, rewards and settings."""
 
-    prompts: Names = Field(min_length=1)
+    prompts: Annotated[Names, AfterValidator(_once)] = Field(min_length=1)
     """Benchmarks, whose training prompts are meant, or prompt files: .txt, .csv or .jsonl, GenEval's metadata among
     these."""
     prompt_weights: dict[str, int] = {}
-    """Tag -> how often its prompts stand in a pass over all of them, such as `counting = 3`; other tags once."""
+    """Tag, or an entry of `prompts`, -> how often its prompts stand in a pass over all of them, such as
+    `counting = 3`; the two multiply, and what is not named counts once."""
     rewards: str
     """Such as `ocr,pickscore:0.5`."""
     combine: Literal["sum", "advantages"] = "sum"

@@ -48,11 +48,6 @@ def prompts_of(prompts: Sequence[Prompt], count: int, iteration: int, seed: int)
     return chosen
 
 
-def weighted(prompts: Sequence[Prompt], weights: Mapping[str, int]) -> list[Prompt]:
-    """A pass over the prompts, in which one stands as often as its tag says; once where nothing is said."""
-    return [p for p in prompts for _ in range(weights.get(p.tag, 1))]
-
-
 def grouped(prompts: Sequence[Prompt], group_size: int) -> list[list[Sample]]:
     """A group of images for each prompt; a prompt that stands twice gets one group of twice the size."""
     counts: dict[str, int] = {}
@@ -113,7 +108,7 @@ class Rollout:
             Interrupted: a stop was asked for.
         """
         chosen = prompts_of(
-            weighted(data.prompts, data.stage.prompt_weights),
+            data.one_pass,
             data.stage.groups,
             state.iteration,
             seed_of(self._recipe.seed, "prompts", state.stage),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from nftbench.benchmark.samples import Sample
 from nftbench.training import RewardFailed, TrainingFailed
 from nftbench.training.callbacks.checkpoints import TrainState
-from nftbench.training.iteration.rollouts import batches, grouped, prompts_of, weighted
+from nftbench.training.iteration.rollouts import batches, grouped, prompts_of
 from nftbench.training.iteration.update import training_noise
 from nftbench.training.run import TrainingRun
-from nftbench.training.stages import WeightedReward
+from nftbench.training.stages import WeightedReward, weighted
 from rewards import load_reward, parse_rewards
 from rewards.base import ConfigError, Prompt, Scores
 from tests.helpers.runs.trainings import FEW, begin, metrics_of, small
@@ -58,10 +58,30 @@ def test_a_prompt_that_stands_twice_gets_one_group_of_twice_the_size():
     ]
 
 
-def test_a_tag_of_weight_three_is_drawn_three_times_a_pass():
-    a, b = (replace(p, tag=t) for p, t in zip(prompts(2), ("counting", "colors"), strict=True))
-    assert [p.id for p in weighted([a, b], {"counting": 3})] == ["p0", "p0", "p0", "p1"]
-    assert weighted([a, b], {}) == [a, b]
+def test_a_pass_weighs_by_tag_and_by_benchmark():
+    counting, colors = (
+        replace(p, tag=t) for p, t in zip(prompts(2), ("counting", "colors"), strict=True)
+    )
+    sign = Prompt(id="sign", text="text")
+    sources = {"scenes": [counting, colors], "signs": [sign]}
+
+    def drawn(weights: dict[str, int]) -> list[str]:
+        return [p.id for p in weighted([counting, colors, sign], weights, sources)]
+
+    assert drawn({}) == ["p0", "p1", "sign"]
+    assert drawn({"counting": 3}) == ["p0", "p0", "p0", "p1", "sign"]
+    assert drawn({"signs": 2}) == ["p0", "p1", "sign", "sign"]
+    assert drawn({"counting": 2, "scenes": 2}) == ["p0"] * 4 + ["p1"] * 2 + ["sign"]
+
+
+@pytest.mark.parametrize("name", ["countign", "", "signs"])
+def test_a_weight_of_nothing_that_is_trained_on_is_refused(name):
+    """Signs are there, but no reward of the stage scores them."""
+    (scene,) = prompts(1)
+    scene = replace(scene, tag="counting")
+    sources = {"scenes": [scene], "signs": [Prompt(id="sign", text="text")]}
+    with pytest.raises(ConfigError, match=f"{name!r}.*expected some of counting, scenes"):
+        weighted([scene], {name: 2}, sources)
 
 
 @given(
