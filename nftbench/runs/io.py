@@ -204,8 +204,8 @@ def _content(table: pd.DataFrame) -> str:
     """Digest of a table's columns and values, whatever a file makes of their types; what is missing is missing."""
     digest = hashlib.sha256()
     for name in table:
-        values = table[name].astype(object)
-        found = values.where(values.notna(), None).tolist()
+        values, there = table[name].tolist(), table[name].notna().tolist()
+        found = [value if known else None for value, known in zip(values, there, strict=True)]
         digest.update(json.dumps([name, found], default=_plain).encode())
     return digest.hexdigest()
 

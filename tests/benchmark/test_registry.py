@@ -94,7 +94,11 @@ def test_every_benchmark_is_said_in_full(name):
 def test_no_prompt_text_of_others_is_shipped():
     shipped = {path.name for path in (folder() / "prompts").iterdir() if path.suffix != ".py"}
     own = {s.file for n in SHIPPED for s in (load_benchmark(n).prompts, load_benchmark(n).training)}
-    assert shipped - {"__pycache__"} == own and SHIPPED == ["geneval-pocket", "geneval-pocket-wide", "ocr-pocket"]
+    assert shipped - {"__pycache__"} == own and SHIPPED == [
+        "geneval-pocket",
+        "geneval-pocket-wide",
+        "ocr-pocket",
+    ]
 
 
 @pytest.mark.parametrize("name", OTHERS)

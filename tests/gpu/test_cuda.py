@@ -105,26 +105,31 @@ def test_scores_given_early_are_byte_for_byte_those_given_afterwards(tmp_path, m
 
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, caplog):
-    """The memory of this process is bounded between what four images at once take and what 48 do."""
-    at_once, draw = [], images.generate
+    """The memory of this process is bounded between what drawing four images at once takes and what 48 do."""
+    at_once, peaks, draw = [], [], images.generate
 
     def watched(pipeline, batch, settings):
         at_once.append(len(batch))
-        return draw(pipeline, batch, settings)
+        torch.cuda.reset_peak_memory_stats()
+        drawn_now = draw(pipeline, batch, settings)
+        peaks.append(torch.cuda.max_memory_allocated())
+        return drawn_now
+
+    def largest(name: str, count: int) -> int:
+        """Most bytes that drawing a batch took; the score that is given meanwhile takes none."""
+        peaks.clear()
+        evaluated(tmp_path, name, "--batch-size", str(count), "--limit", "24", rewards="jpeg")
+        return max(peaks)
 
     monkeypatch.setattr(images, "generate", watched)
-    peaks = []
-    for name, count in (("few", "4"), ("roomy", "48")):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        evaluated(tmp_path, name, "--batch-size", count, "--limit", "24")
-        peaks.append(torch.cuda.max_memory_reserved())
+    few, roomy = largest("few", 4), largest("roomy", 48)
+    assert roomy > few
     at_once.clear()
     torch.cuda.empty_cache()
-    bound = sum(peaks) / 2 / torch.cuda.get_device_properties(0).total_memory
+    bound = (few + roomy) / 2 / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(bound)
     try:
-        evaluated(tmp_path, "tight", "--batch-size", "48", "--limit", "24")
+        evaluated(tmp_path, "tight", "--batch-size", "48", "--limit", "24", rewards="jpeg")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "out of memory: continuing with" in caplog.text

@@ -1,10 +1,12 @@
 """A run's images, scored batch by batch: a score is kept with the image, prompt and scorer that it is of."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 
 from nftbench.benchmark.samples import Sample
+from nftbench.evaluation.images import Behind
 from nftbench.evaluation.planning import Work
 from nftbench.evaluation.scoring.files import score_again, score_files, scorer_identity
 from nftbench.evaluation.scoring.in_turn import in_order
@@ -47,12 +49,13 @@ def score_images(
         ends = [number * work.batch_size + len(batch) for number, batch in mine]
         known = {number for number, _ in mine if (work.name, key, number) in early}
         in_turn = sorted(mine, key=lambda one: one[0] not in known)
-        for done, (number, batch) in zip(ends, in_turn, strict=True):
-            again = retry_failed and number not in known
-            bound = bound_to(batch, images).assign(scorer=scorers[key])
-            score_batch(run, work, key, number, batch, bound, retry_failed=again)
-            if number not in known:
-                progress(f"{work.name}: {key}", done, len(work.samples))
+        with Behind() as writing:  # a second core writes what this one has scored
+            for done, (number, batch) in zip(ends, in_turn, strict=True):
+                again = retry_failed and number not in known
+                bound = bound_to(batch, images).assign(scorer=scorers[key])
+                save = score_batch(run, work, key, number, batch, bound, retry_failed=again)
+                tell = partial(progress, f"{work.name}: {key}", done, len(work.samples))
+                writing.follow(save, tell if number not in known else nothing)
 
 
 def score_batch(
@@ -64,8 +67,12 @@ def score_batch(
     bound: pd.DataFrame,
     *,
     retry_failed: bool,
-) -> None:
-    """Score a batch by one reward, unless that was done for these images and prompts by this scorer (`bound`)."""
+) -> Callable[[], None]:
+    """Score a batch by one reward, unless that was done for these images and prompts by this scorer (`bound`).
+
+    Returns:
+        What writes the scores: may be called in another thread.
+    """
     reward = work.rewards[key]
     known = run.batch_scores(work.name, key, number, bound)
     paths, prompts = [run.image_path(work.name, s) for s in batch], [s.prompt for s in batch]
@@ -76,9 +83,14 @@ def score_batch(
     elif retry_failed and known.loc[:, key].isna().any():
         table = score_again(reward, known, batch, paths, absent)
     else:
-        return
-    if table is not known:
-        run.save_scores(work.name, key, number, table, bound)
+        return nothing
+    if table is known:
+        return nothing
+    return partial(run.save_scores, work.name, key, number, table, bound)
+
+
+def nothing() -> None:
+    """There is nothing to write or to tell."""
 
 
 def bound_to(batch: Sequence[Sample], here: Mapping[str, str]) -> pd.DataFrame:

@@ -75,7 +75,9 @@ class EarlyScores(AbstractContextManager):
             if self._behind.stopped:
                 return
             bound = bound_to(batch, here).assign(scorer=self._scorers[key])
-            score_batch(self._run, work, key, number, batch, bound, retry_failed=self._retry_failed)
+            score_batch(
+                self._run, work, key, number, batch, bound, retry_failed=self._retry_failed
+            )()
 
     def _tell(self, work: Work, keys: list[str], number: int, batch: list[Sample]) -> None:
         done = number * work.batch_size + len(batch)
