@@ -33,6 +33,8 @@ from nftbench.generation.sources.reference import INDEX, LORA, Part, Reference, 
 from nftbench.parsing import parse_json, parse_toml
 from rewards.base import ConfigError
 
+OWN_FILE = "nftbench.toml"
+"""What a checkpoint says for itself, beside its weights: a suite, and sampling parameters."""
 WEIGHTS_FOLDER = {"lora": "lora", "full": "pipeline"}
 """Method of a training -> folder of its weights, beside `POLICY_FILE`."""
 
@@ -94,29 +96,35 @@ def own_suite(checkpoint: str) -> str | None:
         ConfigError: neither packaged, nor on this disk, nor a hub id.
     """
     refuse_unknown(checkpoint)
-    return _own_file(parse(checkpoint).base).get("suite")
+    return _own(checkpoint).get("suite")
 
 
 def own_settings(checkpoint: str) -> dict[str, Any]:
     """The sampling parameters that a checkpoint asks for, `[sampling]` of its `nftbench.toml`."""
     try:
-        own = SamplingSettings.model_validate(_own_file(parse(checkpoint).base).get("sampling", {}))
+        own = SamplingSettings.model_validate(_own(checkpoint).get("sampling", {}))
     except ValidationError as error:
         fault = in_words(error, SamplingSettings, ("sampling",))
         raise ConfigError(f"nftbench.toml of {checkpoint}: {fault}") from None
     return own.given
 
 
-def _own_file(base: str) -> dict[str, Any]:
-    """`nftbench.toml` beside a checkpoint's weights; a trained policy has that of its base."""
-    path = place_of(base) / "nftbench.toml"
+def own_file(checkpoint: str) -> Path | None:
+    """`nftbench.toml` beside a checkpoint's weights, if there is one; a trained policy has that of its base."""
+    base = parse(checkpoint).base
+    path = place_of(base) / OWN_FILE
     if path.is_file():
-        try:
-            return parse_toml(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path} is not valid TOML ({error})") from None
+        return path
     trained = trained_folder(base)
-    return _own_file(parse(trained.base).base) if trained else {}
+    return own_file(trained.base) if trained else None
+
+
+def _own(checkpoint: str) -> dict[str, Any]:
+    path = own_file(checkpoint)
+    try:
+        return parse_toml(path.read_text(encoding="utf-8")) if path else {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML ({error})") from None
 
 
 def local_folder(base: str) -> Path:

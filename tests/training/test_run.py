@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.commands import train_checkpoint
-from nftbench.generation.checkpoint import load_model
+from nftbench.generation.checkpoint import load_model, own_settings
 from nftbench.generation.sampling import generate
 from nftbench.training import Interrupted
 from nftbench.training.callbacks.checkpoints import checkpoints, load_state
@@ -198,6 +198,17 @@ def test_full_training_leaves_a_pipeline(tmp_path):
     written = [path.read_text("utf-8") for path in (tmp_path / "pipeline").rglob("*.json")]
     base = str(Path(run.setup.base.pipeline.config["_name_or_path"]))
     assert Path(base).is_absolute() and not any(base in text for text in written)
+
+
+def test_a_pipeline_asks_for_what_its_base_asks_for(tmp_path):
+    """Wherever it is taken: without its text length of 0, pocket reads 256 empty tokens and draws mush."""
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_checkpoint(), base)
+    (base / "nftbench.toml").write_text("[sampling]\nmax_sequence_length = 0\n", "utf-8")
+    once = ("policy.method=full", "stages.iterations=1", "stages.updates=1")
+    begin(small(f"checkpoint={base}", *once), run).run()
+    moved = (run / "pipeline").rename(tmp_path / "moved")
+    assert own_settings(str(moved)) == own_settings(str(base)) == {"max_sequence_length": 0}
 
 
 def test_a_base_that_changed_is_refused(whole, tmp_path):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of
+from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of, own_file
 from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.generation.sources.lora_config import PEFT_CONFIG
@@ -274,6 +275,8 @@ class TrainedPolicy:
             else:
                 self.pipeline.save_pretrained(made)
                 _forget_place(made)
+                if own := own_file(base):  # what it asks for goes where the folder goes
+                    shutil.copyfile(own, made / own.name)
         note = note_of(folder, base=base, base_digest=base_digest, method=self.config.method)
         write_atomic(folder / POLICY_FILE, note)
 
