@@ -143,7 +143,7 @@ def train(
 
     Args:
         checkpoint: where to start; None is the recipe's own.
-        recipe: a shipped recipe's name or a .toml file; None is pocket's.
+        recipe: a shipped recipe's name or a .toml file; None is pocket's for the rewards.
         rewards: of every stage, with weights: `ocr,pickscore:0.5`.
         iterations: of every stage.
         seed: of everything.

@@ -34,7 +34,7 @@ from nftbench.runs.seeds import folder_of, is_parent, seeds_of, write_parent
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
 from nftbench.training.callbacks.checkpoints import checkpoints
-from nftbench.training.config.names import parse_seeds, recipe_name, with_files
+from nftbench.training.config.names import BY_REWARDS, parse_seeds, recipe_name, with_files
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.run import train as training
 from nftbench.training.setup import resumed_recipe
@@ -169,7 +169,8 @@ def train_checkpoint(
     """Train by a recipe, or go on with a run.
 
     Args:
-        recipe: a shipped recipe's name or a file; None takes pocket's for the algorithm, or the resumed run's own.
+        recipe: a shipped recipe's name or a file; None takes pocket's for the algorithm and the rewards, or the
+            resumed run's own.
         settings: `section.key=value` each.
         top: values of the recipe's top-level keys; None leaves one as it is.
         out: folder of a new run; None makes one under `runs/`.
@@ -195,7 +196,7 @@ def train_checkpoint(
         return resume, training(
             whole, resume, resume=True, progress=progress, say=say, allowed=allowed
         )
-    whole = load_recipe(recipe_name(recipe, top["algorithm"]), settings, **top)
+    whole = load_recipe(_recipe_name(recipe, top, settings, say), settings, **top)
     folder = out or _fresh(f"train-{whole.name}")
     try:
         return folder, training(
@@ -240,7 +241,7 @@ def train_seeds(
     if top.get("seed") is not None:
         raise ConfigError("--seed and --seeds name seeds twice; leave out --seed")
     numbers = parse_seeds(text)
-    name = recipe_name(recipe, top["algorithm"])
+    name = _recipe_name(recipe, top, settings, say)
     recipes = [load_recipe(name, settings, **{**top, "seed": seed}) for seed in numbers]
     parent = out or _fresh(f"train-{recipes[0].name}-seeds")
     folders = write_parent(parent, numbers)
@@ -252,6 +253,19 @@ def train_seeds(
             training(whole, folder, resume=resume, progress=progress, say=say, allowed=allowed)
     seeds.curves(parent)
     return parent, seeds.read_seeds(parent)
+
+
+def _recipe_name(
+    recipe: str | None,
+    top: Mapping[str, Any],
+    settings: Sequence[str],
+    say: Callable[[str], None],
+) -> str:
+    """The recipe that is meant; where the rewards chose it, the user is told."""
+    name = recipe_name(recipe, top["algorithm"], settings)
+    if recipe is None and name in BY_REWARDS.values():
+        say(f"recipe {name}: the best measured for these rewards; --recipe names another")
+    return name
 
 
 def _fresh(name: str) -> Path:

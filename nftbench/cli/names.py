@@ -61,7 +61,7 @@ def check_recipe(recipe: str | None, settings: Sequence[str], top: Mapping[str, 
     """Refuse what a training cannot know: recipe, settings, checkpoint, rewards, prompts, benchmarks.
 
     Args:
-        recipe: a shipped one or a file; pocket's when left out.
+        recipe: a shipped one or a file; pocket's for the algorithm and the rewards when left out.
         settings: `section.key=value` each; files of rewards are run.
         top: values of top-level keys; None leaves one as it is.
 
@@ -71,8 +71,9 @@ def check_recipe(recipe: str | None, settings: Sequence[str], top: Mapping[str, 
     from nftbench.training.config.names import recipe_name, refuse_unknown, with_files
     from nftbench.training.config.overrides import load_recipe
 
-    named = recipe_name(recipe, top.get("algorithm"))
-    whole = load_recipe(named, with_files(settings), **top)
+    settings = with_files(settings)
+    named = recipe_name(recipe, top.get("algorithm"), settings)
+    whole = load_recipe(named, settings, **top)
     check(checkpoint=whole.checkpoint)
     refuse_unknown(whole)
 

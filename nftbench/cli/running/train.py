@@ -25,7 +25,10 @@ def train(
         str | None, typer.Argument(help="Where to start; the recipe's own when left out.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A shipped recipe or a .toml file; pocket's when left out.")
+        str | None,
+        typer.Option(
+            help="A shipped recipe or a .toml file; when left out, pocket's for the rewards."
+        ),
     ] = None,
     rewards: Annotated[
         str | None,

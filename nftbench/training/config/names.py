@@ -9,15 +9,32 @@ from nftbench.training.config.recipe import Recipe
 from rewards import RewardSpec
 from rewards.base import ConfigError
 
+REWARDS_KEY = "stages.rewards"
+"""What `--rewards` sets."""
 REWARDS = (".rewards", ".held_out_rewards")
 """Ends of the names of settings that list rewards."""
-POCKET_RECIPES = {"flow-grpo": "pocket-flow-grpo"}
-"""What is done when no recipe is named, where it is not `pocket` with another algorithm."""
+RECIPE = "pocket"
+"""What is done when no recipe is named."""
+BY_ALGORITHM = {"flow-grpo": "pocket-flow-grpo"}
+"""The same for another algorithm than NFT."""
+BY_REWARDS = {frozenset({"geneval"}): "pocket-geneval"}
+"""The same where these rewards alone are asked for: settings that found more than those of `RECIPE` (`evidence`)."""
 
 
-def recipe_name(recipe: str | None, algorithm: str | None) -> str:
-    """The recipe that is meant."""
-    return recipe or POCKET_RECIPES.get(algorithm or "", "pocket")
+def recipe_name(recipe: str | None, algorithm: str | None, settings: Sequence[str] = ()) -> str:
+    """The recipe that is meant.
+
+    Args:
+        recipe: as the user named it; None looks for the best one.
+        algorithm: that was asked for; None is NFT.
+        settings: `section.key=value` each, the rewards among them if any were asked for.
+    """
+    if recipe or algorithm in BY_ALGORITHM:
+        return recipe or BY_ALGORITHM[algorithm or ""]
+    texts = [s.partition("=")[2] for s in settings if s.partition("=")[0].strip() == REWARDS_KEY]
+    asked = texts[-1].strip().strip("\"'") if texts else ""
+    named = frozenset(item.strip().partition(":")[0].partition("@")[0] for item in asked.split(","))
+    return BY_REWARDS.get(named, RECIPE)
 
 
 def with_files(settings: Sequence[str]) -> list[str]:

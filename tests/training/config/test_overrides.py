@@ -2,6 +2,7 @@
 
 import pytest
 
+from nftbench.training.config.names import recipe_name
 from nftbench.training.config.overrides import difference, load_recipe
 from nftbench.training.config.recipe import Recipe, Threshold
 
@@ -102,3 +103,35 @@ def test_a_list_of_names_may_be_one_word():
 def test_a_solver_has_the_name_that_eval_gives_it(name):
     """Recipes that name it as they did before are still read."""
     assert load_recipe("pocket", (f"rollout.solver={name}",)).rollout.solver == "dpm++2"
+
+
+# --- no recipe named --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rewards", "expected"),
+    [
+        (None, None, "pocket"),
+        (None, "ocr,pickscore", "pocket"),
+        (None, "geneval,ocr", "pocket"),
+        (None, "geneval", "pocket-geneval"),
+        ("nft", " geneval@pocket:0.5 ", "pocket-geneval"),
+        ("flow-grpo", "geneval", "pocket-flow-grpo"),
+    ],
+)
+def test_rewards_choose_a_recipe_where_none_is_named(algorithm, rewards, expected):
+    settings = [] if rewards is None else [f"stages.rewards={rewards}"]
+    assert recipe_name(None, algorithm, settings) == expected
+    assert recipe_name("mine.toml", algorithm, settings) == "mine.toml"
+
+
+def test_the_recipe_of_the_rewards_is_what_the_command_runs(start):
+    """One iteration, as small as it gets; the run's own recipe says which it was."""
+    few = ("iterations=1", "groups=1", "group_size=2", "num_inference_steps=2", "updates=1")
+    small = [f"stages.{s}" for s in few] + ["policy.compiled=false", "evaluation.benchmarks=[]"]
+    flags = [word for setting in small for word in ("--set", setting)]
+    code, out, err = start("train", "--rewards", "geneval", *flags, "--out", "run").finish()
+    assert code == 0, err
+    assert "recipe pocket-geneval: the best measured for these rewards" in out + err
+    resumed = start("train", "--resume", "run", "--json").finish()
+    assert resumed[0] == 0 and "recipe pocket-geneval:" not in resumed[1] + resumed[2]
