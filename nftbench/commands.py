@@ -264,7 +264,7 @@ def _recipe_name(
     """The recipe that is meant; where the rewards chose it, the user is told."""
     name = recipe_name(recipe, top["algorithm"], settings)
     if recipe is None and name in BY_REWARDS.values():
-        say(f"recipe {name}: the best measured for these rewards; --recipe names another")
+        say(f"recipe {name}: the best measured on pocket for these rewards; --recipe names another")
     return name
 
 

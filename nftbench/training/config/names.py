@@ -29,8 +29,9 @@ def recipe_name(recipe: str | None, algorithm: str | None, settings: Sequence[st
         algorithm: that was asked for; None is NFT.
         settings: `section.key=value` each, the rewards among them if any were asked for.
     """
-    if recipe or algorithm in BY_ALGORITHM:
-        return recipe or BY_ALGORITHM[algorithm or ""]
+    fixed = recipe or BY_ALGORITHM.get(algorithm or "")
+    if fixed:
+        return fixed
     texts = [s.partition("=")[2] for s in settings if s.partition("=")[0].strip() == REWARDS_KEY]
     asked = texts[-1].strip().strip("\"'") if texts else ""
     named = frozenset(item.strip().partition(":")[0].partition("@")[0] for item in asked.split(","))

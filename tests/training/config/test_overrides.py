@@ -132,6 +132,6 @@ def test_the_recipe_of_the_rewards_is_what_the_command_runs(start):
     flags = [word for setting in small for word in ("--set", setting)]
     code, out, err = start("train", "--rewards", "geneval", *flags, "--out", "run").finish()
     assert code == 0, err
-    assert "recipe pocket-geneval: the best measured for these rewards" in out + err
+    assert "recipe pocket-geneval: the best measured on pocket for these rewards" in out + err
     resumed = start("train", "--resume", "run", "--json").finish()
     assert resumed[0] == 0 and "recipe pocket-geneval:" not in resumed[1] + resumed[2]
