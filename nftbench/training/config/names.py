@@ -17,21 +17,31 @@ RECIPE = "pocket"
 """What is done when no recipe is named."""
 BY_ALGORITHM = {"flow-grpo": "pocket-flow-grpo"}
 """The same for another algorithm than NFT."""
-BY_REWARDS = {frozenset({"geneval"}): "pocket-geneval"}
-"""The same where these rewards alone are asked for: settings that found more than those of `RECIPE` (`evidence`)."""
+BY_REWARDS = {
+    frozenset({"geneval"}): "pocket-geneval",
+    frozenset({"ocr"}): "pocket-ocr",
+    frozenset({"ocr", "pickscore"}): "pocket-ocr",
+}
+"""The same where pocket is trained on these rewards alone: what found more, or as much in less time (`evidence`)."""
 
 
-def recipe_name(recipe: str | None, algorithm: str | None, settings: Sequence[str] = ()) -> str:
+def recipe_name(
+    recipe: str | None,
+    algorithm: str | None,
+    settings: Sequence[str] = (),
+    checkpoint: str | None = None,
+) -> str:
     """The recipe that is meant.
 
     Args:
         recipe: as the user named it; None looks for the best one.
         algorithm: that was asked for; None is NFT.
         settings: `section.key=value` each, the rewards among them if any were asked for.
+        checkpoint: where to start; None is pocket. Others get `RECIPE`, which asks nothing of a pipeline.
     """
     fixed = recipe or BY_ALGORITHM.get(algorithm or "")
-    if fixed:
-        return fixed
+    if fixed or checkpoint not in (None, "pocket"):
+        return fixed or RECIPE
     texts = [s.partition("=")[2] for s in settings if s.partition("=")[0].strip() == REWARDS_KEY]
     asked = texts[-1].strip().strip("\"'") if texts else ""
     named = frozenset(item.strip().partition(":")[0].partition("@")[0] for item in asked.split(","))

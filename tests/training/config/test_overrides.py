@@ -112,7 +112,9 @@ def test_a_solver_has_the_name_that_eval_gives_it(name):
     ("algorithm", "rewards", "expected"),
     [
         (None, None, "pocket"),
-        (None, "ocr,pickscore", "pocket"),
+        (None, "pickscore", "pocket"),
+        (None, "ocr, pickscore:0.5", "pocket-ocr"),
+        (None, "ocr@rapidocr", "pocket-ocr"),
         (None, "geneval,ocr", "pocket"),
         (None, "geneval", "pocket-geneval"),
         ("nft", " geneval@pocket:0.5 ", "pocket-geneval"),
@@ -122,7 +124,14 @@ def test_a_solver_has_the_name_that_eval_gives_it(name):
 def test_rewards_choose_a_recipe_where_none_is_named(algorithm, rewards, expected):
     settings = [] if rewards is None else [f"stages.rewards={rewards}"]
     assert recipe_name(None, algorithm, settings) == expected
+    assert recipe_name(None, algorithm, settings, "pocket") == expected
     assert recipe_name("mine.toml", algorithm, settings) == "mine.toml"
+
+
+def test_another_checkpoint_gets_the_recipe_that_asks_nothing_of_a_pipeline():
+    """`pocket-geneval` draws by a solver that some pipelines cannot take."""
+    assert recipe_name(None, None, ["stages.rewards=geneval"], "./mine") == "pocket"
+    assert load_recipe("pocket").rollout.solver == "own"
 
 
 def test_the_recipe_of_the_rewards_is_what_the_command_runs(start):
