@@ -262,9 +262,9 @@ def _recipe_name(
     say: Callable[[str], None],
 ) -> str:
     """The recipe that is meant; where the rewards chose it, the user is told."""
-    name = recipe_name(recipe, top["algorithm"], settings, top["checkpoint"])
+    name = recipe_name(recipe, settings, top)
     if recipe is None and name in BY_REWARDS.values():
-        say(f"recipe {name}: the best measured on pocket for these rewards; --recipe names another")
+        say(f"recipe {name}: made for these rewards of pocket; --recipe names another")
     return name
 
 

@@ -72,8 +72,7 @@ def check_recipe(recipe: str | None, settings: Sequence[str], top: Mapping[str, 
     from nftbench.training.config.overrides import load_recipe
 
     settings = with_files(settings)
-    named = recipe_name(recipe, top.get("algorithm"), settings, top.get("checkpoint"))
-    whole = load_recipe(named, settings, **top)
+    whole = load_recipe(recipe_name(recipe, settings, top), settings, **top)
     check(checkpoint=whole.checkpoint)
     refuse_unknown(whole)
 

@@ -67,7 +67,7 @@ def training_geneval_lines() -> list[str]:
 def wide_training_geneval_lines() -> list[str]:
     """JSON lines to train on, every caption once; ids begin with `w`.
 
-    All captions that are not held out and the eight single objects, but of colour attributes' 2,800 only `WIDE`.
+    All captions that are not held out and the eight single objects, but of colour attributes' 2,604 only `WIDE`.
     """
     rng = np.random.default_rng(2509)
     chosen = list(_singles())

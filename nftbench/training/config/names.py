@@ -1,16 +1,16 @@
 """What a recipe names: rewards, prompts, benchmarks. Looked up here without loading any of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import rewards as registry
 from nftbench.benchmark.registry import known, load_benchmark, names
+from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from rewards import RewardSpec
 from rewards.base import ConfigError
 
-REWARDS_KEY = "stages.rewards"
-"""What `--rewards` sets."""
 REWARDS = (".rewards", ".held_out_rewards")
 """Ends of the names of settings that list rewards."""
 RECIPE = "pocket"
@@ -25,27 +25,23 @@ BY_REWARDS = {
 """The same where pocket is trained on these rewards alone: what found more, or as much in less time (`evidence`)."""
 
 
-def recipe_name(
-    recipe: str | None,
-    algorithm: str | None,
-    settings: Sequence[str] = (),
-    checkpoint: str | None = None,
-) -> str:
+def recipe_name(recipe: str | None, settings: Sequence[str], top: Mapping[str, Any]) -> str:
     """The recipe that is meant.
 
     Args:
-        recipe: as the user named it; None looks for the best one.
-        algorithm: that was asked for; None is NFT.
+        recipe: as the user named it; None looks for the one that fits.
         settings: `section.key=value` each, the rewards among them if any were asked for.
-        checkpoint: where to start; None is pocket. Others get `RECIPE`, which asks nothing of a pipeline.
+        top: values of top-level keys. Another checkpoint than pocket gets `RECIPE`, which asks nothing of a pipeline.
+
+    Raises:
+        ConfigError: as `load_recipe` and `listed_rewards`.
     """
-    fixed = recipe or BY_ALGORITHM.get(algorithm or "")
-    if fixed or checkpoint not in (None, "pocket"):
+    fixed = recipe or BY_ALGORITHM.get(top.get("algorithm") or "")
+    if fixed or top.get("checkpoint") not in (None, "pocket"):
         return fixed or RECIPE
-    texts = [s.partition("=")[2] for s in settings if s.partition("=")[0].strip() == REWARDS_KEY]
-    asked = texts[-1].strip().strip("\"'") if texts else ""
-    named = frozenset(item.strip().partition(":")[0].partition("@")[0] for item in asked.split(","))
-    return BY_REWARDS.get(named, RECIPE)
+    whole = load_recipe(RECIPE, settings, **top)
+    specs = [spec for stage in whole.stages for spec in listed_rewards(whole, stage.rewards)]
+    return BY_REWARDS.get(frozenset(s.key.partition("@")[0] for s in specs), RECIPE)
 
 
 def with_files(settings: Sequence[str]) -> list[str]:

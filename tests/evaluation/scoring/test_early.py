@@ -146,6 +146,33 @@ def test_an_error_of_a_reward_is_the_commands_and_the_run_goes_on_from_there(
     assert files(run.folder) == files(whole.folder)
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_score_that_cannot_be_written_ends_the_command_and_is_not_told_of(
+    overlap, watched, policy, tmp_path, monkeypatch
+):
+    save, told = Run.save_scores, []
+
+    def full(run, benchmark, reward, number, *rest):
+        if number == 1:
+            raise OSError(28, "No space left on device")
+        save(run, benchmark, reward, number, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(Run, "save_scores", full)
+        evaluated(
+            tmp_path / "run",
+            policy,
+            work(judges="watched"),
+            overlap=overlap,
+            report=lambda stage, done, total: told.append((stage, done)),
+        )
+    assert [done for stage, done in told if "watched" in stage] == [5]
+    run = evaluated(tmp_path / "run", policy, work(judges="watched"), overlap=overlap)
+    for _ in "ab":  # what failed in the first batch is asked again by a second command
+        whole = evaluated(tmp_path / "whole", policy, work(judges="watched"), overlap=False)
+    assert files(run.folder) == files(whole.folder)
+
+
 @pytest.mark.parametrize("moment", range(6))
 def test_stopped_after_any_batch(whole, policy, tmp_path, moment):
     reports = []

@@ -1,5 +1,7 @@
 """What the command line changes of a recipe, and how two recipes differ."""
 
+import json
+
 import pytest
 
 from nftbench.training.config.names import recipe_name
@@ -123,24 +125,27 @@ def test_a_solver_has_the_name_that_eval_gives_it(name):
 )
 def test_rewards_choose_a_recipe_where_none_is_named(algorithm, rewards, expected):
     settings = [] if rewards is None else [f"stages.rewards={rewards}"]
-    assert recipe_name(None, algorithm, settings) == expected
-    assert recipe_name(None, algorithm, settings, "pocket") == expected
-    assert recipe_name("mine.toml", algorithm, settings) == "mine.toml"
+    top = {"algorithm": algorithm, "checkpoint": None}
+    assert recipe_name(None, settings, top) == expected
+    assert recipe_name(None, settings, top | {"checkpoint": "pocket"}) == expected
+    assert recipe_name("mine.toml", settings, top) == "mine.toml"
 
 
 def test_another_checkpoint_gets_the_recipe_that_asks_nothing_of_a_pipeline():
     """`pocket-geneval` draws by a solver that some pipelines cannot take."""
-    assert recipe_name(None, None, ["stages.rewards=geneval"], "./mine") == "pocket"
+    assert recipe_name(None, ["stages.rewards=geneval"], {"checkpoint": "./mine"}) == "pocket"
     assert load_recipe("pocket").rollout.solver == "own"
 
 
-def test_the_recipe_of_the_rewards_is_what_the_command_runs(start):
+def test_the_recipe_of_the_rewards_is_what_the_command_runs(start, tmp_path):
     """One iteration, as small as it gets; the run's own recipe says which it was."""
     few = ("iterations=1", "groups=1", "group_size=2", "num_inference_steps=2", "updates=1")
     small = [f"stages.{s}" for s in few] + ["policy.compiled=false", "evaluation.benchmarks=[]"]
     flags = [word for setting in small for word in ("--set", setting)]
     code, out, err = start("train", "--rewards", "geneval", *flags, "--out", "run").finish()
     assert code == 0, err
-    assert "recipe pocket-geneval: the best measured on pocket for these rewards" in out + err
+    assert "recipe pocket-geneval: made for these rewards" in out + err
+    kept = json.loads((tmp_path / "run" / "recipe.json").read_text("utf-8"))
+    assert kept["name"] == "pocket-geneval"
     resumed = start("train", "--resume", "run", "--json").finish()
     assert resumed[0] == 0 and "recipe pocket-geneval:" not in resumed[1] + resumed[2]
