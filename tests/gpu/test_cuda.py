@@ -105,36 +105,42 @@ def test_scores_given_early_are_byte_for_byte_those_given_afterwards(tmp_path, m
 
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, caplog):
-    """The memory of this process is bounded between what drawing four images at once takes and what 48 do."""
-    at_once, peaks, draw = [], [], images.generate
+    """Drawing may take half of what 48 images took, then a quarter, until they do not fit any more.
+
+    What they took is no bound: convolutions take more memory where there is more.
+    """
+    at_once, taken, room, draw = [], [], [], images.generate
 
     def watched(pipeline, batch, settings):
         at_once.append(len(batch))
+        torch.cuda.empty_cache()
+        for bytes_left in room:
+            allowed = torch.cuda.memory_reserved() + bytes_left
+            torch.cuda.set_per_process_memory_fraction(allowed / total)
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         drawn_now = draw(pipeline, batch, settings)
-        peaks.append(torch.cuda.max_memory_allocated())
+        taken.append(torch.cuda.max_memory_allocated() - before)
         return drawn_now
 
-    def largest(name: str, count: int) -> int:
-        """Most bytes that drawing a batch took; the score that is given meanwhile takes none."""
-        peaks.clear()
-        evaluated(tmp_path, name, "--batch-size", str(count), "--limit", "24", rewards="jpeg")
-        return max(peaks)
+    def all_at_once(name: str) -> None:
+        evaluated(tmp_path, name, "--batch-size", "48", "--limit", "24", rewards="jpeg")
 
+    total = torch.cuda.get_device_properties(0).total_memory
     monkeypatch.setattr(images, "generate", watched)
-    few, roomy = largest("few", 4), largest("roomy", 48)
-    assert roomy > few
-    at_once.clear()
-    torch.cuda.empty_cache()
-    bound = (few + roomy) / 2 / torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(bound)
+    all_at_once("roomy")
+    assert at_once == [48]
+    tight = ""
     try:
-        evaluated(tmp_path, "tight", "--batch-size", "48", "--limit", "24", rewards="jpeg")
+        while not caplog.text and len(at_once) < 6:
+            room[:] = [taken[0] >> len(at_once)]
+            tight = f"tight-{room[0]}"
+            all_at_once(tight)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert "out of memory: continuing with" in caplog.text
-    assert max(at_once) == 48 and min(at_once) < 48
-    assert np.abs(drawn(tmp_path / "roomy") - drawn(tmp_path / "tight")).max() <= ROUNDING
+    assert "out of memory: continuing with" in caplog.text, (taken, at_once)
+    assert min(at_once) < 48
+    assert np.abs(drawn(tmp_path / "roomy") - drawn(tmp_path / tight)).max() <= ROUNDING
 
 
 @pytest.mark.parametrize(
