@@ -3,6 +3,7 @@
 The plain loop is what a training script does that was written for one model: every image's prompt is encoded, the
 policies are LoRA adapters that are switched, all three run for every pair of image and time. Both draw as many images
 and train on as many pairs, with the same solver, in the same precision; then each lever is switched on.
+The best of three iterations counts; compiling is done in the first.
 
 Run: python tests/performance/training.py
 """
@@ -46,6 +47,12 @@ LEVERS = {
         "policy.folded=true",
         "stages.old_schedule=copy",
         "stages.kl_weight=0",
+    ),
+    "folded, compiled": ("policy.folded=true", "policy.compiled=true"),
+    "folded, compiled, copy": (
+        "policy.folded=true",
+        "policy.compiled=true",
+        "stages.old_schedule=copy",
     ),
 }
 """What is switched on beside the common settings."""
