@@ -243,7 +243,14 @@ def train_seeds(
     numbers = parse_seeds(text)
     name = _recipe_name(recipe, top, settings, say)
     recipes = [load_recipe(name, settings, **{**top, "seed": seed}) for seed in numbers]
+    named_twice = next((r.seed for r, n in zip(recipes, numbers, strict=True) if r.seed != n), None)
+    if named_twice is not None:
+        raise ConfigError(
+            f"--set seed={named_twice} and --seeds name seeds twice; leave out --set seed"
+        )
     parent = out or _fresh(f"train-{recipes[0].name}-seeds")
+    if is_parent(parent):
+        seeds.refuse_other_recipes(parent, recipes[0])
     folders = write_parent(parent, numbers)
     done = seeds.runs_of(parent)
     for whole, folder in zip(recipes, folders, strict=True):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nftbench.runs.manifest import MANIFEST
 from nftbench.runs.seeds import SEEDS, folder_of, is_parent, seeds_of
-from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
+from nftbench.training.callbacks.metrics_log import METRICS, is_measured
 from rewards.base import ConfigError
 
 ROWS = "rows.csv"
@@ -164,7 +164,7 @@ def _kind(folder: Path) -> str:
 def _is_there(run: Path, whole: bool) -> bool:
     if (run / MANIFEST).is_file():
         return (run / ROWS).is_file()
-    return (run / (f"{HELD_OUT}/after.parquet" if whole else METRICS)).is_file()
+    return is_measured(run) if whole else (run / METRICS).is_file()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,12 @@ from nftbench.runs.io import read_table
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import Run
 from nftbench.stats.paired import Averaging
-from nftbench.training.callbacks.metrics_log import HELD_OUT, MEASURED, read_averaging
+from nftbench.training.callbacks.metrics_log import (
+    HELD_OUT,
+    MEASURED,
+    is_measured,
+    read_averaging,
+)
 from rewards.base import ConfigError, Metric, RewardInfo
 
 
@@ -143,8 +148,8 @@ def _measured(folder: Path) -> dict[str, Any]:
 def _after(folder: Path) -> pd.DataFrame:
     path = folder / HELD_OUT / "after.parquet"
     remedy = f"run: nftbench train --resume {folder}"
-    if not path.is_file():
-        raise ConfigError(f"{folder} is not finished: {path.name} is missing; {remedy}")
+    if not is_measured(folder):
+        raise ConfigError(f"{folder} is not finished: its end was not measured; {remedy}")
     try:
         return read_table(path, remedy=remedy)
     except pyarrow.ArrowInvalid as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,12 @@ from nftbench.training.callbacks.metrics_log import (
     HELD_OUT,
     held_out_columns,
     held_out_table,
+    is_measured,
     read_averaging,
     read_metrics,
 )
-from nftbench.training.config.record import stored_recipe
+from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.record import RECIPE, refuse_other_recipe, stored_recipe
 
 
 def runs_of(parent: Path) -> list[Path]:
@@ -29,23 +32,42 @@ def runs_of(parent: Path) -> list[Path]:
 
 def is_finished(run: Path) -> bool:
     """Whether a run's last iteration was done, and validated where its recipe asks for that."""
-    if _is_validated(run) or not (run / POLICY_FILE).is_file():
-        return _is_validated(run)
+    if is_measured(run) or not (run / POLICY_FILE).is_file():
+        return is_measured(run)
     recipe = stored_recipe(run)
     validated = recipe.evaluation.every and recipe.evaluation.benchmarks
     done = int(read_metrics(run).loc[:, "iteration"].max())
     return not validated and done >= sum(stage.iterations for stage in recipe.stages)
 
 
-def _is_validated(run: Path) -> bool:
-    return (run / HELD_OUT / "after.parquet").is_file()
+def refuse_other_recipes(parent: Path, recipe: Recipe) -> None:
+    """Refuse to add seeds to a parent whose runs do something else.
+
+    Raises:
+        ConfigError: names the run and the setting.
+    """
+    for folder in (folder_of(parent, seed) for seed in seeds_of(parent)):
+        if (folder / RECIPE).is_file():
+            refuse_other_recipe(folder, fields_of(stored_recipe(folder)), fields_of(recipe))
+
+
+def fields_of(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as `recipe.json` has it."""
+    return recipe.model_dump(mode="json")
 
 
 def read_seeds(parent: Path) -> list[Change]:
-    """Held-out metrics before and after, the mean over a parent's finished runs; empty where none was validated."""
-    runs = [run for run in runs_of(parent) if _is_validated(run)]
+    """Held-out metrics before and after, the mean over a parent's finished runs; empty where none was validated.
+
+    Raises:
+        ConfigError: the runs are of several recipes.
+    """
+    runs = [run for run in runs_of(parent) if is_measured(run)]
     if not runs:
         return []
+    first, *others = [fields_of(stored_recipe(run)) for run in runs]
+    for run, fields in zip(runs[1:], others, strict=True):
+        refuse_other_recipe(run, fields, first)
     before, after = (
         [held_out_table(run / HELD_OUT / f"{when}.parquet") for run in runs]
         for when in ("before", "after")

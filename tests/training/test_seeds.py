@@ -7,6 +7,7 @@ import pytest
 
 from nftbench.commands import seeds_to_evaluate, train_seeds
 from nftbench.training.seeds import is_finished, read_seeds
+from rewards.base import ConfigError
 from tests.helpers.runs.trainings import quietly, settings_of
 
 
@@ -53,6 +54,23 @@ def test_the_same_command_again_adds_what_is_missing_alone(parent):
     assert {k: v for k, v in loras(parent).items() if k != "seed-2"} == before
     assert (parent / "seed-0" / "metrics.jsonl").stat().st_mtime_ns == made
     assert is_finished(parent / "seed-2")
+
+
+@pytest.mark.parametrize("text", ["0", "0,1", "2"])
+def test_seeds_of_another_recipe_are_refused_before_anything_is_done(parent, text):
+    """What is there already would be a part of the mean, asked for or not."""
+    before = {p: p.read_bytes() for p in parent.rglob("*") if p.is_file()}
+    with pytest.raises(
+        ConfigError, match=r"seed-0 was trained with optimizer\.lr .* 0\.01: seeds of two recipes"
+    ):
+        train(parent, text, "optimizer.lr=0.01")
+    assert {p: p.read_bytes() for p in parent.rglob("*") if p.is_file()} == before
+
+
+def test_one_seed_under_several_names_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="leave out --set seed"):
+        train(tmp_path / "new", "0,1", "seed=5")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_iteration_that_was_not_done_is_missed(parent):

@@ -17,11 +17,13 @@ from nftbench.stats.seeds import over_seeds
 from nftbench.training.callbacks.metrics_log import (
     HELD_OUT,
     METRICS,
+    is_measured,
     read_averaging,
     read_changes,
     read_metrics,
     without_ends,
 )
+from nftbench.training.config.record import refuse_other_recipe
 from rewards.base import ConfigError
 
 T = TypeVar("T")
@@ -46,7 +48,7 @@ class TrainingFolder:
     @property
     def finished(self) -> bool:
         """Whether its end was measured."""
-        return (self.folder / HELD_OUT / "after.parquet").is_file()
+        return is_measured(self.folder)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,9 +136,11 @@ def changes(one: Trained) -> list[Change]:
     """Held-out metrics before and after, over the seeds that are finished; empty before the first is.
 
     Raises:
-        ConfigError: its tables are broken.
+        ConfigError: its tables are broken, or its seeds are of several recipes.
     """
     parts = [part for part in one.parts if part.finished]
+    for part in parts[1:]:
+        refuse_other_recipe(part.folder, part.recipe, parts[0].recipe)
     return _careful(one, lambda: _changes(parts)) if parts else []
 
 

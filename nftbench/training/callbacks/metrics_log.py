@@ -157,6 +157,17 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(_lines(folder / METRICS)[0])
 
 
+def is_measured(folder: Path) -> bool:
+    """Whether a run's end was measured on held-out prompts, and no iteration was done since."""
+    if not (folder / HELD_OUT / "after.parquet").is_file():
+        return False
+    try:
+        done = parse_json((folder / HELD_OUT / MEASURED).read_bytes())["tables"]["after"]["done"]
+        return bool(read_metrics(folder).loc[:, "iteration"].max() <= done)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # a run that does not note it
+
+
 def without_ends(names: Iterable[Any]) -> list[str]:
     """Names of metrics, without those that are an end of another one's interval."""
     known = [str(name) for name in names]

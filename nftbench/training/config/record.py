@@ -17,12 +17,14 @@ from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
 from nftbench.training.config.overrides import flat
-from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.recipe import AUTO, Recipe
 from rewards.base import ConfigError, Prompt, RewardInfo
 
 RECIPE = "recipe.json"
 RUN = "run"
 """Key of what is no setting."""
+WORDS = ("name", "summary", "evidence", "seed", RUN)
+"""What two runs of one recipe may differ in."""
 
 
 @dataclass(kw_only=True)
@@ -112,6 +114,29 @@ def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
 
 def settings_changed(before: Recipe, after: Recipe) -> dict[str, list[Any]]:
     """Setting -> [before, after] of all in which two recipes differ."""
-    one, other = (flat(r.model_dump(mode="json")) for r in (before, after))
+    return _difference(before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def refuse_other_recipe(folder: Path, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Refuse to count a run and another one as two seeds of one training: they differ in more than the seed.
+
+    Args:
+        folder: the run.
+        one: fields of its recipe.
+        other: fields of the other one's; what either leaves to `auto` may have become anything.
+
+    Raises:
+        ConfigError: names the first setting in which they differ.
+    """
+    for name, (here, there) in _difference(one, other).items():
+        if name.partition(".")[0] not in WORDS and AUTO not in (here, there):
+            raise ConfigError(
+                f"{folder} was trained with {name} {here}, where another seed has {there}: seeds of two recipes have "
+                "no mean; give the same settings, or another --out"
+            )
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+    one, other = flat(before), flat(after)
     names = sorted(one.keys() | other.keys())
     return {k: [one.get(k), other.get(k)] for k in names if one.get(k) != other.get(k)}
