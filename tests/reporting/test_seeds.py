@@ -150,6 +150,30 @@ def test_trainings_that_were_validated_otherwise_are_refused(tmp_path):
         compared(a, b)
 
 
+def test_a_training_that_went_on_after_its_end_was_measured_is_not_finished(tmp_path):
+    """Its held-out images are those of a policy that it has left behind."""
+    a, b = made_runs.training(tmp_path / "a"), made_runs.training(tmp_path / "b")
+    path = a / "held_out" / "measured.json"
+    noted = json.loads(path.read_text("utf-8")) | {"tables": {"after": {"done": 4}}}
+    path.write_text(json.dumps(noted), "utf-8")
+    assert compared(a, b)[0][PICK].change.difference.value == 0
+    with (a / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"iteration": 5}\n')
+    with pytest.raises(ConfigError, match="a is not finished: its end was not measured; run: nft"):
+        compared(a, b)
+
+
+def test_seeds_of_several_recipes_have_no_mean(tmp_path):
+    for run in write_parent(tmp_path / "p", [0, 1]):
+        made_runs.training(run)
+    page = write_report([tmp_path / "p"], tmp_path / "out", quiet).page.read_text("utf-8")
+    assert "mean over seeds 0, 1" in page
+    path = tmp_path / "p" / "seed-1" / "recipe.json"
+    path.write_text(path.read_text("utf-8").replace('"nft"', '"flow-grpo"'), "utf-8")
+    with pytest.raises(ConfigError, match="trained with algorithm flow-grpo, where another seed"):
+        write_report([tmp_path / "p"], tmp_path / "other", quiet)
+
+
 def test_seeds_that_were_drawn_differently_are_refused(tmp_path):
     folders = write_parent(tmp_path / "p", [0, 1])
     made_runs.evaluation(folders[0], PROMPTS)
