@@ -7,6 +7,15 @@ from typing import Any
 DEEP = "nested too deep"
 
 
+def whole_number(text: str) -> int | None:
+    """A number of at most 19 plain digits; None of any other text.
+
+    `isdigit` takes "²" too, and `int` refuses thousands of digits.
+    """
+    plain = text.isascii() and text.isdecimal() and len(text) <= 19
+    return int(text) if plain else None
+
+
 def parse_json(text: str | bytes) -> Any:
     """The content of a JSON text.
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -43,6 +44,7 @@ from nftbench.training.setup import (
     check_loggers,
     described_work,
     refuse_other_run,
+    refuse_passed_stages,
     refuse_used_folder,
     set_up,
 )
@@ -192,12 +194,7 @@ class TrainingRun:
         self._saved.restore()
         self._validation.reopen()
         done = self.trainer.state.done
-        if any(name.endswith(".rewards") for name in changes):
-            self._saved.forget_best()
-        if changes:
-            record.history.append({"iteration": done, "changes": changes})
-        for name, (old, new) in changes.items():
-            self._say(f"changed from iteration {done + 1} on: {name} {old} -> {new}")
+        self._note(changes, record)
         record.digests |= self.setup.digests()
         self._log.rewind(done)
         self._finished = self.trainer.finished
@@ -207,6 +204,20 @@ class TrainingRun:
                 "--iterations N"
             )
         return record
+
+    def _note(self, changes: dict[str, list[Any]], record: RunRecord) -> None:
+        """What was changed on resume is said, and stands in the run's history."""
+        done, passed = self.trainer.state.done, self.trainer.state.stage
+        refuse_passed_stages(changes, passed)
+        if any(name.endswith(".rewards") for name in changes):
+            self._saved.forget_best()
+        if changes:
+            record.history.append({"iteration": done, "changes": changes})
+        for name, (old, new) in changes.items():
+            self._say(f"changed from iteration {done + 1} on: {name} {old} -> {new}")
+        if passed and any(name.endswith(".iterations") for name in changes):
+            numbers = ", ".join(str(n + 1) for n in range(passed))
+            self._say(f"done already, so its iterations stay: stage {numbers}")
 
     def run(self) -> list[Change]:
         """Train to the end.

@@ -1,9 +1,10 @@
 """Before a training: everything a recipe names is loaded and checked. Nothing is written."""
 
 import importlib.util
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nftbench.benchmark.samples import Sample
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
@@ -15,11 +16,11 @@ from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
 from nftbench.runs.lock import LOCK
-from nftbench.training.callbacks.checkpoints import checkpoints
+from nftbench.training.callbacks.checkpoints import checkpoints, stage_of
 from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
 from nftbench.training.callbacks.validation import ValidationSet, validation_sets
 from nftbench.training.config.overrides import changed, difference
-from nftbench.training.config.recipe import AUTO, Recipe
+from nftbench.training.config.recipe import AUTO, Recipe, Stage
 from nftbench.training.config.record import (
     RECIPE,
     RunRecord,
@@ -35,6 +36,8 @@ from rewards.base import ConfigError, MissingExtra, Prompt
 
 BASE, PROMPTS, REWARD = "base", "prompts of stage", "reward"
 """What a run's digests are of."""
+OF_EVERY_STAGE = "stages.iterations"
+"""What `--iterations N` sets."""
 SHAPE = ("method", "rank", "alpha", "targets", "dtype")
 """Settings of the policy with which its weights mean another policy."""
 
@@ -287,8 +290,43 @@ def _prompts_renamed(what: str, changes: Collection[str]) -> bool:
     return any(c.startswith((f"{stage}.prompts", f"{stage}.rewards")) for c in changes)
 
 
+def _passed(folder: Path) -> int:
+    """How many stages of a run are behind it."""
+    found = checkpoints(folder / "checkpoints")
+    return stage_of(found[-1]) if found else 0
+
+
+def _iterations_of(recipe: Recipe, others: Sequence[Stage]) -> Recipe:
+    """A recipe whose first stages have the iterations of others."""
+    kept = [
+        stage.model_copy(update={"iterations": other.iterations})
+        for stage, other in zip(recipe.stages, others, strict=False)
+    ]
+    return recipe.model_copy(update={"stages": (*kept, *recipe.stages[len(kept) :])})
+
+
+def refuse_passed_stages(changes: Mapping[str, list[Any]], passed: int) -> None:
+    """Refuse other iterations of a stage that is behind: nobody goes back, and the run would never count as finished.
+
+    Args:
+        changes: as `settings_changed` gives them.
+        passed: stages that are behind.
+
+    Raises:
+        ConfigError: names the stage.
+    """
+    for index in range(passed):
+        if change := changes.get(f"stages.{index}.iterations"):
+            raise ConfigError(
+                f"stage {index + 1} is behind this run, with {change[0]} iterations; leave out "
+                f"stages[{index}].iterations={change[1]}, or give a later stage more"
+            )
+
+
 def resumed_recipe(folder: Path, named: Recipe | None, settings: Sequence[str]) -> Recipe:
     """The recipe that a run is resumed with: its own, but for what the command line names.
+
+    Iterations of every stage (`--iterations N`) are those of the stages that are not behind.
 
     Args:
         folder: the run's.
@@ -298,7 +336,13 @@ def resumed_recipe(folder: Path, named: Recipe | None, settings: Sequence[str]) 
     Raises:
         ConfigError: the named recipe differs from the run's own in more than the settings.
     """
-    own = changed(stored_recipe(folder), settings)
+    before = stored_recipe(folder)
+    own = changed(before, settings)
+    one_by_one = [s for s in settings if s.partition("=")[0].strip() != OF_EVERY_STAGE]
+    if len(one_by_one) < len(settings):
+        passed = changed(before, one_by_one).stages[: _passed(folder)]
+        own = _iterations_of(own, passed)
+        named = named and _iterations_of(named, passed)
     if named is None:
         return own
     kept = {

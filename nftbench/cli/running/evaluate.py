@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nftbench.cli import console, flags, names
+from nftbench.parsing import whole_number
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ class ProtocolFlags:
     size: Annotated[
         str | None, typer.Option(help="Pixels, as 1024 or HEIGHTxWIDTH; of the benchmark or model.")
     ] = None
-    images_per_prompt: Annotated[int | None, typer.Option(min=1, help="Images of each prompt.")] = (
-        None
-    )
+    images_per_prompt: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Images of each prompt.")
+    ] = None
     max_sequence_length: Annotated[
         int | None, typer.Option(min=0, help="Tokens of the long text encoder.")
     ] = None
@@ -167,7 +168,7 @@ def _size(text: str | None) -> dict[str, Any]:
 
 
 def _pixels(text: str) -> bool:
-    return text.isdecimal() and int(text) >= 8
+    return (whole_number(text) or 0) >= 8
 
 
 @app.command("eval")

@@ -35,8 +35,8 @@ class RolloutBatch:
     """How the old policy was guided; None where it was not."""
     steps: Sequence[Any]
     """What the algorithm's sampler noted, such as stochastic steps; empty where the record is enough."""
-    scores: Future
-    """Of `dict[str, Scores]`: by reward, NaN where it does not apply."""
+    scores: Future = field(default_factory=Future)
+    """Of `dict[str, Scores]`: by reward, NaN where it does not apply; set when they are asked for."""
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     """(B,) where the images stand among all images of the iteration; set when all are scored."""
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -93,7 +93,7 @@ class Algorithm(Protocol):
         ...
 
     def trainable_times(self, rollout: RolloutBatch, stage: Stage) -> int:
-        """How many times an image of the rollout can be trained at in this stage."""
+        """How many times an image of the rollout can be trained at in this stage; ConfigError where there are none."""
         ...
 
     def terms(self, batch: TrainingBatch, velocity: Velocity, stage: Stage) -> Terms:

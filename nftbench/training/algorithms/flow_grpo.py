@@ -68,7 +68,16 @@ class FlowGRPO:
             steps += [step for step in scheduler.transitions if step.sigma_next > 0]
 
     def trainable_times(self, rollout: RolloutBatch, stage: Stage) -> int:
-        """The steps that were drawn."""
+        """The steps that were drawn.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not rollout.steps:
+            raise ConfigError(
+                f"no step can be trained: expected one of flow_grpo.window {self._settings.window} before the last of "
+                f"{stage.num_inference_steps} steps; take more steps, or an earlier window"
+            )
         return len(rollout.steps)
 
     def terms(self, batch: TrainingBatch, velocity: Velocity, stage: Stage) -> Terms:

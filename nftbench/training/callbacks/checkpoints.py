@@ -156,6 +156,14 @@ def warned(path: Path) -> bool:
         return True
 
 
+def stage_of(path: Path) -> int:
+    """Index of the stage in which a checkpoint was saved; 0 where nobody can tell."""
+    try:
+        return int(parse_json((path / STATE).read_text(encoding="utf-8"))["train_state"]["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def load_state(path: Path) -> CheckpointState:
     """Read a checkpoint.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import rewards as registry
 from nftbench.benchmark.registry import known, load_benchmark, names
+from nftbench.parsing import whole_number
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from rewards import RewardSpec
@@ -119,12 +120,12 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         ConfigError: no whole numbers, or one of them twice.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    numbers = [whole_number(part.strip()) for part in text.split(",")]
+    seeds = [number for number in numbers if number is not None]
+    if len(seeds) < len(numbers):
         raise ConfigError(
             f"expected --seeds as whole numbers with commas, such as 0,1,2, got {text!r}"
         )
-    seeds = [int(part) for part in parts]
     twice = sorted({s for s in seeds if seeds.count(s) > 1})
     if twice:
         raise ConfigError(f"seed {twice[0]} stands twice in --seeds {text}; a run a seed is enough")

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nftbench.benchmark.faults import in_words
-from nftbench.parsing import parse_toml
+from nftbench.parsing import parse_toml, whole_number
 from nftbench.training.config.recipe import Recipe
 from rewards.base import ConfigError, did_you_mean
 
@@ -104,10 +104,10 @@ def _inner(table: dict[str, Any], section: str, setting: str) -> Any:
     name, bracket, index = section.partition("[")
     inner = table.setdefault(name, {})
     if bracket:
-        number = index.removesuffix("]")
-        if not (isinstance(inner, list) and number.isdigit() and int(number) < len(inner)):
+        number = whole_number(index.removesuffix("]"))
+        if not isinstance(inner, list) or number is None or number >= len(inner):
             raise ConfigError(f"--set {setting}: there is no {section}")
-        inner = inner[int(number)]
+        inner = inner[number]
     if not isinstance(inner, (dict, list)):
         raise ConfigError(f"--set {setting}: {name} is a value, not a section")
     return inner

@@ -50,6 +50,8 @@ def _listed(value: Any) -> Any:
 AUTO = "auto"
 """Of a setting: chosen from the memory that is there, said, and kept in the run."""
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
@@ -107,11 +109,11 @@ class OptimizerConfig(_Frozen):
     lr: float = Field(default=3e-4, gt=0)
     final_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the last iteration, reached by equal factors; None keeps `lr`."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    ema: float = Field(default=0.9, ge=0, lt=1)
+    ema: Share = 0.9
     """Highest share of itself that the evaluation average keeps at an optimiser step."""
 
     def lr_at(self, share: float) -> float:
@@ -340,7 +342,7 @@ class Recipe(_Frozen):
     """Where it starts, as `nftbench eval` takes it."""
     algorithm: str = "nft"
     """A name of `nftbench.training.algorithms`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     variants: dict[str, str] = {}
     """Variant that a bare reward name means in this recipe, such as `geneval = "pocket-nft"`."""
     policy: PolicyConfig = PolicyConfig()

@@ -35,7 +35,7 @@ from nftbench.training.config.recipe import Recipe
 from nftbench.training.policy.trained import TrainedPolicy, mixed
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import Failures, StageData, failure_reasons, reward_values, score_all
-from rewards.base import Prompt, Scores
+from rewards.base import ConfigError, Prompt, Scores
 
 
 def prompts_of(prompts: Sequence[Prompt], count: int, iteration: int, seed: int) -> list[Prompt]:
@@ -89,17 +89,28 @@ class Rollout:
         self.failures: list[Failures] = []
         """Of the iteration that was scored last."""
 
-    def check_guidance(self, stages: Sequence[StageData]) -> None:
-        """Draw one image of each guided stage: what cannot be trained is refused before the run begins.
+    @torch.no_grad()
+    def check(self, stages: Sequence[StageData]) -> None:
+        """Draw one image as each stage does: what cannot be trained is refused before the run begins.
+
+        Which noise levels a stage meets is for the pipeline to say: its solver, the steps and the image's size decide.
+        The weights do not, so nothing is folded or compiled for it.
 
         Raises:
-            ConfigError: the pipeline guides in another way than `Guided` does.
+            ConfigError: names the stage; the pipeline guides in another way than `Guided` does, or a stage has no
+                time to train at.
         """
-        with self._policy.drawing("old"):
-            for data in stages:
-                if data.guided is not None:
-                    settings = self._settings.at(num_inference_steps=2, seed=0)
-                    self._images(data, [Sample(data.prompts[0], 0)], settings, 0)
+        drawn: dict[tuple[int, float | None], RolloutBatch] = {}
+        for number, data in enumerate(stages, start=1):
+            stage = data.stage
+            way = (stage.num_inference_steps, stage.guided)
+            settings = self._settings.at(num_inference_steps=stage.num_inference_steps, seed=0)
+            try:
+                if way not in drawn:
+                    drawn[way] = self._drawn(data, [Sample(data.prompts[0], 0)], settings, 0)
+                self._algorithm.trainable_times(drawn[way], stage)
+            except ConfigError as error:
+                raise ConfigError(f"stage {number}: {error}") from None
 
     def draw(self, data: StageData, state: TrainState, batch_size: int) -> list[RolloutBatch]:
         """This process's part of the iteration's images; their scores may still be on their way.
@@ -130,27 +141,25 @@ class Rollout:
     def _batch(
         self, data: StageData, samples: list[Sample], settings: Effective, seed: int
     ) -> RolloutBatch:
-        images, kept, guided, steps = self._images(data, samples, settings, seed)
-        return RolloutBatch(
-            samples=samples,
-            images=images,
-            record=kept,
-            guided=guided,
-            steps=steps,
-            scores=self._scorer.submit(self._score, data, images, [s.prompt for s in samples]),
-        )
+        batch = self._drawn(data, samples, settings, seed)
+        prompts = [s.prompt for s in samples]
+        batch.scores = self._scorer.submit(self._score, data, batch.images, prompts)
+        return batch
 
-    def _images(
-        self, data: StageData, samples: Sequence[Sample], settings: Effective, seed: int
-    ) -> tuple[np.ndarray, Record, Guided | None, Sequence[Any]]:
+    def _drawn(
+        self, data: StageData, samples: list[Sample], settings: Effective, seed: int
+    ) -> RolloutBatch:
         ids = [s.prompt.id for s in samples]
         rows = [ids.index(i) for i in ids]
         if data.guided is None:
             images, trace, steps = self._draw(samples, settings, seed)
-            return images, record(trace, self._layout, rows), None, steps
-        other = data.guided.at(num_inference_steps=settings.num_inference_steps, seed=settings.seed)
-        images, trace, steps = self._draw(samples, other, seed)
-        return images, *self._guided(samples, rows, trace, settings, other), steps
+            kept, guided = record(trace, self._layout, rows), None
+        else:
+            count, noise = settings.num_inference_steps, settings.seed
+            other = data.guided.at(num_inference_steps=count, seed=noise)
+            images, trace, steps = self._draw(samples, other, seed)
+            kept, guided = self._guided(samples, rows, trace, settings, other)
+        return RolloutBatch(samples=samples, images=images, record=kept, guided=guided, steps=steps)
 
     def _draw(
         self, samples: Sequence[Sample], settings: Effective, seed: int

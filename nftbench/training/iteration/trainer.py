@@ -44,7 +44,7 @@ class Trainer:
         self._pace, self._parts = Pace(say), Counter[str]()
         algorithm = load_algorithm(recipe.algorithm)(recipe)
         self.rollout = Rollout(recipe, policy, layout, settings, algorithm, processes, self._clock)
-        self.rollout.check_guidance(stages)
+        self.rollout.check(stages)
         self.update = Update(recipe, policy, algorithm, processes, self._clock)
         self.state = TrainState()
         self.batch_size = recipe.rollout.batch_size

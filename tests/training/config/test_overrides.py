@@ -7,6 +7,7 @@ import pytest
 from nftbench.training.config.names import recipe_name
 from nftbench.training.config.overrides import difference, load_recipe
 from nftbench.training.config.recipe import Recipe, Threshold
+from tests.helpers.commands import run_here
 
 
 def test_settings_are_toml_or_bare_words():
@@ -65,6 +66,23 @@ def test_what_is_not_written_is_the_default(mine):
     recipe = load_recipe(mine)
     assert difference(recipe, load_recipe(mine, ["policy.rank=32", "seed=0"])) == []
     assert (recipe.algorithm, recipe.rollout.max_sequence_length) == ("nft", None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wrong"),
+    [
+        (("train", "--seeds", "1²"), "expected --seeds as whole numbers with commas"),
+        (("train", "--seeds", "1" * 5000), "expected --seeds as whole numbers with commas"),
+        (("train", "--seed", "9" * 23), "seed: expected a number less than 9223372036854775808"),
+        (("train", "--set", "optimizer.betas=[1.5,2]"), "optimizer.betas.0: expected a number"),
+        (("eval", "pocket", "--size", "9" * 5000), "expected at least 8 pixels"),
+        (("eval", "pocket", "--images-per-prompt", "9" * 23), "'--images-per-prompt'"),
+    ],
+)
+def test_a_number_that_cannot_be_is_one_line(tmp_path, asked, wrong):
+    code, said = run_here(tmp_path, *asked)
+    assert (code, len(said.splitlines())) == (2, 1) and wrong in said
+    assert not list(tmp_path.iterdir())
 
 
 # --- differences ----------------------------------------------------------------------------------

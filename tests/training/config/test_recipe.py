@@ -212,6 +212,11 @@ def test_times_that_are_none(value):
         ("checkpoints.qqq=3", "unknown key 'checkpoints.qqq'; expected one of every, keep"),
         ("stages.beta=0", "stages.0.beta: expected a number greater than 0, got 0"),
         ("optimizer.ema=1", "optimizer.ema: expected a number less than 1, got 1"),
+        ("optimizer.betas=[1.5, 0.9]", "optimizer.betas.0: expected a number less than 1, got 1.5"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas.1: expected a number less than 1, got 1.0"),
+        (f"seed={2**63}", "seed: expected a number less than 9223372036854775808"),
+        ("stages[²].beta=1", "there is no stages[²]"),
+        (f"stages[{'9' * 5000}].beta=1", "there is no stages[999"),
         ("policy.method=lorra", "policy.method: expected 'lora' or 'full', got 'lorra'"),
         (
             "stages.group_size=1",
