@@ -102,7 +102,9 @@ def _targets(fields: dict[str, Any], sections: list[str], setting: str) -> list[
 
 def _inner(table: dict[str, Any], section: str, setting: str) -> Any:
     name, bracket, index = section.partition("[")
-    inner = table.setdefault(name, {})
+    inner = table.get(name)
+    if inner in (None, "off"):  # one key begins a section, also one that was switched off
+        inner = table[name] = {}
     if bracket:
         number = index.removesuffix("]")
         if not (isinstance(inner, list) and number.isdigit() and int(number) < len(inner)):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from nftbench.training.config.names import recipe_name
-from nftbench.training.config.overrides import difference, load_recipe
-from nftbench.training.config.recipe import Recipe, Threshold
+from nftbench.training.config.overrides import changed, difference, load_recipe
+from nftbench.training.config.recipe import Recipe, Threshold, TrustRegion
 
 
 def test_settings_are_toml_or_bare_words():
@@ -43,6 +43,33 @@ def test_one_limit_of_a_guard_leaves_the_other(mine):
     off = load_recipe(mine, ["guards.kl={warn='off', stop='off'}"])
     assert off.guards.kl == Threshold()
     assert Recipe.model_validate_json(off.model_dump_json()) == off
+
+
+OPTIONAL = {
+    "stages.trust_region": ("{kl=1}", lambda r: r.stages[0].trust_region),
+    "stages.lr": ("1e-3", lambda r: r.stages[0].lr),
+    "stages.final_lr": ("1e-3", lambda r: r.stages[0].final_lr),
+    "stages.guided": ("2.0", lambda r: r.stages[0].guided),
+    "optimizer.final_lr": ("1e-3", lambda r: r.optimizer.final_lr),
+}
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_what_is_optional_is_switched_off_by_a_word(mine, key):
+    value, read = OPTIONAL[key]
+    given = ["stages.lr=1e-2"] * (key == "stages.final_lr") + ["stages.old_schedule=keep"]
+    on = load_recipe(mine, [*given, f"{key}={value}"])
+    assert read(on)
+    assert read(changed(on, [f"{key}=off"])) is None
+
+
+@pytest.mark.parametrize("before", [(), ("stages.trust_region=off",)])
+def test_one_key_switches_a_trust_region_on(mine, before):
+    """Also of a recipe as a run keeps it, in which it stands as null."""
+    one = ["stages.trust_region.kl=1"]
+    expected = TrustRegion(kl=1)
+    for recipe in (load_recipe(mine, [*before, *one]), changed(load_recipe(mine, before), one)):
+        assert [stage.trust_region for stage in recipe.stages] == [expected] * 2
 
 
 def test_every_stage_or_one(mine):
