@@ -110,6 +110,7 @@ class OptimizerConfig(_Frozen):
     """AdamW."""
 
     lr: float = Field(default=3e-4, gt=0)
+    """Learning rate of stages that have none of their own."""
     final_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the last iteration, reached by equal factors; None (`off`) keeps `lr`."""
     betas: tuple[float, float] = (0.9, 0.999)

@@ -7,6 +7,9 @@ import pytest
 from nftbench.training.config.names import recipe_name
 from nftbench.training.config.overrides import changed, difference, load_recipe
 from nftbench.training.config.recipe import Recipe, Threshold, TrustRegion
+from nftbench.training.config.record import save_recipe
+from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 
 
 def test_settings_are_toml_or_bare_words():
@@ -77,6 +80,29 @@ def test_every_stage_or_one(mine):
     assert [s.groups for s in both.stages] == [5, 5]
     second = load_recipe(mine, ["stages[1].groups=6", "stages[1].iterations=9"])
     assert [(s.groups, s.iterations) for s in second.stages] == [(48, 3), (6, 9)]
+
+
+@pytest.mark.parametrize("setting", ["lr=1e-6", "final_lr=1e-6", "={lr=1e-6}"])
+def test_a_rate_that_no_stage_follows_is_refused(mine, setting):
+    setting = f"optimizer.{setting}".replace(".=", "=")
+    assert (
+        load_recipe(mine, ["stages[0].lr=1e-3", setting]).optimizer != load_recipe(mine).optimizer
+    )
+    own = load_recipe(mine, ["stages.lr=1e-3"])
+    assert changed(own, ["stages.lr=off", setting]).optimizer != own.optimizer
+    for refused in (
+        lambda: load_recipe("pocket-ocr", [setting]),
+        lambda: changed(own, [setting]),
+    ):
+        with pytest.raises(ConfigError, match=r"would change nothing, as .*; set stages\.lr and"):
+            refused()
+
+
+def test_a_resume_says_no_change_of_a_rate_that_no_stage_follows(tmp_path):
+    (tmp_path / "run").mkdir()
+    save_recipe(tmp_path / "run", load_recipe("pocket-ocr"))
+    code, said = run_here(tmp_path, "train", "--resume", "run", "--set", "optimizer.lr=1e-6")
+    assert code == 2 and "recipe pocket-ocr: optimizer.lr would change nothing" in said
 
 
 def test_the_last_setting_wins():
