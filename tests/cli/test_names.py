@@ -40,6 +40,7 @@ TYPOS = {
     "train --prompts geneval-poket": "unknown prompts 'geneval-poket'; did you mean 'geneval-pocket'?",
     "train --algorithm ntf": "did you mean 'nft'?",
     "train --set optimizer.lrr=1": "unknown key 'optimizer.lrr'; did you mean 'lr'?",
+    "train --rewards ocr --set optimizer.lr=1": "recipe pocket-ocr: optimizer.lr would change nothing, as every",
     "train --set evaluation.benchmarks=ocr-poket": "did you mean 'ocr-pocket'?",
     "train --set stages.iterations=0": "stages.0.iterations: expected a number greater",
     "train --resume gone": "there is no gone; expected the folder of a training run",

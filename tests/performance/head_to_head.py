@@ -131,14 +131,13 @@ def recipe_of(
     side: dict[str, Any], settings: Sequence[str], protocol: dict[str, Any], images: int
 ) -> Recipe:
     """A side's recipe with the common settings, its own, and so many iterations as the images allow."""
-    recipe = load_recipe(side["recipe"], [*protocol["common"], *settings, *protocol["validation"]])
-    if side.get("first_stage"):
-        fields = recipe.model_dump(mode="json")
-        fields["stages"] = fields["stages"][:1]
-        fields["stages"][0] |= {"lr": None, "final_lr": None}
-        recipe = Recipe.model_validate(fields)
+    own = [*protocol["common"], *settings, *protocol["validation"]]
+    first = bool(side.get("first_stage"))
+    recipe = load_recipe(side["recipe"], ["stages.lr=off", "stages.final_lr=off"] * first + own)
     size = recipe.stages[0].groups * recipe.stages[0].group_size
     fields = recipe.model_dump(mode="json")
+    if first:
+        fields["stages"] = fields["stages"][:1]
     fields["stages"][0]["iterations"] = images // size
     fields["evaluation"]["every"] = every = max(protocol["every_images"] // size, 1)
     fields["checkpoints"]["every"] = every

@@ -22,11 +22,13 @@ from nftbench.training import Interrupted
 from nftbench.training.callbacks.checkpoints import checkpoints, load_state
 from nftbench.training.config.names import parse_seeds
 from nftbench.training.config.overrides import difference
-from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.recipe import Recipe, TrustRegion
+from nftbench.training.config.record import stored_recipe
 from nftbench.training.run import TrainingRun
 from nftbench.training.setup import resumed_recipe
 from nftbench.training.stages import RewardSet, stage_data
 from rewards.base import ConfigError, Prompt
+from tests.helpers.commands import run_here
 from tests.helpers.runs.trainings import (
     begin,
     metrics_of,
@@ -286,6 +288,19 @@ def test_a_typo_in_a_setting_is_one_line(start, tmp_path):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "did you mean 'group_size'?" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trust_region_is_switched_on_and_off_on_resume(tmp_path):
+    flags = [word for setting in settings_of("stages.iterations=1") for word in ("--set", setting)]
+    assert run_here(tmp_path, "train", "--recipe", "pocket", *flags, "--out", "run")[0] == 0
+    for iterations, setting, expected in (
+        ("2", "stages.trust_region.kl=1", TrustRegion(kl=1)),
+        ("3", "stages.trust_region=off", None),
+    ):
+        more = ("--iterations", iterations, "--set", setting)
+        code, said = run_here(tmp_path, "train", "--resume", "run", *more)
+        assert code == 0 and "stages.0.trust_region.kl" in said, said
+        assert stored_recipe(tmp_path / "run").stages[0].trust_region == expected
 
 
 # --- several seeds ----------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class _Watch:
 
 
 _GRIDS = "policies trained on a reward alone often drift so; look at grids/"
+_SLOWER = "raise stages.kl_weight or lower stages.lr (where it is not set: optimizer.lr)"
 _WATCHES = {
     "x_0_norm": _Watch(
         "start",
@@ -60,7 +61,7 @@ _WATCHES = {
         False,
         "velocities are {size:.0%} {way} than the reference policy's",
         ("larger", "smaller"),
-        "images over-sharpen or wash out so; raise kl_weight or lower optimizer.lr",
+        f"images over-sharpen or wash out so; {_SLOWER}",
     ),
     "brightness": _Watch(
         "start",
@@ -102,7 +103,7 @@ _WATCHES = {
         False,
         "the policy is {size:.3g} away from the reference policy",
         ("", ""),
-        "raise kl_weight or lower optimizer.lr",
+        _SLOWER,
     ),
 }
 

@@ -1,7 +1,7 @@
 """A recipe as it is named and overridden: found, read, changed by `--set`, compared; near names where one is wrong."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,25 +34,21 @@ def load_recipe(name: str, settings: Iterable[str] = (), **top: Any) -> Recipe:
         top: values of top-level keys; None leaves one as it is.
 
     Raises:
-        ConfigError: no such recipe, not a TOML file, an unknown key (the near one is named) or a value out of range.
+        ConfigError: no such recipe, not a TOML file, an unknown key (the near one is named), a value out of range, or a
+            learning rate that no stage would follow.
     """
     fields = _toml(name)
     fields |= {k: v for k, v in top.items() if v is not None}
-    for setting in settings:
-        _set(fields, setting)
-    return _validated(fields, name)
+    return _with(fields, settings, name)
 
 
 def changed(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """A recipe with single settings changed, as `load_recipe` takes them.
 
     Raises:
-        ConfigError: an unknown key, or a value out of range.
+        ConfigError: an unknown key, a value out of range, or a learning rate that no stage would follow.
     """
-    fields = recipe.model_dump(mode="json")
-    for setting in settings:
-        _set(fields, setting)
-    return _validated(fields, recipe.name)
+    return _with(recipe.model_dump(mode="json"), settings, recipe.name)
 
 
 def difference(one: Recipe, other: Recipe) -> list[str]:
@@ -61,11 +57,26 @@ def difference(one: Recipe, other: Recipe) -> list[str]:
     return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
 
 
-def _validated(fields: dict[str, Any], name: str) -> Recipe:
+def _with(fields: dict[str, Any], settings: Iterable[str], name: str) -> Recipe:
+    named: set[str] = set()
+    for setting in settings:
+        named |= flat(_set(fields, setting)).keys()
     try:
-        return Recipe.model_validate(fields)
+        recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise ConfigError(f"recipe {name}: {in_words(error, Recipe)}") from None
+    _refuse_unused_rate(recipe, named)
+    return recipe
+
+
+def _refuse_unused_rate(recipe: Recipe, named: Collection[str]) -> None:
+    """Said here and not of a recipe's file, whose optimizer may have a rate that stages replace."""
+    unused = [key for key in ("optimizer.lr", "optimizer.final_lr") if key in named]
+    if unused and all(stage.lr for stage in recipe.stages):
+        raise ConfigError(
+            f"recipe {recipe.name}: {unused[0]} would change nothing, as every stage has its own learning rate; set "
+            "stages.lr and stages.final_lr in its place"
+        )
 
 
 def _toml(name: str) -> dict[str, Any]:
@@ -82,13 +93,16 @@ def _toml(name: str) -> dict[str, Any]:
         raise ConfigError(f"not a valid TOML file: {path}: {error}") from None
 
 
-def _set(fields: dict[str, Any], setting: str) -> None:
+def _set(fields: dict[str, Any], setting: str) -> dict[str, Any]:
+    """Set it; what was set, by its dotted name."""
     path, equals, text = setting.partition("=")
     if not equals or not path:
         raise ConfigError(f"expected --set section.key=value, got {setting!r}")
     *sections, key = path.strip().split(".")
+    value = _value(text.strip())
     for target in _targets(fields, sections, setting):
-        target[key] = _value(text.strip())
+        target[key] = value
+    return {path.strip(): value}
 
 
 def _targets(fields: dict[str, Any], sections: list[str], setting: str) -> list[dict[str, Any]]:
@@ -102,7 +116,9 @@ def _targets(fields: dict[str, Any], sections: list[str], setting: str) -> list[
 
 def _inner(table: dict[str, Any], section: str, setting: str) -> Any:
     name, bracket, index = section.partition("[")
-    inner = table.setdefault(name, {})
+    inner = table.get(name)
+    if inner in (None, "off"):  # one key begins a section, also one that was switched off
+        inner = table[name] = {}
     if bracket:
         number = whole_number(index.removesuffix("]"))
         if not isinstance(inner, list) or number is None or number >= len(inner):

@@ -47,6 +47,11 @@ def _listed(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+def _off(value: Any) -> Any:
+    """None, which neither a TOML nor a command line can say."""
+    return None if value == "off" else value
+
+
 AUTO = "auto"
 """Of a setting: chosen from the memory that is there, said, and kept in the run."""
 
@@ -107,14 +112,17 @@ class OptimizerConfig(_Frozen):
     """AdamW."""
 
     lr: float = Field(default=3e-4, gt=0)
+    """Learning rate of stages that have none of their own."""
     final_lr: float | None = Field(default=None, gt=0)
-    """Learning rate of the last iteration, reached by equal factors; None keeps `lr`."""
+    """Learning rate of the last iteration, reached by equal factors; None (`off`) keeps `lr`."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema: Share = 0.9
     """Highest share of itself that the evaluation average keeps at an optimiser step."""
+
+    _without = field_validator("final_lr", mode="before")(_off)
 
     def lr_at(self, share: float) -> float:
         """Learning rate when this share of the iterations, in [0, 1], is done."""
@@ -188,10 +196,7 @@ class Threshold(_Frozen):
     warn: float | None = Field(default=None, ge=0)
     stop: float | None = Field(default=None, ge=0)
 
-    @field_validator("warn", "stop", mode="before")
-    @classmethod
-    def _off(cls, value: Any) -> Any:
-        return None if value == "off" else value
+    _without = field_validator("warn", "stop", mode="before")(_off)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -236,7 +241,8 @@ class TrustRegion(_Frozen):
     """How far from the reference policy a pair of image and time is trained: see `nft.trust_region`."""
 
     kl: float = Field(default=0.5, gt=0)
-    """Squared difference of velocities beyond which the policy term is dropped."""
+    """Squared difference of velocities beyond which the policy term is dropped; NFT only, and `trust_region = "off"`
+    drops it nowhere."""
     weight: float = Field(default=0.2, gt=0)
     """Of the excess, which is pulled back."""
 
@@ -257,15 +263,15 @@ class Stage(_Frozen):
     reward's normalised on its own."""
     iterations: int = Field(ge=1)
     lr: float | None = Field(default=None, gt=0)
-    """Learning rate of the stage's first iteration; None follows the optimiser's over the whole run."""
+    """Learning rate of the stage's first iteration; None (`off`) follows the optimiser's over the whole run."""
     final_lr: float | None = Field(default=None, gt=0)
-    """Of the stage's last iteration, reached by equal factors; None keeps the stage's `lr`."""
+    """Of the stage's last iteration, reached by equal factors; None (`off`) keeps the stage's `lr`."""
     groups: int = Field(default=48, ge=1)
     """Prompts an iteration."""
     group_size: int = Field(default=24, ge=2)
     guided: float | None = Field(default=None, gt=1)
     """NFT only: the old policy draws with classifier-free guidance of this scale, and is the guided policy in the loss;
-    the trained one learns to do without. Goes with `old_schedule = "keep"`, or guidance piles up."""
+    the trained one learns to do without. Goes with `old_schedule = "keep"`, or guidance piles up; `off` is none."""
     num_inference_steps: int = Field(default=10, ge=1)
     timesteps_per_image: Literal["all"] | int | float = 0.99
     """Times an image is trained at, drawn from the sampler's own: `all`, a share below 1, or a number."""
@@ -285,6 +291,8 @@ class Stage(_Frozen):
     reset: tuple[Literal["theta", "old", "ema", "optimizer"], ...] = ()
     """What the stage begins anew, in this order: `theta` from the evaluation average, `old` and `ema` from theta, the
     optimizer without memory; all else continues from the stage before it."""
+
+    _without = field_validator("lr", "final_lr", "guided", "trust_region", mode="before")(_off)
 
     @field_validator("timesteps_per_image", mode="before")
     @classmethod

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from nftbench.training.config.names import recipe_name
-from nftbench.training.config.overrides import difference, load_recipe
-from nftbench.training.config.recipe import Recipe, Threshold
+from nftbench.training.config.overrides import changed, difference, load_recipe
+from nftbench.training.config.recipe import Recipe, Threshold, TrustRegion
+from nftbench.training.config.record import save_recipe
+from rewards.base import ConfigError
 from tests.helpers.commands import run_here
 
 
@@ -46,11 +48,61 @@ def test_one_limit_of_a_guard_leaves_the_other(mine):
     assert Recipe.model_validate_json(off.model_dump_json()) == off
 
 
+OPTIONAL = {
+    "stages.trust_region": ("{kl=1}", lambda r: r.stages[0].trust_region),
+    "stages.lr": ("1e-3", lambda r: r.stages[0].lr),
+    "stages.final_lr": ("1e-3", lambda r: r.stages[0].final_lr),
+    "stages.guided": ("2.0", lambda r: r.stages[0].guided),
+    "optimizer.final_lr": ("1e-3", lambda r: r.optimizer.final_lr),
+}
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_what_is_optional_is_switched_off_by_a_word(mine, key):
+    value, read = OPTIONAL[key]
+    given = ["stages.lr=1e-2"] * (key == "stages.final_lr") + ["stages.old_schedule=keep"]
+    on = load_recipe(mine, [*given, f"{key}={value}"])
+    assert read(on)
+    assert read(changed(on, [f"{key}=off"])) is None
+
+
+@pytest.mark.parametrize("before", [(), ("stages.trust_region=off",)])
+def test_one_key_switches_a_trust_region_on(mine, before):
+    """Also of a recipe as a run keeps it, in which it stands as null."""
+    one = ["stages.trust_region.kl=1"]
+    expected = TrustRegion(kl=1)
+    for recipe in (load_recipe(mine, [*before, *one]), changed(load_recipe(mine, before), one)):
+        assert [stage.trust_region for stage in recipe.stages] == [expected] * 2
+
+
 def test_every_stage_or_one(mine):
     both = load_recipe(mine, ["stages.groups=5"])
     assert [s.groups for s in both.stages] == [5, 5]
     second = load_recipe(mine, ["stages[1].groups=6", "stages[1].iterations=9"])
     assert [(s.groups, s.iterations) for s in second.stages] == [(48, 3), (6, 9)]
+
+
+@pytest.mark.parametrize("setting", ["lr=1e-6", "final_lr=1e-6", "={lr=1e-6}"])
+def test_a_rate_that_no_stage_follows_is_refused(mine, setting):
+    setting = f"optimizer.{setting}".replace(".=", "=")
+    assert (
+        load_recipe(mine, ["stages[0].lr=1e-3", setting]).optimizer != load_recipe(mine).optimizer
+    )
+    own = load_recipe(mine, ["stages.lr=1e-3"])
+    assert changed(own, ["stages.lr=off", setting]).optimizer != own.optimizer
+    for refused in (
+        lambda: load_recipe("pocket-ocr", [setting]),
+        lambda: changed(own, [setting]),
+    ):
+        with pytest.raises(ConfigError, match=r"would change nothing, as .*; set stages\.lr and"):
+            refused()
+
+
+def test_a_resume_says_no_change_of_a_rate_that_no_stage_follows(tmp_path):
+    (tmp_path / "run").mkdir()
+    save_recipe(tmp_path / "run", load_recipe("pocket-ocr"))
+    code, said = run_here(tmp_path, "train", "--resume", "run", "--set", "optimizer.lr=1e-6")
+    assert code == 2 and "recipe pocket-ocr: optimizer.lr would change nothing" in said
 
 
 def test_the_last_setting_wins():
