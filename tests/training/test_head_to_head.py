@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from nftbench.training.algorithms import load_algorithm
 from nftbench.training.callbacks.base import Iteration
 from rewards.base import ConfigError
 from tests.helpers.paths import ROOT
@@ -87,6 +88,7 @@ def test_the_shipped_protocol_gives_both_sides_as_many_settings_that_load():
     for side in sides.values():
         recipes = [recipe_of(side, s, protocol, 7200) for s in side["settings"]]
         for recipe in recipes:
+            load_algorithm(recipe.algorithm)(recipe)  # refuses nothing of it
             (stage,) = recipe.stages
             assert stage.iterations * stage.groups * stage.group_size == 7200
             assert recipe.policy == recipes[0].policy and stage.lr is None

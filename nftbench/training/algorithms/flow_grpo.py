@@ -31,6 +31,15 @@ from nftbench.training.algorithms.sde_sampler import (
 from nftbench.training.config.recipe import Recipe, Stage
 from rewards.base import ConfigError
 
+UNUSED = {
+    "stages.guided": "needs the likelihood of the steps that drew, which guidance has none of",
+    "stages.trust_region": "holds a step by flow_grpo.clip_range and stages.kl_weight alone",
+    "stages.noise_range": "trains the steps that were drawn with noise, which flow_grpo.window chooses",
+    "stages.beta": "weighs steps by their likelihood, and has no v+ and v- to set apart",
+    "rollout.solver": "draws by a solver of its own, whose steps have noise",
+}
+"""Setting of NFT alone -> why it would change nothing here."""
+
 
 class FlowGRPO:
     """Needs the solver's own steps, drawn with noise; what can be trained is these steps but the last."""
@@ -39,13 +48,13 @@ class FlowGRPO:
         """Settings are the recipe's section `flow_grpo`.
 
         Raises:
-            ConfigError: a stage is drawn with guidance.
+            ConfigError: the recipe asks for what only NFT does.
         """
-        if any(stage.guided for stage in recipe.stages):
-            raise ConfigError(
-                "FlowGRPO needs the likelihood of the steps that drew, which guidance has none of; leave out "
-                "stages.guided, or train with nft"
-            )
+        for key, reason in UNUSED.items():
+            section, _, name = key.partition(".")
+            for one in recipe.stages if section == "stages" else (recipe.rollout,):
+                if getattr(one, name) != type(one).model_fields[name].default:
+                    raise ConfigError(f"FlowGRPO {reason}; leave out {key}, or train with nft")
         self._settings = recipe.flow_grpo
 
     @contextmanager

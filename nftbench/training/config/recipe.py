@@ -280,6 +280,7 @@ class Stage(_Frozen):
     updates: int = Field(default=1, ge=1)
     """Optimiser steps an iteration."""
     beta: float = Field(default=1.0, gt=0)
+    """NFT only: how far the good and the bad policy of the loss lie from the old one."""
     kl_weight: float = Field(default=1e-4, ge=0)
     trust_region: TrustRegion | None = None
     """NFT only; None is off."""

@@ -6,6 +6,7 @@ its single float64 steps of the flow and the DDIM solver.
 
 import json
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nftbench.training.algorithms import load_algorithm
 from nftbench.training.algorithms.flow_grpo import grpo_loss, transition_kl
 from nftbench.training.algorithms.sde_sampler import (
     SdeScheduler,
@@ -24,6 +26,8 @@ from nftbench.training.algorithms.sde_sampler import (
     log_prob,
     sde_transition,
 )
+from nftbench.training.config.overrides import load_recipe
+from rewards.base import ConfigError
 from tests.helpers.paths import GOLDEN
 
 FOLDER = GOLDEN
@@ -48,6 +52,30 @@ def golden(key: str) -> torch.Tensor:
 
 def close(got, expected, relative: float = 1e-11) -> None:
     torch.testing.assert_close(got, expected, rtol=relative, atol=relative)
+
+
+# --- what a recipe may ask of it --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "stages.trust_region.kl=1",
+        "stages.noise_range=[0.5, 1]",
+        "stages.beta=0.1",
+        "rollout.solver=dpm++2",
+    ],
+)
+def test_what_only_nft_does_is_refused(setting):
+    recipe = load_recipe("pocket-flow-grpo", [setting])
+    key = setting.partition("=")[0].removesuffix(".kl")
+    with pytest.raises(ConfigError, match=rf"^FlowGRPO .*; leave out {re.escape(key)}, or train"):
+        load_algorithm("flow-grpo")(recipe)
+
+
+@pytest.mark.parametrize("name", ["pocket-flow-grpo", "sd3.5-m-geneval-flow-grpo", "pocket"])
+def test_a_recipe_that_asks_for_nothing_else_is_taken(name):
+    load_algorithm("flow-grpo")(load_recipe(name, algorithm="flow-grpo"))
 
 
 # --- transitions ----------------------------------------------------------------------------------
