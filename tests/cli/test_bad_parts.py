@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from nftbench.generation.checkpoint import load_model
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
 
@@ -160,12 +162,34 @@ def test_a_broken_configuration_is_named(copied, file, text, expected):
         ({"alpha_pattern": [1]}, "alpha_pattern is a list"),
         ({"alpha_pattern": {"to_q": "x"}}, "alpha_pattern['to_q'] is 'x'"),
         ({"alpha_pattern": {"(to_q": 2}}, "'(to_q' is not a regular expression"),
+        ({"init_lora_weights": "pissa"}, "also changes the base (init_lora_weights='pissa'); save"),
+        ({"init_lora_weights": "pissa_niter_4"}, "also changes the base"),
+        ({"init_lora_weights": "OLoRA"}, "also changes the base"),
+        ({"init_lora_weights": "corda"}, "also changes the base"),
+        ({"init_lora_weights": "loftq"}, "also changes the base"),
+        ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
         ({"use_dora": True}, "says use_dora, but it holds no lora_magnitude_vector"),
     ],
 )
 def test_a_lora_whose_strength_cannot_be_read(copied, change, expected):
     (copied / "lora" / "adapter_config.json").write_text(json.dumps(CONFIG | change), "utf-8")
     assert expected in refused(copied, "sound+lora=lora")
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+def test_a_lora_whose_beginning_left_the_base_alone(copied, init):
+    config = CONFIG | {"init_lora_weights": init}
+    (copied / "lora" / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    assert load_model(f"{copied / 'sound'}+lora={copied / 'lora'}").loras[0].layers_fitted == 1
+
+
+def test_a_lora_with_its_configuration_in_the_header_that_changes_the_base(copied):
+    header = {"unet.r": 2, "unet.lora_alpha": 4, "unet.init_lora_weights": "olora"}
+    factors = load_file(copied / "lora" / "adapter_model.safetensors")
+    said = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(header)}
+    named = {k.replace("base_model.model", "unet"): v for k, v in factors.items()}
+    save_file(named, copied / "h.safetensors", said)
+    assert "init_lora_weights='olora'" in refused(copied, "sound+lora=h.safetensors")
 
 
 def test_a_lora_of_whole_numbers_and_a_scale_that_is_none(copied):
