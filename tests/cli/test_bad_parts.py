@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from nftbench.generation.checkpoint import load_model
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
 
@@ -79,6 +81,63 @@ def test_shards_that_are_not_there(copied):
     assert f"lacks {lost.name}" in refused(copied, "sound")
 
 
+NAME = "final_layer_norm.weight"
+"""A weight of the text encoder; its file may have a beginning before it."""
+
+
+def damaged(folder: Path, part: str, how: str) -> Path:
+    """A part whose weights are prefixed, as a wrapper saves them, or of which one is dropped or renamed."""
+    for path in sorted((folder / "sound" / part).glob("*.safetensors")):
+        state = load_file(path)
+        if how == "prefixed":
+            state = {f"module.{k}": v for k, v in state.items()}
+        for name in [k for k in state if k.endswith((NAME, "conv_in.weight"))]:
+            lost = state.pop(name) if how != "prefixed" else None
+            state |= {f"{name}x": lost} if how == "renamed" else {}
+        save_file(state, path, {"format": "pt"})
+    return folder / "sound" / part
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("how", ["prefixed", "dropped", "renamed"])
+def test_a_text_encoder_without_all_its_weights(home, copied, how, elsewhere):
+    """Else transformers fills the gap with random numbers: two runs, one digest, other images."""
+    part = damaged(copied, "text_encoder", how)
+    said = refused(copied, f"{home / 'sound'}+text_encoder={part}" if elsewhere else "sound")
+    assert f"nftbench: {part if elsewhere else 'sound/text_encoder'} " in said
+    name = "embeddings.position_embedding.weight" if how == "prefixed" else NAME
+    instead = {"prefixed": f"such as module.{name}", "renamed": f"{NAME}x;"}
+    assert name in said and instead.get(how, "lacks 1 of the CLIPTextModel's") in said
+
+
+def test_a_network_put_in_without_all_its_weights_is_named_itself(home, copied):
+    part = damaged(copied, "unet", "dropped")
+    said = refused(copied, f"{home / 'sound'}+unet={part}")
+    assert (
+        f"nftbench: {part} lacks weights of the" in said
+        and "UNet2DConditionModel, such as conv_in.weight" in said
+    )
+
+
+def test_an_encoder_whose_weights_are_pickled_or_in_shards_is_whole(home, copied):
+    folder = copied / "sound" / "text_encoder"
+    encoder = CLIPTextModel.from_pretrained(folder)
+    for path in folder.glob("model*"):
+        path.unlink()
+    encoder.save_pretrained(folder, max_shard_size="20KB")
+    assert len([*folder.glob("*-of-*.safetensors")]) > 1
+    code, said = run_here(copied, "inspect", "sound", "--size", "64")
+    assert code == 0, said
+    for path in folder.glob("model*"):
+        path.unlink()
+    torch.save(encoder.state_dict(), folder / "pytorch_model.bin")
+    code, said = run_here(copied, "inspect", "sound", "--size", "64")
+    assert code == 0, said
+    short = {k: v for k, v in encoder.state_dict().items() if not k.endswith(NAME)}
+    torch.save(short, folder / "pytorch_model.bin")
+    assert "lacks 1 of the CLIPTextModel's weights, such as" in refused(copied, "sound")
+
+
 @pytest.mark.parametrize(
     ("file", "text", "expected"),
     [
@@ -103,12 +162,34 @@ def test_a_broken_configuration_is_named(copied, file, text, expected):
         ({"alpha_pattern": [1]}, "alpha_pattern is a list"),
         ({"alpha_pattern": {"to_q": "x"}}, "alpha_pattern['to_q'] is 'x'"),
         ({"alpha_pattern": {"(to_q": 2}}, "'(to_q' is not a regular expression"),
+        ({"init_lora_weights": "pissa"}, "also changes the base (init_lora_weights='pissa'); save"),
+        ({"init_lora_weights": "pissa_niter_4"}, "also changes the base"),
+        ({"init_lora_weights": "OLoRA"}, "also changes the base"),
+        ({"init_lora_weights": "corda"}, "also changes the base"),
+        ({"init_lora_weights": "loftq"}, "also changes the base"),
+        ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
         ({"use_dora": True}, "says use_dora, but it holds no lora_magnitude_vector"),
     ],
 )
 def test_a_lora_whose_strength_cannot_be_read(copied, change, expected):
     (copied / "lora" / "adapter_config.json").write_text(json.dumps(CONFIG | change), "utf-8")
     assert expected in refused(copied, "sound+lora=lora")
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+def test_a_lora_whose_beginning_left_the_base_alone(copied, init):
+    config = CONFIG | {"init_lora_weights": init}
+    (copied / "lora" / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    assert load_model(f"{copied / 'sound'}+lora={copied / 'lora'}").loras[0].layers_fitted == 1
+
+
+def test_a_lora_with_its_configuration_in_the_header_that_changes_the_base(copied):
+    header = {"unet.r": 2, "unet.lora_alpha": 4, "unet.init_lora_weights": "olora"}
+    factors = load_file(copied / "lora" / "adapter_model.safetensors")
+    said = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(header)}
+    named = {k.replace("base_model.model", "unet"): v for k, v in factors.items()}
+    save_file(named, copied / "h.safetensors", said)
+    assert "init_lora_weights='olora'" in refused(copied, "sound+lora=h.safetensors")
 
 
 def test_a_lora_of_whole_numbers_and_a_scale_that_is_none(copied):

@@ -15,6 +15,10 @@ PEFT_CONFIG = "adapter_config.json"
 CONFIG_BYTES = 1_000_000
 """Bound of a configuration; real ones have 2 kB."""
 
+CHANGE_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Beginnings of peft's `init_lora_weights` that take the adapter's first value out of the base's weights; `eva`,
+`orthogonal`, `gaussian` and `mica` leave them."""
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration in a file.
@@ -26,6 +30,8 @@ def read_config(path: Path) -> dict[str, Any]:
         if path.stat().st_size > CONFIG_BYTES:
             raise ValueError(f"larger than {CONFIG_BYTES} bytes")
         return _sound(parse_json(path.read_text(encoding="utf-8")), str(path))
+    except ConfigError:
+        raise
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"{path} is not a peft configuration ({error}); save the LoRA again"
@@ -43,6 +49,8 @@ def header_config(header: Mapping[str, str], source: str) -> dict[str, Any]:
         return {}
     try:
         return _sound(parse_json(text), source)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(
             f"{source}: its header is not a peft configuration ({error}); save the LoRA again"
@@ -54,7 +62,7 @@ def _sound(config: Any, source: str) -> dict[str, Any]:
 
     Raises:
         ValueError: what is wrong with it.
-        ConfigError: it is of another kind of adapter.
+        ConfigError: it is of another kind of adapter, or was trained on another base.
     """
     if not isinstance(config, dict):
         raise ValueError(f"a {type(config).__name__}, not an object")
@@ -66,7 +74,18 @@ def _sound(config: Any, source: str) -> dict[str, Any]:
             _check_number(key, value)
         if field == "alpha_pattern" and value is not None:
             _check_pattern(key, value)
+        if field == "init_lora_weights":
+            _refuse_changed_base(value, source)
     return config
+
+
+def _refuse_changed_base(init: Any, source: str) -> None:
+    """On the plain base such an adapter is a policy that nobody trained."""
+    if isinstance(init, str) and init.lower().startswith(CHANGE_THE_BASE):
+        raise ConfigError(
+            f"{source}: its adapter also changes the base (init_lora_weights={init[:40]!r}); save it with peft's "
+            "path_initial_model_for_weight_conversion, or merged into its network"
+        )
 
 
 def _check_number(name: str, value: Any) -> None:

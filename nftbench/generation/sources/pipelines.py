@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, folder_digest
 from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder
+from nftbench.generation.sources.loading.gaps import gaps_refused, refuse_empty
+from nftbench.generation.sources.loading.quantized import quantization
 from nftbench.generation.sources.packaged import refuse_other_file
-from nftbench.generation.sources.quantized import quantization
 from nftbench.generation.sources.reference import (
     CONFIG,
     INDEX,
@@ -79,10 +80,11 @@ def build(
         ConfigError: it cannot be had or loaded, or makes no images from text.
     """
     on_hub = None if place.exists() else hub_place(reference.base)
-    if place.is_file() or (on_hub and (on_hub.subfolder or "").endswith(WEIGHTS)):
-        built = _build_file(reference, place, on_hub, dtype)
-    else:
-        built = _build_folder(reference, place, on_hub, dtype, remote_code)
+    with gaps_refused():
+        if place.is_file() or (on_hub and (on_hub.subfolder or "").endswith(WEIGHTS)):
+            built = _build_file(reference, place, on_hub, dtype)
+        else:
+            built = _build_folder(reference, place, on_hub, dtype, remote_code)
     if "prompt" not in inspect.signature(built.pipeline.__call__).parameters:
         raise ConfigError(
             f"{reference.base} holds a {type(built.pipeline).__name__}, which takes no prompt; expected a "
@@ -130,40 +132,9 @@ def _build_folder(
             str(folder), trust_remote_code=remote_code, **options
         ),
     )
-    _refuse_gaps(pipeline, folder, variant, given)
+    places = {name: folder / name for name in pipeline.components} | dict(reference.components)
+    refuse_empty(pipeline, places)
     return Built(pipeline, digest, notes)
-
-
-def _refuse_gaps(
-    pipeline: DiffusionPipeline, folder: Path, variant: str | None, given: Mapping[str, Any]
-) -> None:
-    """Refuse a network whose file lacks weights: diffusers fills the gap with random numbers.
-
-    Old files that diffusers renames have names too many as well; those are left to it.
-    """
-    for name, network in pipeline.components.items():
-        if not isinstance(network, diffusers.ModelMixin) or name in given:
-            continue
-        inside = [p.name for p in (folder / name).glob("*.safetensors")]
-        chosen = [n for n in files.weights_and_words(inside, variant) if n in inside]
-        if not chosen or "quantization_config" in network.config or "quantization_config" in given:
-            continue
-        there: set[str] = set()
-        for file in chosen:
-            with safe_open(folder / name / file, "pt") as opened:
-                there |= set(opened.keys())
-        wanted = set(network.state_dict())
-        if wanted - there and not there - wanted:
-            raise ConfigError(
-                f"{folder / name} lacks {len(wanted - there)} of its weights, such as "
-                f"{sorted(wanted - there)[0]}; save or fetch it again"
-            )
-    for name, network in pipeline.components.items():
-        if isinstance(network, torch.nn.Module) and any(p.is_meta for p in network.parameters()):
-            raise ConfigError(
-                f"{folder / name} holds other weights than a {type(network).__name__} has, which {INDEX} names; save "
-                "the pipeline again"
-            )
 
 
 def left_out(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,6 +294,7 @@ def _build_file(
             **left_out(index) | encoders,
         ),
     )
+    refuse_empty(pipeline, dict.fromkeys(pipeline.components, path))
     return Built(pipeline, f"{digest}+{CONFIG}:{own}", [f"configuration of {folder}"])
 
 
@@ -383,6 +355,8 @@ def _attempt(source: str, load) -> Any:
     """What `load` gives, or one line for the user."""
     try:
         return load()
+    except ConfigError:
+        raise
     except ImportError as error:
         reason = str(error).strip().splitlines()[0]
         raise MissingExtra(f"{source} needs a package that is not installed: {reason}") from None

@@ -1,0 +1,77 @@
+"""Networks whose files lack weights: the libraries leave the gap empty or fill it with random numbers, and go on."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline, ModelMixin
+from torch import nn
+from transformers import PreTrainedModel
+
+from rewards.base import ConfigError
+
+
+@contextmanager
+def gaps_refused() -> Iterator[None]:
+    """Refuse, within the block, to load a network of diffusers or transformers that lacks weights.
+
+    By the libraries' own report of what they loaded, which knows of tied, renamed, sharded and ignored names. The
+    pipeline loads its parts itself, so their loaders are watched.
+    """
+    with ExitStack() as undo:
+        for library in (ModelMixin, PreTrainedModel):
+            original = library.__dict__["from_pretrained"]
+            undo.callback(setattr, library, "from_pretrained", original)
+            library.from_pretrained = classmethod(_watched(original.__func__))
+        yield
+
+
+def _watched(load: Callable[..., Any]) -> Callable[..., Any]:
+    """A library's loader that refuses gaps."""
+
+    def loaded(kind: type, source: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = kwargs.pop("output_loading_info", False)
+        network, report = load(kind, source, *args, output_loading_info=True, **kwargs)
+        # Of quantised weights a report may name what is packed under other names.
+        if getattr(network, "hf_quantizer", None) is None:
+            _refuse_gap(network, str(source), report)
+        return (network, report) if asked else network
+
+    return loaded
+
+
+def _refuse_gap(network: nn.Module, source: str, report: Mapping[str, Any]) -> None:
+    lost, instead = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if instead:  # an old file, perhaps, whose buffers had other names; they have values without it
+        parameters = {name for name, _ in network.named_parameters()}
+        lost = [name for name in lost if name in parameters]
+    if not lost:
+        return
+    kind = type(network).__name__
+    if instead:
+        raise ConfigError(
+            f"{source} holds other weights than a {kind} has: it lacks {len(lost)}, such as {lost[0]}, and holds "
+            f"{len(instead)} of other names, such as {instead[0]}; save or fetch it again"
+        )
+    raise ConfigError(
+        f"{source} lacks {len(lost)} of the {kind}'s weights, such as {lost[0]}; save or fetch it again"
+    )
+
+
+def refuse_empty(pipeline: DiffusionPipeline, places: Mapping[str, str | Path]) -> None:
+    """Refuse a pipeline of which a loader without a report, such as that of single files, left a weight without value.
+
+    Args:
+        pipeline: as it was loaded.
+        places: part -> where it was loaded from.
+
+    Raises:
+        ConfigError: with the place and the weight.
+    """
+    for name, network in pipeline.components.items():
+        parameters = network.named_parameters() if isinstance(network, nn.Module) else ()
+        if empty := next((n for n, p in parameters if p.is_meta), None):
+            raise ConfigError(
+                f"{places[name]} lacks weights of the {type(network).__name__}, such as {empty}; save or fetch it again"
+            )
