@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +70,35 @@ def _entry(
         cluster = known.setdefault((text, None), prompt.id)
         prompt = replace(prompt, cluster="" if cluster == prompt.id else cluster)
     return _inside(path.parent, name), prompt
+
+
+def read_import_list(path: Path) -> Iterator[tuple[Path, Prompt]]:
+    """Images of a list that become a run, which absolute paths may name; each with its prompt.
+
+    Lines of one text and tag without an `id` are images of one prompt, those of one text one cluster.
+
+    Raises:
+        ConfigError: a broken line, or no image where it says, with file and line number.
+    """
+    known: dict[tuple[str, str], str] = {}
+    first: dict[str, str] = {}
+    for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
+        try:
+            record = json_object(line)
+            image = required(record, "image", str)
+            if "\0" in image:
+                raise ConfigError(f"expected 'image' to be a path, got {image!r}")
+            said = own.by_meaning({k: v for k, v in record.items() if k != "image"})
+            content = own.as_text(said, "prompt"), own.as_text(said, "tag")
+            place = known.setdefault(content, f"{number - 1:05d}")
+            prompt = own.prompt_of(said, place, {} if "id" in said else first)
+            prompt = replace(prompt, origin=f"{path.name}, line {number}")
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+        file = path.parent / image
+        if not file.is_file():
+            raise ConfigError(f"{path}, line {number}: no image {file}")
+        yield file, prompt
 
 
 def _refuse_another(prompt: Prompt, first: Prompt) -> None:
