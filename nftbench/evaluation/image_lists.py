@@ -28,8 +28,9 @@ ENDINGS = (".csv", ".parquet")
 def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     """Read a list of images: JSON lines with `image` (a path beside the list) and `prompt`.
 
-    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata. Lines
-    without an `id` of one text and tag are images of one prompt, and those of one text one cluster of the intervals.
+    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata, and
+    `cluster`, by which intervals are taken. Lines without an `id` of one text and tag are images of one prompt, and
+    those of one text one cluster.
 
     Raises:
         ConfigError: a broken line, with file and line number, or a path that leaves the list's folder; not UTF-8.
@@ -66,9 +67,10 @@ def _entry(
     own_id = said["id"] if "id" in said else known.setdefault((text, tag), f"{number - 1:05d}")
     origin = f"{path.name}, line {number}"
     prompt = Prompt(id=check_id(own_id), text=text, tag=tag, target=target, origin=origin)
-    if "id" not in said:
+    cluster = as_text(own.as_text(said, "cluster"))
+    if not cluster and "id" not in said:
         cluster = known.setdefault((text, None), prompt.id)
-        prompt = replace(prompt, cluster="" if cluster == prompt.id else cluster)
+    prompt = replace(prompt, cluster="" if cluster == prompt.id else cluster)
     return _inside(path.parent, name), prompt
 
 
