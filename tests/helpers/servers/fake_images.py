@@ -41,7 +41,8 @@ class Images(Service):
 
     def do_POST(self):
         body = self.read()
-        question = {**body, "authorization": self.headers["Authorization"]}
+        facts = {"authorization": self.headers["Authorization"], "path": self.path}
+        question = {**body, **facts}
         again = not self.first_time(body["prompt"], question)
         if self.key and self.headers["Authorization"] != f"Bearer {self.key}":
             return self.answer(401, {"error": "another key, please"})
