@@ -7,15 +7,15 @@ files have, every other setting is left open, and its rows are not publishable.
 import datetime
 import hashlib
 import json
-import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nftbench.benchmark import own
+from nftbench.benchmark.named_files import ENDINGS, named_after, pictures, unread_files
 from nftbench.benchmark.prompts import (
     check_id,
     json_object,
@@ -28,6 +28,7 @@ from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
 from nftbench.evaluation.evaluate import versions
+from nftbench.evaluation.image_lists import read_import_list
 from nftbench.evaluation.images import image_origin
 from nftbench.runs.lock import hold
 from nftbench.runs.manifest import strangers
@@ -35,11 +36,9 @@ from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress, Prompt
 from rewards.images.pixels import ImageError, Picture, read_picture
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 GIVEN = "images given"
 """What a manifest says in the place of a pipeline."""
 NOT_KNOWN = "images given: nothing is known of how they were drawn"
-NUMBERED = re.compile(r"(?P<id>.+?)[-_](?P<index>[0-9]{1,6})")
 MOST = 1 << 20
 """Images of one run."""
 BATCH = 16
@@ -89,12 +88,13 @@ def import_images(
     if loaded is None:
         loaded, samples = _own_benchmark(source, images)
     else:
-        samples = _samples(images, loaded.load(), loaded.name)
+        samples = _samples(images, loaded.load(), loaded.name, source)
+    notes = [*uneven_note(images), *_unread_note(source, images)]
     with hold(out):
         if strangers(out):  # of a command that was faster
             raise ConfigError(f"{out} holds something already; choose another --out")
         try:
-            return _written(Run(out), name, loaded, samples, uneven_note(images), progress)
+            return _written(Run(out), name, loaded, samples, notes, progress)
         except BaseException:
             for left in (out / name for name in strangers(out)):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -111,13 +111,16 @@ def read_source(
             f"--prompts {prompts} goes with a folder of images alone; {source} says itself what each was asked for"
         )
     if source.is_file():
-        found = list(_listed(source))
+        found = [GivenImage(file, prompt) for file, prompt in read_import_list(source)]
     elif source.is_dir():
         if layout:
             _refuse_unnamed(source, layout)
             found = [image for folder in layout for image in _geneval(folder)]
         else:
-            found = list(_folder(source, own.read_prompts(prompts) if prompts else known))
+            known = own.read_prompts(prompts) if prompts else known
+            found = list(_folder(source, known))
+            if prompts and known and found:
+                _refuse_missing(known, {image.prompt.id for image in found}, str(prompts), source)
     else:
         raise ConfigError(f"neither a folder nor a list of images: {source}")
     if not found:
@@ -128,10 +131,6 @@ def read_source(
 
 
 # --- where images and prompts are found -----------------------------------------------------------
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
 
 
 def _short(path: Path) -> bytes:
@@ -166,44 +165,20 @@ def _geneval(folder: Path) -> Iterator[GivenImage]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     samples = folder / "samples"
-    found = _pictures(samples) if samples.is_dir() else []
+    found = pictures(samples) if samples.is_dir() else []
     if not found:
         raise ConfigError(f"{samples}: expected GenEval's images, such as 0000.png; found none")
     for image in found:
         yield GivenImage(image, prompt)
 
 
-def _listed(path: Path) -> Iterator[GivenImage]:
-    """JSON lines; lines of one text and tag without an `id` are images of one prompt, those of one text one cluster."""
-    known: dict[tuple[str, str], str] = {}
-    first: dict[str, str] = {}
-    for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
-        try:
-            record = json_object(line)
-            image = required(record, "image", str)
-            if "\0" in image:
-                raise ConfigError(f"expected 'image' to be a path, got {image!r}")
-            said = own.by_meaning({k: v for k, v in record.items() if k != "image"})
-            content = own.as_text(said, "prompt"), own.as_text(said, "tag")
-            place = known.setdefault(content, f"{number - 1:05d}")
-            prompt = own.prompt_of(said, place, {} if "id" in said else first)
-            prompt = replace(prompt, origin=f"{path.name}, line {number}")
-        except ConfigError as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from None
-        file = path.parent / image
-        if not file.is_file():
-            raise ConfigError(f"{path}, line {number}: no image {file}")
-        yield GivenImage(file, prompt)
-
-
 def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage]:
     """Images of one folder: named after their prompt's id (`00012.png`, `00012-03.png`), or each with its `.txt`."""
     by_id = {p.id: p for p in known or ()}
-    for path in _pictures(folder):
+    for path in pictures(folder):
         caption = path.with_suffix(".txt")
-        numbered = NUMBERED.fullmatch(path.stem)
         if known is not None:
-            found = by_id.get(path.stem) or (by_id.get(numbered["id"]) if numbered else None)
+            found = by_id.get(named_after(path, by_id.keys()) or "")
             if found is None:
                 raise ConfigError(
                     f"{path.name} is named after no prompt; expected ID.png or ID-NUMBER.png, such as "
@@ -264,6 +239,17 @@ def uneven_note(images: Sequence[GivenImage]) -> list[str]:
     ]
 
 
+def _unread_note(source: Path, images: Sequence[GivenImage]) -> list[str]:
+    """Said of files that are named as the images are and were passed over."""
+    unread = unread_files(source, {image.prompt.id for image in images})
+    if not unread:
+        return []
+    return [
+        f"passed over: {len(unread)} files named after prompts, the first {unread[0].name}; images end in "
+        f"{', '.join(sorted(ENDINGS))}"
+    ]
+
+
 def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
     found: dict[str, tuple[Prompt, list[Path]]] = {}
     for image in images:
@@ -277,8 +263,25 @@ def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
     return list(found.values())
 
 
+def _refuse_missing(asked: Sequence[Prompt], shown: Set[str], name: str, source: Path) -> None:
+    """Refuse prompts without an image: a mean over the others would be taken for one over all of them."""
+    missing = [prompt for prompt in asked if prompt.id not in shown]
+    if not missing:
+        return
+    said = (
+        f"{len(missing)} of {len(asked)} prompts of {name} have no image, the first {missing[0].text!r} "
+        f"(id {missing[0].id})"
+    )
+    if unread := unread_files(source, {prompt.id for prompt in missing}):
+        said += (
+            f"; {len(unread)} files named after them are of no format that is read, the first {unread[0].name}: make "
+            f"them {', '.join(sorted(ENDINGS))}"
+        )
+    raise ConfigError(f"{said}; add the images, or pass --prompts without these")
+
+
 def _samples(
-    images: Sequence[GivenImage], prompts: Sequence[Prompt], name: str
+    images: Sequence[GivenImage], prompts: Sequence[Prompt], name: str, source: Path
 ) -> list[tuple[Sample, Path]]:
     """The images as answers to a benchmark's prompts, found by what they say.
 
@@ -292,11 +295,7 @@ def _samples(
         if prompt is None:
             raise ConfigError(f"{name} does not ask {image.prompt.text!r} ({image.path})")
         found.setdefault(prompt.id, []).append(image.path)
-    missing = [p for p in prompts if p.id not in found]
-    if missing:
-        raise ConfigError(
-            f"{len(missing)} of {len(prompts)} prompts of {name} have no image, the first {missing[0].text!r}"
-        )
+    _refuse_missing(prompts, found.keys(), name, source)
     counts = Counter(map(len, found.values()))
     if len(counts) > 1:
         raise ConfigError(

@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +28,9 @@ ENDINGS = (".csv", ".parquet")
 def read_image_list(path: Path) -> tuple[list[Path], list[Prompt]]:
     """Read a list of images: JSON lines with `image` (a path beside the list) and `prompt`.
 
-    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata. Lines
-    without an `id` of one text and tag are images of one prompt, and those of one text one cluster of the intervals.
+    `id`, `tag`, `include` and `exclude` may stand beside them, for rewards that need GenEval's metadata, and
+    `cluster`, by which intervals are taken. Lines without an `id` of one text and tag are images of one prompt, and
+    those of one text one cluster.
 
     Raises:
         ConfigError: a broken line, with file and line number, or a path that leaves the list's folder; not UTF-8.
@@ -66,10 +67,40 @@ def _entry(
     own_id = said["id"] if "id" in said else known.setdefault((text, tag), f"{number - 1:05d}")
     origin = f"{path.name}, line {number}"
     prompt = Prompt(id=check_id(own_id), text=text, tag=tag, target=target, origin=origin)
-    if "id" not in said:
+    cluster = as_text(own.as_text(said, "cluster"))
+    if not cluster and "id" not in said:
         cluster = known.setdefault((text, None), prompt.id)
-        prompt = replace(prompt, cluster="" if cluster == prompt.id else cluster)
+    prompt = replace(prompt, cluster="" if cluster == prompt.id else cluster)
     return _inside(path.parent, name), prompt
+
+
+def read_import_list(path: Path) -> Iterator[tuple[Path, Prompt]]:
+    """Images of a list that become a run, which absolute paths may name; each with its prompt.
+
+    Lines of one text and tag without an `id` are images of one prompt, those of one text one cluster.
+
+    Raises:
+        ConfigError: a broken line, or no image where it says, with file and line number.
+    """
+    known: dict[tuple[str, str], str] = {}
+    first: dict[str, str] = {}
+    for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
+        try:
+            record = json_object(line)
+            image = required(record, "image", str)
+            if "\0" in image:
+                raise ConfigError(f"expected 'image' to be a path, got {image!r}")
+            said = own.by_meaning({k: v for k, v in record.items() if k != "image"})
+            content = own.as_text(said, "prompt"), own.as_text(said, "tag")
+            place = known.setdefault(content, f"{number - 1:05d}")
+            prompt = own.prompt_of(said, place, {} if "id" in said else first)
+            prompt = replace(prompt, origin=f"{path.name}, line {number}")
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+        file = path.parent / image
+        if not file.is_file():
+            raise ConfigError(f"{path}, line {number}: no image {file}")
+        yield file, prompt
 
 
 def _refuse_another(prompt: Prompt, first: Prompt) -> None:

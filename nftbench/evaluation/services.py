@@ -121,6 +121,8 @@ def _counted(drawn) -> dict[str, float]:
     found = Counter()
     for one in drawn:
         found["requests"] += one.attempts
+        if one.rewritten:  # rewards judge by the prompt, which was not what was drawn
+            found["prompts rewritten"] += 1
         found.update({f"usage {k}": v for k, v in one.usage.items()})
     return dict(found)
 

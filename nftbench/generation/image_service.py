@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,6 +77,8 @@ class Drawn:
     attempts: int = 1
     usage: dict[str, float] = field(default_factory=dict)
     """What the service counted, such as `total_tokens` or `cost`."""
+    rewritten: bool = False
+    """Whether the service says that it drew another text than the prompt."""
 
 
 def is_service(checkpoint: str) -> bool:
@@ -139,7 +141,7 @@ def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) 
     questions = [partial(_question, service, sample, size) for sample in batch]
     outcomes = ask_all(service.endpoint, questions, partial(_attempt, size=size))
     drawn = [
-        Drawn(o.value[0], attempts=o.attempts, usage=o.value[1])
+        replace(o.value, attempts=o.attempts)
         if o.value
         else Drawn(None, o.failure, o.status, o.attempts)
         for o in outcomes
@@ -166,9 +168,7 @@ def _question(service: ImageService, sample: Sample, size: tuple[int, int]) -> d
     }
 
 
-async def _attempt(
-    session: Session, body: dict[str, Any], *, size: tuple[int, int]
-) -> tuple[np.ndarray, dict[str, float]]:
+async def _attempt(session: Session, body: dict[str, Any], *, size: tuple[int, int]) -> Drawn:
     try:
         text = await session.post("/images/generations", body)
     except Failure as fault:
@@ -192,7 +192,9 @@ async def _attempt(
         data = await session.get(_on_same_host(session.endpoint.url, address))
     else:
         raise Failure("an answer with neither b64_json nor url", status=200)
-    return _pixels(data, size), _usage(answer.get("usage"))
+    revised = first.get("revised_prompt")
+    rewritten = isinstance(revised, str) and revised.strip() not in ("", body["prompt"].strip())
+    return Drawn(_pixels(data, size), usage=_usage(answer.get("usage")), rewritten=rewritten)
 
 
 def _on_same_host(own: str, address: str) -> str:

@@ -40,7 +40,7 @@ class Endpoint:
     """Where a server answers, and how long it is waited for."""
 
     url: str
-    """Address that a request's path is put behind, such as `http://127.0.0.1:17140/v1`."""
+    """Address that a request's path is put behind, such as `http://127.0.0.1:17140/v1`; it may hold a query."""
     key: str = field(default="", repr=False)
     """Sent as bearer token; nothing is sent where it is empty."""
     key_name: str = "NFTBENCH_JUDGE_KEY"
@@ -77,6 +77,11 @@ class Endpoint:
     def shown(self) -> str:
         """The address for a message, without a password in it."""
         return self.hidden(self.url)
+
+    def address(self, path: str) -> str:
+        """Where a request goes: the path behind the address's own, a query (`?api-version=...`) behind both."""
+        parts = urlsplit(self.url)
+        return parts._replace(path=f"{parts.path.rstrip('/')}{path}").geturl()
 
     def hidden(self, text: str) -> str:
         """A text without the key, and without the user and password that an address may hold."""
@@ -159,9 +164,8 @@ class Session:
         Raises:
             Failure: there is none.
         """
-        return (await self._answered("POST", f"{self.endpoint.url}{path}", json=body)).decode(
-            "utf-8", "replace"
-        )
+        held = await self._answered("POST", self.endpoint.address(path), json=body)
+        return held.decode("utf-8", "replace")
 
     async def get(self, url: str) -> bytes:
         """What lies at an address.
@@ -289,7 +293,7 @@ async def status_of(endpoint: Endpoint) -> int:
     async with (
         asyncio.timeout(PROBE_TIMEOUT),
         httpx2.AsyncClient(headers=headers(endpoint), timeout=None) as client,
-        client.stream("GET", f"{endpoint.url}/models") as answer,
+        client.stream("GET", endpoint.address("/models")) as answer,
     ):
         return answer.status_code
 

@@ -237,3 +237,29 @@ def test_an_image_whose_name_is_too_long_is_said_so(tmp_path, long):
     code, said = run_here(tmp_path, "import", "list.jsonl", "--name", "m")
     assert code == 2 and "too long a name" in said and "cannot write" not in said
     assert said.count("\n") == 1 and len(said) < 400 and not (tmp_path / "runs").exists()
+
+
+def eight_prompts(tmp_path, names):
+    """Eight prompts, and files named after some of them."""
+    for number, name in enumerate(names):
+        picture(tmp_path / "images" / f"{name}.png", number)
+    (tmp_path / "p.txt").write_text("".join(f"thing {i}\n" for i in range(8)))
+    return ("import", "images", "--prompts", "p.txt", "--name", "m", "--out", "run")
+
+
+def test_prompts_without_an_image_are_refused_and_unread_files_named(tmp_path):
+    """As with `--benchmark`: the mean of the others would be taken for that of all eight."""
+    command = eight_prompts(tmp_path, ["00000", "00001", "00003"])
+    (tmp_path / "images" / "00002.heic").write_bytes(b"x")
+    (tmp_path / "images" / "00004.txt").write_text("a caption without its image")
+    code, said = run_here(tmp_path, *command)
+    assert code == 2 and said.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert "5 of 8 prompts of p.txt have no image, the first 'thing 2' (id 00002)" in said
+    assert "1 files named after them are of no format that is read, the first 00002.heic" in said
+
+
+def test_an_unread_file_of_a_prompt_that_has_an_image_is_said(tmp_path):
+    command = eight_prompts(tmp_path, [f"{i:05d}-00" for i in range(8)])
+    (tmp_path / "images" / "00002-01.heic").write_bytes(b"x")
+    code, said = run_here(tmp_path, *command)
+    assert code == 0 and "passed over: 1 files named after prompts, the first 00002-01.heic" in said

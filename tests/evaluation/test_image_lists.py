@@ -13,6 +13,7 @@ from nftbench.evaluation.image_lists import read_image_list, score_list, scores_
 from rewards.base import ConfigError
 from rewards.images.jpeg import Incompressibility
 from tests.evaluation.scoring.test_files import Brightness, listed, picture
+from tests.helpers.commands import run_here
 
 
 def quietly(stage: str, done: int, total: int) -> None:
@@ -213,3 +214,24 @@ def test_csv_is_csv_and_no_formula(tmp_path):
 
 def test_the_default_place_is_beside_the_list(tmp_path):
     assert scores_file(tmp_path / "a.jsonl", [], None) == tmp_path / "a.scores.parquet"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_clusters_of_a_list_make_the_interval_that_its_import_has(tmp_path, named):
+    """By the command: six prompts in two clusters, whose error is that of two and not of six."""
+    lines = []
+    for number in range(6):
+        picture(tmp_path / f"{number}.png", 9 + 40 * (number // 3) + number)
+        line = {"image": f"{number}.png", "prompt": f"thing {number}", "cluster": "ab"[number // 3]}
+        lines.append(line | ({"id": f"p{number}"} if named else {}))
+    listed(tmp_path, *lines)
+    code, said = run_here(tmp_path, "score", "images.jsonl", "--rewards", "jpeg", "--json")
+    assert code == 0, said
+    (row,) = json.loads(said[said.index("{") : said.rindex("}") + 1])["rows"]
+    imported = ("import", "images.jsonl", "--name", "m", "--out", "run", "--rewards", "jpeg")
+    code, said = run_here(tmp_path, *imported)
+    assert code == 0, said
+    whole = pd.read_csv(tmp_path / "run" / "rows.csv").iloc[0]
+    assert row["n_prompts"] == whole["n_prompts"] == 2
+    for edge in ("value", "low", "high"):
+        assert row[edge] == pytest.approx(whole[edge], abs=1e-6)

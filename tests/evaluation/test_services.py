@@ -104,6 +104,28 @@ def test_a_model_that_takes_no_response_format(service):
     assert (good.attempts, other.attempts) == (2, 2) and other.pixels is not None
 
 
+def test_rewritten_prompts_are_counted_and_said(tmp_path):
+    """The texts themselves, which may be of any length, stay out of the line and the manifest."""
+    (tmp_path / "mine.txt").write_text("a red cube\na rewritten cat\na rewritten dog\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+    assert code == 0 and "by a service: prompts rewritten 2, requests 3" in out, out
+    manifest = (tmp_path / "run" / "manifest.json").read_text("utf-8")
+    (counted,) = json.loads(manifest)["service"].values()
+    assert counted["prompts rewritten"] == 2 and "sharp" not in out + manifest
+
+
+def test_a_query_of_the_address_stays_behind_the_path(tmp_path):
+    (tmp_path / "mine.txt").write_text("a red cube\n", "utf-8")
+    with serving_images() as url:
+        name = f"api:{url}?api-version=2024-02-01#fake"
+        command = ("eval", name, "--prompts", "mine.txt", "--rewards", "jpeg", "--size", "64")
+        code, out = run_here(tmp_path, *command)
+        assert code == 0, out
+        assert [a["path"] for a in log(url)] == ["/v1/images/generations?api-version=2024-02-01"]
+
+
 def test_the_rate_is_kept(service, monkeypatch):
     monkeypatch.setenv("NFTBENCH_IMAGES_RATE", "240")
     began = time.monotonic()

@@ -2,7 +2,8 @@
 
 It says its port. It draws one colour a prompt, in the size it is asked for, except where a word of the prompt asks for
 trouble: `small` half the size, `busy-once` status 429 at the first time, `fail` 500 always, `refuse` 400, `broken` no
-image, `linked` an address on the service itself, `elsewhere` one on another host, `endless` an answer without an end.
+image, `rewritten` says that it drew another text, `linked` an address on the service itself, `elsewhere` one on another
+host, `endless` an answer without an end.
 `GET /v1/log` tells what was asked. The model `nobody` is unknown, `plain` takes no response_format.
 """
 
@@ -16,7 +17,17 @@ from PIL import Image
 
 from tests.helpers.servers.fake_service import Service, serve, serving
 
-TROUBLE = ("small", "busy-once", "fail", "refuse", "broken", "linked", "elsewhere", "endless")
+TROUBLE = (
+    "small",
+    "busy-once",
+    "fail",
+    "refuse",
+    "broken",
+    "rewritten",
+    "linked",
+    "elsewhere",
+    "endless",
+)
 
 
 def colour(prompt: str) -> tuple[int, int, int]:
@@ -41,7 +52,8 @@ class Images(Service):
 
     def do_POST(self):
         body = self.read()
-        question = {**body, "authorization": self.headers["Authorization"]}
+        facts = {"authorization": self.headers["Authorization"], "path": self.path}
+        question = {**body, **facts}
         again = not self.first_time(body["prompt"], question)
         if self.key and self.headers["Authorization"] != f"Bearer {self.key}":
             return self.answer(401, {"error": "another key, please"})
@@ -67,7 +79,10 @@ class Images(Service):
             width, height = width // 2, height // 2
         data = b"no image" if trouble == "broken" else picture(body["prompt"], width, height)
         encoded = base64.b64encode(data).decode()
-        return self.answer(200, {"data": [{"b64_json": encoded}], "usage": {"total_tokens": 7}})
+        image = {"b64_json": encoded, "revised_prompt": body["prompt"]}
+        if trouble == "rewritten":
+            image["revised_prompt"] = f"a photo of {body['prompt']}, sharp"
+        return self.answer(200, {"data": [image], "usage": {"total_tokens": 7}})
 
 
 def serving_images(key: str = "") -> AbstractContextManager[str]:

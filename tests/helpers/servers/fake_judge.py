@@ -43,6 +43,7 @@ class Judge(Service):
         caption = re.search(r"Text Caption: \[(.*)\]", text["text"], re.DOTALL)[1]
         trouble = next((word for word in TROUBLE if word in caption.split()), "")
         question = {**body, "messages": text["text"], "headers": dict(self.headers)}
+        question["path"] = self.path
         again = not self.first_time(caption, question)
         self.react("" if trouble.endswith("-once") and again else trouble, picture, text["text"])
 

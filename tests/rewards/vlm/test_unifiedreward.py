@@ -116,7 +116,7 @@ def test_what_a_server_gets(url):
     first, second = httpx2.get(f"{url}/log").json()["asked"][-2:]
     assert first["messages"] == NFT.question.replace("{prompt}", text)
     assert first["headers"]["Authorization"] == "Bearer flowgrpo"
-    assert {k: v for k, v in first.items() if k not in {"messages", "headers"}} == {
+    assert {k: v for k, v in first.items() if k not in {"messages", "headers", "path"}} == {
         "model": "UnifiedReward-7b-v1.5",
         "temperature": 0,
     }
@@ -174,6 +174,15 @@ def test_settings_from_the_environment(monkeypatch, url):
     scores = load_reward("unifiedreward").score(pictures(1), prompts("a"))
     assert scores.evidence[0]["model"] == "mine" and np.isfinite(scores.values[0])
     json.dumps(scores.evidence)
+
+
+@pytest.mark.parametrize("behind", ["?api-version=2024-02-01", "/?api-version=2024-02-01"])
+def test_a_query_of_the_judge_s_address_stays_behind_the_path(monkeypatch, url, behind):
+    monkeypatch.setenv("NFTBENCH_JUDGE_URL", f"{url}{behind}")
+    assert np.isfinite(load_reward("unifiedreward").score(pictures(1), prompts("q")).values[0])
+    asked = httpx2.get(f"{url}/log").json()["asked"][-1]
+    assert asked["path"] == "/v1/chat/completions?api-version=2024-02-01"
+    assert endpoint("nft").address("/models") == f"{url}/models?api-version=2024-02-01"
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
