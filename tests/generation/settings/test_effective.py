@@ -1,6 +1,7 @@
 """Drawn as asked, or refused: guidance, size and text length as the network saw them, counted by hooks of our own."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -106,6 +107,28 @@ def test_both_stages_of_a_prior_and_a_decoder_are_switched_off():
 def test_a_language_model_that_rewrites_prompts_is_switched_off():
     _, settings = learned("ernie")
     assert settings.further == {"use_pe": False} and settings.arguments["use_pe"] is False
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_prompts_are_not_rewritten_where_the_packages_for_it_are(tmp_path, monkeypatch, installed):
+    """PixArt, IF and Lumina clean prompts where ftfy and bs4 are: one checkpoint, two texts, by machine."""
+    made = families.build("pixart")
+    module = sys.modules[type(made).__module__]
+    for package in ("bs4", "ftfy"):
+        monkeypatch.setattr(module, f"is_{package}_available", lambda: installed)
+
+    def rewrite(self, caption):
+        raise AssertionError(f"{caption} was rewritten")
+
+    monkeypatch.setattr(type(made), "_clean_caption", rewrite)
+    made.save_pretrained(tmp_path / "pixart")
+    (tmp_path / "p.txt").write_text("a cat #1 &amp; a dog\n")
+    asked = ["--prompts", "p.txt", "--rewards", "jpeg", "--steps", "1", "--size", "64"]
+    code, said = run_here(tmp_path, "eval", "pixart", *asked, "--out", "run")
+    assert code == 0, said
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
+    ((protocol,),) = [manifest["protocols"].values()]
+    assert protocol["further"] == "clean_caption=False use_resolution_binning=False"
 
 
 @pytest.mark.slow
