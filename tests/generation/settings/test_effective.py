@@ -147,6 +147,26 @@ def test_a_model_that_does_not_see_its_prompt_is_refused():
         check_prompt_seen(pipeline, settings, PROMPTS)
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_prompts_that_differ_behind_what_the_tokenizer_keeps(tmp_path, sound):
+    """Its network sees the prompt all the same; a network that does not is named without what it lacks."""
+    pipeline = families.build("sd15")
+    for parameter in () if sound else pipeline.text_encoder.parameters():
+        parameter.data.zero_()
+    pipeline.save_pretrained(tmp_path / "sd15")
+    start = "a red circle left of a blue square " * 14
+    (tmp_path / "p.txt").write_text(f"{start}at dawn\n{start}at dusk\n")
+    asked = ["--prompts", "p.txt", "--rewards", "jpeg", "--steps", "1", "--size", "64"]
+    code, said = run_here(tmp_path, "eval", "sd15", *asked, "--out", "run")
+    if sound:
+        assert code == 0, said
+        assert "2 prompts are cut by every text encoder" in " ".join(said.split())
+        return
+    said = " ".join(said.split())
+    assert code == 2 and "its network does not see the prompt; nothing was drawn" in said
+    assert f"for {start[:80]!r}... and {start[:80]!r}... from one noise" in said
+
+
 @pytest.mark.slow
 def test_steps_that_a_pipeline_does_not_take_are_one_line_while_drawing():
     """Sana Sprint takes two alone, unless it is told of no time between them."""
