@@ -168,8 +168,8 @@ def _trainable(pipeline: DiffusionPipeline, parameters: SamplingParameters) -> s
         learn(pipeline, lambda texts: _draw(pipeline, texts, settings))
     except ConfigError as error:
         return f"no: {error}"
-    lora = "LoRA and full" if hasattr(pipeline, "save_lora_weights") else "policy.method=full only"
-    return f"yes ({lora})"
+    saves = hasattr(pipeline, "save_lora_weights")
+    return f"yes (LoRA{'' if saves else ' in the layout of peft'} and full)"
 
 
 def _draw(pipeline: DiffusionPipeline, texts: list[str], settings: Effective) -> None:

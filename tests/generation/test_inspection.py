@@ -5,6 +5,7 @@ import pytest
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.inspection import inspect_model
+from tests.helpers.commands import run_here
 from tests.helpers.models import families
 
 SIZE = SamplingParameters(height=64, width=64)
@@ -28,3 +29,14 @@ def test_a_network_that_is_told_its_scale():
     found = inspect_model(model, SIZE)
     assert found.guidance.startswith("embedded 8.5, 1 network call")
     assert found.guidance_choices["off"].startswith("no: ")
+
+
+@pytest.mark.parametrize(
+    ("family", "lora"),
+    [("pixart", "LoRA in the layout of peft and full"), ("sd15", "LoRA and full")],
+)
+def test_how_a_network_may_be_trained(tmp_path, family, lora):
+    """PixArt has no `save_lora_weights`; its LoRAs are trained and saved as peft does (tests/families)."""
+    families.build(family).save_pretrained(tmp_path / family)
+    code, said = run_here(tmp_path, "inspect", family, "--size", "64")
+    assert code == 0 and f"yes ({lora})" in " ".join(said.split())

@@ -32,8 +32,8 @@ from rewards.base import ConfigError
 
 PROBE = "a photo of a cat"
 Guidance = Literal["off", "cfg", "embedded"]
-CHANGES_SIZE = "use_resolution_binning"
-"""Pipelines with it draw at another size and shrink the image."""
+SWITCHED_OFF = ("use_resolution_binning", "clean_caption")
+"""Drawing at another size and shrinking the image; rewriting prompts, which is done only where ftfy and bs4 are."""
 AREA = "max_area"
 """Pipelines with it take of height and width the proportion alone."""
 
@@ -59,7 +59,7 @@ class Effective:
     one_by_one: bool = False
     """Whether images must be drawn one at a time: the pipeline takes no list of generators."""
     further: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that no flag names, and what they are set to: `use_resolution_binning` off."""
+    """Arguments that no flag names, and what they are set to: `use_resolution_binning` off, `clean_caption` off."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers should know."""
     solver: str | None = None
@@ -154,9 +154,8 @@ class _Learner:
         self.one_by_one = False
         self.latent = True
         self.fixed = self._fixed()
-        self.further: dict[str, Any] = {}
-        if CHANGES_SIZE in self.parameters:
-            self.further[CHANGES_SIZE] = False
+        on = [n for n in SWITCHED_OFF if n in self.parameters and self.parameters[n].default]
+        self.further: dict[str, Any] = dict.fromkeys(on, False)
         if AREA in self.parameters and {"height", "width"} <= self.fixed.keys():
             self.further[AREA] = self.fixed["height"] * self.fixed["width"]
         self.undefined = ""

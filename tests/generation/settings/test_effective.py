@@ -1,6 +1,7 @@
 """Drawn as asked, or refused: guidance, size and text length as the network saw them, counted by hooks of our own."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -108,6 +109,28 @@ def test_a_language_model_that_rewrites_prompts_is_switched_off():
     assert settings.further == {"use_pe": False} and settings.arguments["use_pe"] is False
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_prompts_are_not_rewritten_where_the_packages_for_it_are(tmp_path, monkeypatch, installed):
+    """PixArt, IF and Lumina clean prompts where ftfy and bs4 are: one checkpoint, two texts, by machine."""
+    made = families.build("pixart")
+    module = sys.modules[type(made).__module__]
+    for package in ("bs4", "ftfy"):
+        monkeypatch.setattr(module, f"is_{package}_available", lambda: installed)
+
+    def rewrite(self, caption):
+        raise AssertionError(f"{caption} was rewritten")
+
+    monkeypatch.setattr(type(made), "_clean_caption", rewrite)
+    made.save_pretrained(tmp_path / "pixart")
+    (tmp_path / "p.txt").write_text("a cat #1 &amp; a dog\n")
+    asked = ["--prompts", "p.txt", "--rewards", "jpeg", "--steps", "1", "--size", "64"]
+    code, said = run_here(tmp_path, "eval", "pixart", *asked, "--out", "run")
+    assert code == 0, said
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
+    ((protocol,),) = [manifest["protocols"].values()]
+    assert protocol["further"] == "clean_caption=False use_resolution_binning=False"
+
+
 @pytest.mark.slow
 def test_a_pipeline_without_a_list_of_generators_draws_one_by_one():
     _, settings = learned("amused")
@@ -122,6 +145,26 @@ def test_a_model_that_does_not_see_its_prompt_is_refused():
             parameter.data.zero_()
     with pytest.raises(ConfigError, match="does not see the prompt"):
         check_prompt_seen(pipeline, settings, PROMPTS)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_prompts_that_differ_behind_what_the_tokenizer_keeps(tmp_path, sound):
+    """Its network sees the prompt all the same; a network that does not is named without what it lacks."""
+    pipeline = families.build("sd15")
+    for parameter in () if sound else pipeline.text_encoder.parameters():
+        parameter.data.zero_()
+    pipeline.save_pretrained(tmp_path / "sd15")
+    start = "a red circle left of a blue square " * 14
+    (tmp_path / "p.txt").write_text(f"{start}at dawn\n{start}at dusk\n")
+    asked = ["--prompts", "p.txt", "--rewards", "jpeg", "--steps", "1", "--size", "64"]
+    code, said = run_here(tmp_path, "eval", "sd15", *asked, "--out", "run")
+    if sound:
+        assert code == 0, said
+        assert "2 prompts are cut by every text encoder" in " ".join(said.split())
+        return
+    said = " ".join(said.split())
+    assert code == 2 and "its network does not see the prompt; nothing was drawn" in said
+    assert f"for {start[:80]!r}... and {start[:80]!r}... from one noise" in said
 
 
 @pytest.mark.slow
