@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import io
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -36,16 +37,28 @@ KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "
 KEYS |= {"task": "tag", "cluster": "cluster", "include": "include", "exclude": "exclude"}
 """What a line or column may be called, and what it means."""
 TARGETS = ("include", "exclude")
+RUN_WIDE = {
+    "guidance": "--guidance", "guidance_scale": "--guidance-scale", "height": "--size", "width": "--size",
+    "images_per_prompt": "--images-per-prompt", "max_sequence_length": "--max-sequence-length",
+    "negative_prompt": "--negative-prompt", "num_inference_steps": "--steps", "steps": "--steps", "seed": "--seed",
+    "solver": "--solver",
+}  # fmt: skip
+"""What is fixed for a whole run, by the flag that does; no prompt has its own."""
+LOG = logging.getLogger("nftbench")
 LARGEST = 64 << 20
 """Bytes of a prompt file."""
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path, *, drawn: bool = True) -> list[Prompt]:
     """A user's own prompts: `.txt`, a prompt a line; `.jsonl`, objects; `.csv` with a header.
 
     Objects and columns: `prompt`, and where wanted `id`, `tag` (or `task`), `cluster`, `include` and `exclude`
     (GenEval's targets; JSON in a CSV), these two in `target` as well. Ids are the line's number where none is named.
-    Equal prompts without a cluster are one cluster.
+    Equal prompts without a cluster are one cluster. Other columns are passed over, and named once in a warning.
+
+    Args:
+        path: the file.
+        drawn: whether images are drawn from it, so that settings of drawing are refused.
 
     Raises:
         ConfigError: no such file, another encoding or ending, or a broken line: file, line, what is wrong.
@@ -57,8 +70,10 @@ def read_prompts(path: Path) -> list[Prompt]:
     prompts: list[Prompt] = []
     seen: dict[str, int] = {}
     first: dict[str, str] = {}
+    others: dict[str, None] = {}
     for number, record in rows(path, data):
         try:
+            others |= dict.fromkeys(_others(record, drawn=drawn))
             prompt = prompt_of(record, f"{number - 1:05d}", first)
             refuse_twice(prompt, number, seen)
         except ConfigError as error:
@@ -66,7 +81,30 @@ def read_prompts(path: Path) -> list[Prompt]:
         prompts.append(replace(prompt, origin=f"{path.name}, line {number}"))
     if not prompts:
         raise ConfigError(f"{path}: expected a prompt a line, got none")
+    if others:
+        LOG.warning("%s: passed over, for they mean nothing here: %s", path, _few(list(others)))
     return prompts
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name[:40]) for name in names[:5]) + more
+
+
+def _others(record: Mapping[str, Any], *, drawn: bool) -> list[str]:
+    """Names of a line that say nothing about a prompt.
+
+    Raises:
+        ConfigError: one that is a setting of drawing, which would not be followed.
+    """
+    names = [n for n, v in record.items() if n not in {*KEYS, "target"} and v not in (None, "")]
+    for name in names:
+        flag = RUN_WIDE.get(re.sub("[ -]", "_", name.strip().lower()))
+        if flag and drawn:
+            raise ConfigError(
+                f"{name!r} is a setting of the whole run ({flag}), not of a prompt; take it out of the file"
+            )
+    return names
 
 
 def bounded(path: Path) -> bytes:
@@ -165,7 +203,9 @@ def by_meaning(record: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{found[meaning][0]!r} and {name!r} mean the same; keep one")
         if meaning:
             found[meaning] = (name, value)
-        elif name != "target" and (near := difflib.get_close_matches(name, KEYS, 1, 0.75)):
+        elif name != "target" and (
+            near := difflib.get_close_matches(name.strip().lower(), KEYS, 1, 0.75)
+        ):
             raise ConfigError(f"unknown key {name!r}; did you mean {near[0]!r}?")
     return {meaning: value for meaning, (_, value) in found.items()}
 

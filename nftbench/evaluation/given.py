@@ -117,7 +117,7 @@ def read_source(
             _refuse_unnamed(source, layout)
             found = [image for folder in layout for image in _geneval(folder)]
         else:
-            known = own.read_prompts(prompts) if prompts else known
+            known = own.read_prompts(prompts, drawn=False) if prompts else known
             found = list(_folder(source, known))
             if prompts and known and found:
                 _refuse_missing(known, {image.prompt.id for image in found}, str(prompts), source)

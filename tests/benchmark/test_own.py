@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from nftbench.benchmark import own, places
 from nftbench.benchmark.registry import load_benchmark, load_suite, names, protocols_of
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.stats.paired import clusters
 from rewards import load_reward
 from rewards.base import ConfigError, Prompt
@@ -95,6 +97,41 @@ def test_equal_prompts_are_one_cluster_and_blank_lines_none(tmp_path):
 def test_a_broken_file_is_refused_with_its_line(tmp_path, name, text, said):
     with pytest.raises(ConfigError, match=said):
         own.read_prompts(written(tmp_path, name, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("n.csv", "prompt,negative_prompt\nx,blurry\n", "'negative_prompt' is a setting of the whole run"),
+        ("n.csv", "prompt,Seed\nx,7\n", "n.csv, line 2: 'Seed' is a setting of the whole run (--seed)"),
+        ("n.csv", "prompt,Guidance Scale\nx,7\n", "(--guidance-scale), not of a prompt"),
+        ("n.jsonl", '{"prompt": "x", "num_inference_steps": 4}\n', "line 1: 'num_inference_steps'"),
+        ("n.csv", "prompt,ID\nx,7\n", "unknown key 'ID'; did you mean 'id'?"),
+        ("n.jsonl", '{"prompt": "x", "TAG": "y"}\n', "unknown key 'TAG'; did you mean 'tag'?"),
+    ],
+)  # fmt: skip
+def test_a_column_that_would_not_be_followed_is_refused(tmp_path, name, text, said):
+    written(tmp_path, name, text)
+    code, out = run_here(tmp_path, "eval", "pocket", "--prompts", name, "--rewards", "jpeg")
+    assert code == 2 and said in out and out.count("\n") == 1
+
+
+def test_every_setting_of_drawing_is_known_as_one():
+    assert set(SamplingParameters.model_fields) <= own.RUN_WIDE.keys()
+
+
+def test_other_columns_are_named_once(tmp_path, caplog):
+    """Of images that are there already, settings of their drawing are columns as any other."""
+    lines = [{"prompt": "x", "seed": 7, "author": "me"}, {"prompt": "y", "seed": 8, "note": ""}]
+    written(tmp_path, "p.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{number:05d}.png")
+    command = ("import", "images", "--prompts", "p.jsonl", "--name", "m", "--out", "run")
+    code, out = run_here(tmp_path, *command)
+    assert code == 0, out
+    said = "p.jsonl: passed over, for they mean nothing here: 'seed', 'author'"
+    assert [record.getMessage() for record in caplog.records] == [said]
 
 
 ENTRIES = {
