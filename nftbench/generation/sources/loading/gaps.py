@@ -20,7 +20,8 @@ def gaps_refused() -> Iterator[None]:
     pipeline loads its parts itself, so their loaders are watched.
     """
     with ExitStack() as undo:
-        for library in (ModelMixin, PreTrainedModel):
+        libraries: tuple[Any, ...] = (ModelMixin, PreTrainedModel)
+        for library in libraries:
             original = library.__dict__["from_pretrained"]
             undo.callback(setattr, library, "from_pretrained", original)
             library.from_pretrained = classmethod(_watched(original.__func__))
