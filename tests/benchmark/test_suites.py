@@ -130,7 +130,7 @@ def test_the_pocket_table_has_the_papers_rows():
         ("pocket w/o CFG", "pocket", {}),
         ("+ CFG", "pocket", {"guidance_scale": 4.5}),
         ("+ FlowGRPO (GenEval)", "pocket-flowgrpo", {}),
-        ("+ FlowGRPO (OCR)", "runs/pocket-flowgrpo-ocr", {}),
+        ("+ FlowGRPO (OCR)", "pocket-flowgrpo-ocr", {}),
         ("+ NFT (GenEval)", "pocket-nft-geneval", {}),
         ("+ NFT (GenEval), guided rollouts", "pocket-nft-guided", {}),
         ("+ NFT (GenEval), iterated", "pocket-nft-iterated", {}),

@@ -288,11 +288,8 @@ def test_rows_by_label_in_the_suites_order(tmp_path):
     assert {c.verdict for c in found["+ NFT (multi-reward)"].cells} == {""}
     missing = found["pocket w/o CFG"].cells
     assert {c.command for c in missing} == {"nftbench eval pocket --suite pocket-table1"}
-    ocr = next(r for r in suite.rows if r.checkpoint == "runs/pocket-flowgrpo-ocr").label
-    assert (
-        found[ocr].cells[0].command
-        == "nftbench eval runs/pocket-flowgrpo-ocr --suite pocket-table1"
-    )
+    ocr = next(r for r in suite.rows if r.checkpoint == "pocket-flowgrpo-ocr").label
+    assert found[ocr].cells[0].command == "nftbench eval pocket-flowgrpo-ocr --suite pocket-table1"
 
 
 def test_the_command_names_the_settings_of_a_row():
