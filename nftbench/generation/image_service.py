@@ -9,11 +9,12 @@ import binascii
 import hashlib
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,8 @@ from rewards.vlm.exchange import Endpoint, Failure, Session, ask_all, number_abo
 
 PREFIX = "api:"
 KEY = "NFTBENCH_IMAGES_KEY"
+SECRET = re.compile("key|token|secret|password|signature", re.IGNORECASE)
+"""In the name of what an address's query must not hold."""
 CONCURRENCY, TIMEOUT, RATE = 4.0, 120.0, 0.0
 LARGEST = 64 << 20
 """Bytes of one answer."""
@@ -105,8 +108,11 @@ def load_service(name: str) -> ImageService:
         raise ConfigError(
             f"{name!r}: expected api:URL#MODEL, such as api:http://127.0.0.1:8000/v1#my-model"
         )
-    if "@" in parts.netloc:
-        raise ConfigError(f"an address must hold no password, for runs keep it; put it into {KEY}")
+    secret = next((n for n, _ in parse_qsl(parts.query) if SECRET.search(n)), None)
+    if "@" in parts.netloc or secret:
+        raise ConfigError(
+            f"an address must hold no {secret or 'password'}, for runs keep it; put it into {KEY}"
+        )
     endpoint = Endpoint(
         url=url.rstrip("/"),
         key=os.environ.get(KEY, ""),

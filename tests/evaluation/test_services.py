@@ -140,6 +140,7 @@ def test_the_rate_is_kept(service, monkeypatch):
         ("api:http://127.0.0.1:1/v1", "expected api:URL#MODEL"),
         ("api:ftp://host/v1#m", "expected api:URL#MODEL"),
         ("api:http://me:pass@host/v1#m", "must hold no password"),
+        ("api:http://host/v1?version=2&API_Key=s3cret#m", "must hold no API_Key"),
     ],
 )
 def test_words_that_name_no_service(name, said):
