@@ -65,12 +65,18 @@ def _with(fields: dict[str, Any], settings: Iterable[str], name: str) -> Recipe:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise ConfigError(f"recipe {name}: {in_words(error, Recipe)}") from None
-    _refuse_unused_rate(recipe, named)
+    _refuse_unused(recipe, named)
     return recipe
 
 
-def _refuse_unused_rate(recipe: Recipe, named: Collection[str]) -> None:
-    """Said here and not of a recipe's file, whose optimizer may have a rate that stages replace."""
+def _refuse_unused(recipe: Recipe, named: Collection[str]) -> None:
+    """Said here and not of a recipe's file, which may hold settings of the other algorithm, or rates stages replace."""
+    other = next((key for key in sorted(named) if key.startswith("flow_grpo.")), None)
+    if other and recipe.algorithm == "nft":
+        raise ConfigError(
+            f"recipe {recipe.name}: {other} would change nothing, as nft trains; leave it out, or train with "
+            "--algorithm flow-grpo"
+        )
     unused = [key for key in ("optimizer.lr", "optimizer.final_lr") if key in named]
     if unused and all(stage.lr for stage in recipe.stages):
         raise ConfigError(

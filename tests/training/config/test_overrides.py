@@ -21,6 +21,7 @@ def test_settings_are_toml_or_bare_words():
             'policy.targets=["to_q", "to_k"]',
             "optimizer.lr = 1e-4",
             "stages.timesteps_per_image=all",
+            "algorithm=flow-grpo",
             "flow_grpo.window=[0, 3]",
             "variants.ocr=rapidocr-x4",
             "guards.brightness.stop=0.5",
@@ -96,6 +97,14 @@ def test_a_rate_that_no_stage_follows_is_refused(mine, setting):
     ):
         with pytest.raises(ConfigError, match=r"would change nothing, as .*; set stages\.lr and"):
             refused()
+
+
+def test_settings_of_the_other_algorithm_are_refused(tmp_path):
+    code, said = run_here(
+        tmp_path, "train", "--recipe", "pocket", "--set", "flow_grpo.window=[0, 3]"
+    )
+    assert code == 2 and "flow_grpo.window would change nothing, as nft trains" in said
+    assert load_recipe("pocket-flow-grpo", ["flow_grpo.window=[0, 3]"]).flow_grpo.window == (0, 3)
 
 
 def test_a_resume_says_no_change_of_a_rate_that_no_stage_follows(tmp_path):
