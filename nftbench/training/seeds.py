@@ -32,8 +32,9 @@ def runs_of(parent: Path) -> list[Path]:
 
 def is_finished(run: Path) -> bool:
     """Whether a run's last iteration was done, and validated where its recipe asks for that."""
-    if is_measured(run) or not (run / POLICY_FILE).is_file():
-        return is_measured(run)
+    measured = is_measured(run)
+    if measured or not (run / POLICY_FILE).is_file():
+        return measured
     recipe = stored_recipe(run)
     validated = recipe.evaluation.every and recipe.evaluation.benchmarks
     done = int(read_metrics(run).loc[:, "iteration"].max())
