@@ -29,6 +29,7 @@ from nftbench.training.config.record import (
     stored_recipe,
 )
 from nftbench.training.policy.memory import chosen_by_memory
+from nftbench.training.policy.precision import chosen_by_device
 from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import RewardSet, StageData, WeightedReward, stage_data
@@ -141,14 +142,15 @@ def set_up(
 def _loaded(
     recipe: Recipe, processes: TrainingProcesses, say: Callable[[str], None], allowed: Allowed
 ) -> tuple[Recipe, LoadedModel]:
-    """The checkpoint, and the recipe with what it leaves to the memory (`auto`) decided, the same in all processes."""
+    """The checkpoint, and the recipe with what it leaves to the machine (`auto`) decided, the same in all processes."""
 
     def load(dtype: str) -> LoadedModel:
         hardware = Hardware(dtype=None if dtype == AUTO else dtype, device=str(processes.device))
         return load_model(recipe.checkpoint, hardware=hardware, allowed=allowed)
 
-    base = load(recipe.policy.dtype)
-    if not recipe.policy.automatic:
+    policy = chosen_by_device(recipe.policy, processes, say)
+    recipe, base = recipe.model_copy(update={"policy": policy}), load(policy.dtype)
+    if not policy.automatic:
         return recipe, base
     free = min(processes.gather([free_memory(processes.device)]))
     free //= processes.count if processes.device.type == "cpu" else 1  # one memory for all

@@ -5,6 +5,7 @@ The files under `benchmarks/prompts/` are what these functions give; a test comp
 
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -65,16 +66,24 @@ def training_geneval_lines() -> list[str]:
 
 
 def wide_training_geneval_lines() -> list[str]:
-    """JSON lines to train on, every caption once; ids begin with `w`.
+    """JSON lines to train on, every caption once, of a task at most `WIDE`; ids begin with `w`.
 
     All captions that are not held out and the eight single objects, but of colour attributes' 2,604 only `WIDE`.
     """
+    return [_line(i, record, "w") for i, record in enumerate(_each_once(WIDE))]
+
+
+def all_training_geneval_lines() -> list[str]:
+    """JSON lines to train on, every caption that is not held out once, and the eight single objects; ids: `a`."""
+    return [_line(i, record, "a") for i, record in enumerate(_each_once(None))]
+
+
+def _each_once(most: int | None) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(2509)
-    chosen = list(_singles())
+    yield from _singles()
     for records in (_two_objects(), _countings(), _colors(), _positions(), _color_attributes()):
         allowed = [r for r in records if not held_out(r["prompt"])]
-        chosen += [allowed[i] for i in sorted(rng.permutation(len(allowed))[:WIDE])]
-    return [_line(i, record, "w") for i, record in enumerate(chosen)]
+        yield from (allowed[i] for i in sorted(rng.permutation(len(allowed))[:most]))
 
 
 def training_sign_lines() -> list[str]:

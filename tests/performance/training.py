@@ -23,7 +23,7 @@ from nftbench.generation.sampling import to_uint8
 from nftbench.training.algorithms.nft import nft_loss, velocity_kl
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import ATTENTION
-from nftbench.training.policy.trained import mixed
+from nftbench.training.policy.precision import mixed
 from nftbench.training.run import TrainingRun
 
 GROUPS, GROUP_SIZE, TIMES, BATCH, STEPS = 8, 12, 3, 48, 10

@@ -83,8 +83,9 @@ class PolicyConfig(_Frozen):
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Of the frozen weights; trained ones are always float32. `auto`: as the checkpoint is stored on a GPU, float32 on
     a CPU; bfloat16 where an update in float32 would not fit into the memory that is free."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Automatic mixed precision of the update; fp16 scales the loss."""
+    precision: Literal["no", "bf16", "fp16", "auto"] = "no"
+    """Automatic mixed precision of rollouts and updates; fp16 scales the loss. `auto`: bf16 where the device has units
+    for it, else no."""
     gradient_checkpointing: bool | Literal["auto"] = False
     """Passes are computed again on the way back, which saves memory for time. `auto`: where an update would not fit
     into the memory that is free."""

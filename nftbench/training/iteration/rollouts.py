@@ -32,7 +32,8 @@ from nftbench.training.callbacks.checkpoints import TrainState, seed_of
 from nftbench.training.callbacks.guards import picture_statistics
 from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.policy.trained import TrainedPolicy, mixed
+from nftbench.training.policy.precision import mixed
+from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import Failures, StageData, failure_reasons, reward_values, score_all
 from rewards.base import ConfigError, Prompt, Scores

@@ -29,7 +29,8 @@ from nftbench.training.algorithms.nft import ema_decay
 from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
 from nftbench.training.callbacks.metrics_log import Clock
 from nftbench.training.config.recipe import Recipe, Stage
-from nftbench.training.policy.trained import TrainedPolicy, attention_of, mixed
+from nftbench.training.policy.precision import attention_of, mixed
+from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.policy.weights import Using
 from nftbench.training.processes import TrainingProcesses
 

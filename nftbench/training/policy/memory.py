@@ -30,7 +30,8 @@ from nftbench.generation.sampling import FOREIGN, Sample, call_arguments
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
 from nftbench.generation.settings.probe import Call, observe
 from nftbench.training.config.recipe import AUTO, PolicyConfig
-from nftbench.training.policy.trained import HALVES, add_lora, recompute
+from nftbench.training.policy.precision import HALVES
+from nftbench.training.policy.trained import add_lora, recompute
 from rewards.base import ConfigError, Prompt
 
 SETS = 7

@@ -4,7 +4,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of, own_file
 from nftbench.generation.recorder.trace import denoiser_of
@@ -38,8 +37,6 @@ PEFT_FILE = "adapter_model.safetensors"
 
 BLIND_STEPS = 3
 """Updates in a row in which two different policies may say the same."""
-
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NoEffect(RuntimeError):
@@ -305,25 +302,6 @@ class TrainedPolicy:
         save_file(named, folder / PEFT_FILE)
         text = json.dumps(config | {"inference_mode": True}, indent=2, sort_keys=True)
         write_atomic(folder / PEFT_CONFIG, f"{text}\n".encode())
-
-
-@contextmanager
-def mixed(device: torch.device, precision: str = "no") -> Iterator[None]:
-    """Automatic mixed precision (`no`, `bf16`, `fp16`) on a device, with `attention_of` it."""
-    with ExitStack() as stack:
-        if precision != "no":
-            stack.enter_context(torch.autocast(device.type, HALVES[precision]))
-        stack.enter_context(attention_of(device))
-        yield
-
-
-def attention_of(device: torch.device) -> AbstractContextManager[Any]:
-    """How attention is computed on a device, forward and, where passes are computed again, on the way back.
-
-    On a CPU by its plain formula: the fused kernel's backward pass is slower than all matrix products together (44% of
-    a training step of the pocket policy).
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _forget_place(folder: Path) -> None:
