@@ -14,6 +14,7 @@ from tests.helpers import pocket_prompts
 
 BLOB = "29f1376836cebe8f18ac57baf4f1874693ca4ffe"
 """Of two lines, by `git hash-object`."""
+POCKET = ("geneval-pocket", "geneval-pocket-wide", "geneval-pocket-all", "ocr-pocket")
 
 
 def source(tmp_path, monkeypatch, text: str) -> PromptSource:
@@ -53,6 +54,7 @@ def test_training_prompts_that_are_not_here_name_the_command(name, tmp_path, mon
     [
         ("geneval-pocket", pocket_prompts.training_geneval_lines),
         ("geneval-pocket-wide", pocket_prompts.wide_training_geneval_lines),
+        ("geneval-pocket-all", pocket_prompts.all_training_geneval_lines),
         ("ocr-pocket", pocket_prompts.training_sign_lines),
     ],
 )
@@ -64,7 +66,7 @@ def test_shipped_training_prompts_are_what_the_pocket_world_gives(name, lines):
     assert len(load_benchmark(name).load_training()) == source.count
 
 
-@pytest.mark.parametrize("name", ["geneval-pocket", "geneval-pocket-wide", "ocr-pocket"])
+@pytest.mark.parametrize("name", POCKET)
 def test_nothing_held_out_is_trained_on(name):
     asked_prompts, trained = load_benchmark(name).load(), load_benchmark(name).load_training()
     both = {" ".join(sorted(p.text.split())) for p in asked_prompts} & {
@@ -77,20 +79,19 @@ def test_nothing_held_out_is_trained_on(name):
 
 def test_no_two_pocket_prompts_share_an_id():
     """Noise is seeded by the id. The two benchmarks are asked apart, but trained on together."""
-    geneval, wide, signs = map(
-        load_benchmark, ("geneval-pocket", "geneval-pocket-wide", "ocr-pocket")
-    )
-    trained = [p.id for b in (geneval, wide, signs) for p in b.load_training()]
-    assert len(set(trained)) == len(trained) == 360 + 838 + 364
+    benchmarks = [load_benchmark(name) for name in POCKET]
+    trained = [p.id for b in benchmarks for p in b.load_training()]
+    assert len(set(trained)) == len(trained) == 360 + 838 + 2842 + 364
     assert (trained[0], trained[-1]) == ("t0000", "t00363")
-    assert not {p.id for p in geneval.load() + signs.load()} & set(trained)
+    assert not {p.id for b in benchmarks for p in b.load()} & set(trained)
 
 
-def test_the_wide_benchmark_asks_what_geneval_pocket_asks():
-    narrow, wide = load_benchmark("geneval-pocket"), load_benchmark("geneval-pocket-wide")
-    assert narrow.load() == wide.load()
-    texts = [p.text for p in wide.load_training()]
-    assert len(set(texts)) == len(texts)
+def test_the_wider_benchmarks_ask_what_geneval_pocket_asks():
+    narrow, wide, every = map(load_benchmark, POCKET[:3])
+    assert narrow.load() == wide.load() == every.load()
+    texts, all_texts = ([p.text for p in b.load_training()] for b in (wide, every))
+    assert len(set(texts)) == len(texts) and len(set(all_texts)) == len(all_texts)
+    assert set(texts) | {p.text for p in narrow.load_training()} <= set(all_texts)
     assert {p.text for p in narrow.load_training()} <= set(texts) | _of_many(narrow)
 
 
