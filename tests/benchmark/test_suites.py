@@ -131,12 +131,12 @@ def test_the_pocket_table_has_the_papers_rows():
         ("+ CFG", "pocket", {"guidance_scale": 4.5}),
         ("+ FlowGRPO (GenEval)", "pocket-flowgrpo", {}),
         ("+ FlowGRPO (OCR)", "pocket-flowgrpo-ocr", {}),
-        ("+ NFT (GenEval)", "pocket-nft-geneval", {}),
+        ("+ NFT (GenEval)", "pocket-nft", {}),
         ("+ NFT (GenEval), guided rollouts", "pocket-nft-guided", {}),
         ("+ NFT (GenEval), iterated", "pocket-nft-iterated", {}),
         ("+ NFT (OCR)", "pocket-nft-ocr", {}),
-        ("+ NFT (multi-reward)", "pocket-nft", {}),
-        ("+ NFT (multi-reward), iterated", "pocket-nft-multireward", {}),
+        ("+ NFT (multi-reward)", "pocket-nft-multireward", {}),
+        ("+ NFT (multi-reward), all captions", "pocket-nft-attributes", {}),
     ]
 
 

@@ -285,7 +285,7 @@ def test_rows_by_label_in_the_suites_order(tmp_path):
     found = {line.label: line for line in table.lines}
     assert found["+ CFG"].result.folder == cfg.folder
     assert {c.verdict for c in found["+ CFG"].cells} == {""}
-    assert {c.verdict for c in found["+ NFT (multi-reward)"].cells} == {""}
+    assert {c.verdict for c in found["+ NFT (GenEval)"].cells} == {""}
     missing = found["pocket w/o CFG"].cells
     assert {c.command for c in missing} == {"nftbench eval pocket --suite pocket-table1"}
     ocr = next(r for r in suite.rows if r.checkpoint == "pocket-flowgrpo-ocr").label
