@@ -1,4 +1,4 @@
-"""`nftbench train`, and `nftbench pocket build`: can a checkpoint be made better?"""
+"""`nftbench train`, `average` and `pocket build`: can a checkpoint be made better?"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,6 +117,27 @@ def _train_seeds(
         )
     console.answer(summary_tables.changes(changes), {"runs": str(parent), "changes": changes})
     console.line(f"runs: {parent}, one folder a seed; the table is their mean")
+
+
+@app.command()
+def average(
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            help="Trained runs of one base, or a parent of several seeds: its finished runs."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder, for `nftbench eval`.")],
+) -> None:
+    """Average the weights of trained policies: what differs between seeds is mostly noise."""
+    for policy in policies:
+        names.check(checkpoint=policy)
+    from nftbench.evaluation.scoring.loading import quiet
+    from nftbench.training.average import average as averaged
+
+    quiet()
+    averaged(policies, out, console.line)
+    console.line(f"average: {out}; evaluate it with: nftbench eval {out}")
 
 
 @pocket.command()

@@ -262,18 +262,12 @@ class TrainedPolicy:
             base_digest: its digest.
             which: the set of weights.
         """
-        lora = self.config.method == "lora"
-        with (
-            self.weights.using(which),
-            whole_folder(folder / WEIGHTS_FOLDER[self.config.method]) as made,
-        ):
-            if lora:
-                self._save_lora(made)
+        with self.weights.using(which):
+            if self.config.method == "full":
+                save_whole(self.pipeline, folder, base)
             else:
-                self.pipeline.save_pretrained(made)
-                _forget_place(made)
-                if own := own_file(base):  # what it asks for goes where the folder goes
-                    shutil.copyfile(own, made / own.name)
+                with whole_folder(folder / WEIGHTS_FOLDER["lora"]) as made:
+                    self._save_lora(made)
         note = note_of(folder, base=base, base_digest=base_digest, method=self.config.method)
         write_atomic(folder / POLICY_FILE, note)
 
@@ -302,6 +296,21 @@ class TrainedPolicy:
         save_file(named, folder / PEFT_FILE)
         text = json.dumps(config | {"inference_mode": True}, indent=2, sort_keys=True)
         write_atomic(folder / PEFT_CONFIG, f"{text}\n".encode())
+
+
+def save_whole(pipeline: DiffusionPipeline, folder: Path, base: str) -> None:
+    """Write a policy's pipeline into its folder; what its base asks for goes where the folder goes.
+
+    Args:
+        pipeline: with the weights that are meant.
+        folder: of the policy; receives `pipeline/`.
+        base: the checkpoint that was trained.
+    """
+    with whole_folder(folder / WEIGHTS_FOLDER["full"]) as made:
+        pipeline.save_pretrained(made)
+        _forget_place(made)
+        if own := own_file(base):
+            shutil.copyfile(own, made / own.name)
 
 
 def _forget_place(folder: Path) -> None:
