@@ -27,8 +27,7 @@ COLUMNS = {
 }
 ABOUT = """# Families
 
-Written by `make families`, or a row at a time by `python -m tests.families.table NAME --write`; not by hand. Rows are
-therefore not of one run: {late} were measured after the others.
+Written by `make families`, all rows in one run; a row alone by `python -m tests.families.table NAME --write`.
 Tiny random pipelines of the installed diffusers ({versions}),
 each saved by `save_pretrained` and then taken through the commands a user types:
 `nftbench eval FOLDER --suite geneval-pocket --size ...`, `nftbench train FOLDER`, `nftbench eval RUN`.
@@ -37,8 +36,6 @@ what training left with diffusers' or peft's own loader and compares pixels. "ex
 ended with.
 
 """
-LATE = ("z_image", "z_image_omni", "glm_image", "hunyuan_dit_pag")
-"""Rows that were measured alone, after the others."""
 
 
 def row(finding: Finding) -> str:
@@ -62,9 +59,7 @@ def write(rows: dict[str, str]) -> None:
     lines = [f"| {rows[name]}" for name in families.BUILDERS if name in rows]
     missing = [f"| `{name}` | {why} |" for name, why in families.UNBUILT.items()]
     left_out = ["", "Text-to-image classes that are not in it:", "", "| class | why |", "|---|---|"]
-    text = ABOUT.format(versions=packages, late=", ".join(LATE)) + "\n".join(
-        [*head, *lines, *left_out, *missing]
-    )
+    text = ABOUT.format(versions=packages) + "\n".join([*head, *lines, *left_out, *missing])
     TABLE.write_text(f"{text}\n", "utf-8")
 
 
