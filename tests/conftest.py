@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,22 @@ def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: a worker takes up to 4 GiB with the commands it starts."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(os.cpu_count() or 1, memory // 2**32))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have `--dist loadfile` hand files out as `pytest_collection_modifyitems` orders them, not by number of tests."""
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist is there
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers: files of slow tests first, since a long one at the end keeps one worker alone."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    size = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-slow[item.path], -size[item.path]))
 
 
 @pytest.fixture(scope="session")

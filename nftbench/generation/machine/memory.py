@@ -63,23 +63,32 @@ class LiveBytes(TorchDispatchMode):
         self.most = 0
         """Bytes, at the worst moment so far."""
         self._known = {t.untyped_storage()._cdata for t in known}
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._bytes = 0
+        """Of what was made, with what has gone since it was last looked for."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, then look which tensors are alive."""
+        """Run an operation; look which tensors are alive where there may be more than ever, for looking takes time."""
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self._known:
-                    self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        for key in [key for key, (ref, _) in self._alive.items() if ref.expired()]:
-            del self._alive[key]
-        alive = sum(size for _, size in self._alive.values())
-        self.most = max(self.most, alive + _within(func, args, made))
+                self._note(tensor.untyped_storage())
+        within = _within(func, args, made)
+        if self._bytes + within > self.most:
+            self._made = {k: one for k, one in self._made.items() if not one[0].expired()}
+            self._bytes = sum(size for _, size in self._made.values())
+            self.most = max(self.most, self._bytes + within)
         return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        ref, before = self._made.get(key) or (StorageWeakRef(storage), 0)
+        self._made[key] = (ref, size)
+        self._bytes += size - before
 
 
 def _within(func: Any, args: tuple, made: Any) -> int:

@@ -27,11 +27,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint
 PROMPTS = [Prompt(id=str(i), text=f"a red circle {i}") for i in range(3)]
 
 
-@pytest.fixture
-def weights(tmp_path_factory, monkeypatch):
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
     """The published CLIPs in little, under the published names; as large as those by what is said of them."""
-    folder = tmp_path_factory.mktemp("weights")
-    monkeypatch.setenv("NFTBENCH_CACHE", str(folder))
+    folder, patched = tmp_path_factory.mktemp("weights"), {}
     for name, config in (("VIT_L_14", "vit_l_14_config"), ("PICKSCORE_V1", "vit_h_14_config")):
         clip = tiny_clip.config()
         clip.text_config.vocab_size, clip.text_config.max_position_embeddings = 49408, 77
@@ -40,9 +39,18 @@ def weights(tmp_path_factory, monkeypatch):
         path.parent.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in CLIPModel(clip).state_dict().items()}, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        pinned = replace(getattr(models, name), sha256=digest, size=0)
-        monkeypatch.setattr(models, name, pinned)
-        monkeypatch.setattr(models, config, lambda clip=clip: clip)
+        patched[name] = replace(getattr(models, name), sha256=digest, size=0)
+        patched[config] = lambda clip=clip: clip
+    return folder, patched
+
+
+@pytest.fixture
+def weights(published, monkeypatch):
+    """They stand for the published ones."""
+    folder, patched = published
+    monkeypatch.setenv("NFTBENCH_CACHE", str(folder))
+    for name, value in patched.items():
+        monkeypatch.setattr(models, name, value)
     yield
     models.load_tower.cache_clear()
 

@@ -1,6 +1,8 @@
 """Memory of drawing: what is alive at once is counted, whatever was freed before and whatever is shared."""
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from nftbench.benchmark.schema import SamplingParameters
@@ -20,6 +22,18 @@ def test_only_what_is_alive_at_once_counts():
         two = torch.zeros(300)
         three = two.view(3, 100) + 1
     assert counted.most == 2 * 300 * 4 and len(view) == 10 and three.shape == (3, 100)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3))))
+def test_the_worst_moment_of_any_coming_and_going(steps):
+    """Of each step: how many numbers are made, after how many of the oldest tensors are let go."""
+    alive, worst = [], 0
+    with LiveBytes([]) as counted:
+        for numbers, gone in steps:
+            del alive[:gone]
+            alive.append(torch.zeros(numbers))
+            worst = max(worst, sum(one.nbytes for one in alive))
+    assert counted.most == worst
 
 
 def test_a_convolution_on_a_cpu_copies():

@@ -1,10 +1,7 @@
 """The hub's client against a hub on this machine: revisions, subfolders, gates, and what is missing."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -12,12 +9,16 @@ from nftbench.generation.checkpoint import packaged
 from tests.helpers.servers import fake_hub
 
 LOAD = """
-import json, os, sys
+import importlib, json, os, time
+import huggingface_hub.constants
 from nftbench.generation.checkpoint import load_model
 from rewards.base import ConfigError
-for name in sys.argv[1:]:
+os.environ.pop("HF_TOKEN", None)
+importlib.reload(huggingface_hub.constants)  # the address and the cache of this process, read at the first import
+time.sleep = lambda seconds: None  # the client asks six times, and waits 23 seconds in between
+for name in {names!r}:
     token, _, name = name.rpartition("=>")
-    os.environ.update({"HF_TOKEN": token} if token else {})
+    os.environ.update({{"HF_TOKEN": token}} if token else {{}})
     try:
         model = load_model(name)
         print(json.dumps([model.digest, model.said]))
@@ -48,19 +49,23 @@ def hub(tmp_path_factory):
         yield url
 
 
-def load(hub, cache, *names, **more):
+@pytest.fixture
+def load(start_code, tmp_path):
     """What a new process makes of checkpoints, with a token of `TOKEN=>NAME`: [digest, said] or the refusal, each."""
-    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
-    environment = {k: v for k, v in environment.items() if k != "HF_TOKEN"} | more
-    command = [sys.executable, "-c", LOAD, *names]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == len(names) and "Traceback" not in done.stderr
-    return answers
+
+    def run(hub, *names, offline="0"):
+        home = str(tmp_path / "cache")
+        environment = {"HF_ENDPOINT": hub, "HF_HOME": home, "HF_HUB_OFFLINE": offline}
+        code, out, err = start_code(LOAD.format(names=names), environment).finish()
+        answers = [json.loads(line) for line in out.splitlines()]
+        assert code == 0 and len(answers) == len(names) and "Traceback" not in err, err
+        return answers
+
+    return run
 
 
 @pytest.mark.slow
-def test_what_is_there_is_loaded_and_only_what_is_needed_is_fetched(hub, tmp_path):
+def test_what_is_there_is_loaded_and_only_what_is_needed_is_fetched(hub, load, tmp_path):
     names = [
         "some/pocket",
         "some/pocket@v2:inner/model",
@@ -68,23 +73,23 @@ def test_what_is_there_is_loaded_and_only_what_is_needed_is_fetched(hub, tmp_pat
         "pocket+lora=some/lora@r1:checkpoint-60/lora@0.5",
         "pocket+lora=some/lora@r1:b.safetensors",
     ]
-    plain, inner, whole, half, named = load(hub, tmp_path, *names)
+    plain, inner, whole, half, named = load(hub, *names)
     main, v2, r1 = (fake_hub.commit_of(r) for r in ("main", "v2", "r1"))
     assert plain[0] == main and inner[0] == f"{v2}:inner/model"
     assert whole[0].endswith(f"+{main}:pytorch_lora_weights.safetensors")
     assert half[0].endswith(f"+{r1}:checkpoint-60/lora/pytorch_lora_weights.safetensors@0.5")
     assert named[0].endswith(f"+{r1}:b.safetensors")
     assert all("75 of 75 layers fitted" in said[0] for _, said in (whole, half, named))
-    fetched = {p.name for p in tmp_path.rglob("*")}
+    fetched = {p.name for p in (tmp_path / "cache").rglob("*")}
     assert "model_index.json" in fetched and not fetched & {"unused.onnx", "huge.safetensors"}
     # The same from the cache alone, and in plain words what is not in it.
-    offline = load(hub, tmp_path, *names[:4], "some/other", HF_HUB_OFFLINE="1")
+    offline = load(hub, *names[:4], "some/other", offline="1")
     assert offline[:4] == [plain, inner, whole, half]
     assert "'some/other'" in offline[4] and "HF_HUB_OFFLINE" in offline[4]
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_one_line_with_a_way_out(hub, tmp_path):
+def test_what_is_missing_is_one_line_with_a_way_out(hub, load):
     wanted = {
         "some/gated": ["gated", "licence", "hf auth login", "HF_TOKEN"],
         "some/none": ["unknown checkpoint 'some/none'", "no such repository, or it is private"],
@@ -96,7 +101,7 @@ def test_what_is_missing_is_one_line_with_a_way_out(hub, tmp_path):
         "pocket+lora=some/gated": ["licence"],
         "pocket+lora=some/empty": ["found none"],
     }
-    *answers, opened = load(hub, tmp_path, *wanted, f"{fake_hub.TOKEN}=>some/gated")
+    *answers, opened = load(hub, *wanted, f"{fake_hub.TOKEN}=>some/gated")
     for (name, words), answer in zip(wanted.items(), answers, strict=True):
         assert isinstance(answer, str) and "\n" not in answer, name
         assert all(word in answer for word in words), answer
@@ -104,6 +109,6 @@ def test_what_is_missing_is_one_line_with_a_way_out(hub, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hub_that_does_not_answer(tmp_path):
-    (answer,) = load("http://127.0.0.1:9", tmp_path, "some/pocket")
+def test_a_hub_that_does_not_answer(load):
+    (answer,) = load("http://127.0.0.1:9", "some/pocket")
     assert "unknown checkpoint 'some/pocket'" in answer and "out of reach" in answer
