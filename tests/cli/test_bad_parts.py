@@ -255,3 +255,16 @@ def test_memory_that_does_not_do_for_loading_is_one_line(monkeypatch, tmp_path):
     )  # fmt: skip
     assert code == 2 and "Traceback" not in said
     assert "nftbench: out of memory: CUDA out of memory; take fewer --rewards" in said
+
+
+def test_a_lora_file_with_two_adapters_is_refused(copied):
+    file = copied / "lora" / "adapter_model.safetensors"
+    factors = load_file(file)
+    second = {name.removeprefix("base_model.model."): 2 * t for name, t in factors.items()}
+    save_file(factors | second, file)
+    assert "in part only: 1 of 2 layers" in refused(copied, "sound+lora=lora")
+
+
+def test_a_part_that_is_put_in_is_not_said_to_be_quantised(copied):
+    said = refused(copied, "sound+unet=sound/unet+quantize=nf4")
+    assert "quantises the pipeline's own unet, not +unet=sound/unet" in said
