@@ -13,7 +13,7 @@ import pandas as pd
 from nftbench.benchmark import own
 from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
 from nftbench.benchmark.samples import Sample
-from nftbench.evaluation.scoring.files import score_files, scorer_identity
+from nftbench.evaluation.scoring.files import refuse_unfit, score_files, scorer_identity
 from nftbench.runs.io import write_atomic, write_table
 from nftbench.runs.lock import hold
 from nftbench.runs.row_files import shielded
@@ -162,7 +162,7 @@ def score_list(
     paths, prompts = read_image_list(path)
     written = scores_file(path, paths, out)
     for reward in rewards.values():
-        reward.check(prompts)
+        refuse_unfit(reward, prompts)
     table = pd.DataFrame(
         {
             "key": [f"{i:06d}" for i in range(len(paths))],
