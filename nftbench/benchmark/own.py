@@ -7,6 +7,7 @@ one file are never taken for each other.
 import atexit
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "
 KEYS |= {"task": "tag", "cluster": "cluster", "include": "include", "exclude": "exclude"}
 """What a line or column may be called, and what it means."""
 TARGETS = ("include", "exclude")
+OWN_KEYS = frozenset({"id", "prompt", "tag", "cluster", *TARGETS})
+"""What a line of a benchmark's own file may say, as `canonical` writes it."""
 RUN_WIDE = {
     "guidance": "--guidance", "guidance_scale": "--guidance-scale", "height": "--size", "width": "--size",
     "images_per_prompt": "--images-per-prompt", "max_sequence_length": "--max-sequence-length",
@@ -334,6 +338,37 @@ def _counted(path: Path, source: dict[str, Any]) -> None:
     if "count" not in source and source["layout"] in ("geneval", "text", "own"):
         copies = source.get("copies", 1)
         source["count"] = len(load_prompts(file, source["layout"], copies=copies))
+    if source["layout"] == "own":
+        _say_passed_over(file, str(source["sha256"]))
+
+
+@functools.cache
+def _say_passed_over(file: Path, _sha256: str) -> None:
+    """Name what lines say beside `OWN_KEYS`, once a file: settings of drawing, which nothing follows, among that."""
+    others: dict[str, None] = {}
+    for line in text_lines(file, bounded(file)):
+        with suppress(ConfigError):  # a broken line is refused where it is read
+            others |= dict.fromkeys(name for name in json_object(line) if name not in OWN_KEYS)
+    if others:
+        LOG.warning("%s: passed over, for they mean nothing here: %s", file, _few(list(others)))
+
+
+def equal_as_one(prompts: Sequence[Prompt], prefix: str) -> list[Prompt]:
+    """Lines of one text are one cluster, as in every file of a user's own, where neither says what it is.
+
+    Args:
+        prompts: of a file, in its order.
+        prefix: what an id made of a line's number begins with.
+    """
+    first: dict[str, str] = {}
+    found = []
+    for number, prompt in enumerate(prompts):
+        cluster = first.setdefault(prompt.text, prompt.id)
+        unnamed = not prompt.cluster and prompt.id == f"{prefix}{number:05d}"
+        found.append(
+            replace(prompt, cluster=cluster if cluster != prompt.id else "") if unnamed else prompt
+        )
+    return found
 
 
 # --- a run's own copy -----------------------------------------------------------------------------

@@ -152,7 +152,8 @@ def _distinct(path: Path, prompts: list[Prompt], copies: int) -> list[Prompt]:
 def text_lines(path: Path, data: bytes) -> list[str]:
     """A file's lines, ended by a newline alone: a text may hold the other characters that `splitlines` breaks at.
 
-    A byte order mark in front, carriage returns and empty lines at the end are left out.
+    A byte order mark in front, carriage returns and empty lines at the end are left out. Where nothing but carriage
+    returns ends lines, as in text of old Macs, they do.
 
     Raises:
         ConfigError: not UTF-8, a null byte, or no line at all.
@@ -169,7 +170,7 @@ def text_lines(path: Path, data: bytes) -> list[str]:
     text = text.removeprefix("\ufeff").rstrip("\r\n")
     if not text:
         raise ConfigError(f"{path}: expected one entry a line, got an empty file")
-    return [line.removesuffix("\r") for line in text.split("\n")]
+    return [line.removesuffix("\r") for line in text.split("\n" if "\n" in text else "\r")]
 
 
 def _parse(
@@ -297,8 +298,11 @@ def _rewards(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _own(own_id: str, line: str) -> Prompt:
-    """A line of a user's own file, as `own.canonical` writes it."""
-    record = json_object(line)
+    """A line of a user's own file, as `own.canonical` writes it; what is null is left out."""
+    record = {k: v for k, v in json_object(line).items() if v is not None}
+    for key in ("tag", "cluster"):
+        if not isinstance(record.get(key, ""), str | int):
+            raise ConfigError(f"expected {key!r} to be a text, got {record[key]!r}")
     return Prompt(
         id=check_id(record.get("id", own_id)),
         text=required(record, "prompt", str),

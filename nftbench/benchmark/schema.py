@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.faults import in_words, refuse_repeated
+from nftbench.benchmark.own import equal_as_one
 from nftbench.benchmark.prompts import load_prompts, with_origins
 from nftbench.resources import data_folder
 from rewards.base import ConfigError, Prompt, Weight
@@ -218,6 +219,8 @@ class PromptSource(Frozen):
         )
         if self._home and self.copies == 1:
             prompts = with_origins(self.path(remedy=remedy), prompts)
+            if self._home != data_folder("benchmarks"):  # what is published stays as it is
+                prompts = equal_as_one(prompts, f"{self.tag}-" if self.tag else prefix)
         return [replace(p, tag=self.tag) for p in prompts] if self.tag else prompts
 
 

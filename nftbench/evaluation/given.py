@@ -9,13 +9,21 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nftbench.benchmark import own
-from nftbench.benchmark.named_files import ENDINGS, named_after, pictures, unread_files
+from nftbench.benchmark.named_files import (
+    ENDINGS,
+    id_of,
+    named_after,
+    pictures,
+    refuse_missing,
+    refuse_unread,
+    unread_note,
+)
 from nftbench.benchmark.prompts import (
     check_id,
     json_object,
@@ -89,7 +97,7 @@ def import_images(
         loaded, samples = _own_benchmark(source, images)
     else:
         samples = _samples(images, loaded.load(), loaded.name, source)
-    notes = [*uneven_note(images), *_unread_note(source, images)]
+    notes = [*uneven_note(images), *unread_note(source, {i.prompt.id for i in images})]
     with hold(out):
         if strangers(out):  # of a command that was faster
             raise ConfigError(f"{out} holds something already; choose another --out")
@@ -115,12 +123,13 @@ def read_source(
     elif source.is_dir():
         if layout:
             _refuse_unnamed(source, layout)
-            found = [image for folder in layout for image in _geneval(folder)]
+            first: dict[str, str] = {}
+            found = [image for folder in layout for image in _geneval(folder, first)]
         else:
             known = own.read_prompts(prompts, drawn=False) if prompts else known
             found = list(_folder(source, known))
             if prompts and known and found:
-                _refuse_missing(known, {image.prompt.id for image in found}, str(prompts), source)
+                refuse_missing(known, {image.prompt.id for image in found}, str(prompts), source)
     else:
         raise ConfigError(f"neither a folder nor a list of images: {source}")
     if not found:
@@ -151,8 +160,8 @@ def _refuse_unnamed(source: Path, named: Sequence[Path]) -> None:
         )
 
 
-def _geneval(folder: Path) -> Iterator[GivenImage]:
-    """One prompt of GenEval's layout.
+def _geneval(folder: Path, first: dict[str, str]) -> Iterator[GivenImage]:
+    """One prompt of GenEval's layout; `first` holds the cluster of each text that was seen.
 
     Source: djghosh13/geneval@af4902f generation/diffusers_generate.py, which writes it.
     """
@@ -161,6 +170,8 @@ def _geneval(folder: Path) -> Iterator[GivenImage]:
         record = json_object(text_lines(path, _short(path))[0])
         text, tag = required(record, "prompt", str), str(record.get("tag", ""))
         prompt = Prompt(id=check_id(folder.name), text=text, tag=tag, target=scene(record))
+        if (cluster := first.setdefault(text, prompt.id)) != prompt.id:
+            prompt = replace(prompt, cluster=cluster)
         whole_characters(prompt)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
@@ -175,6 +186,9 @@ def _geneval(folder: Path) -> Iterator[GivenImage]:
 def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage]:
     """Images of one folder: named after their prompt's id (`00012.png`, `00012-03.png`), or each with its `.txt`."""
     by_id = {p.id: p for p in known or ()}
+    first: dict[str, str] = {}
+    if known is None:
+        refuse_unread(folder)
     for path in pictures(folder):
         caption = path.with_suffix(".txt")
         if known is not None:
@@ -189,7 +203,7 @@ def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage
             text = " ".join(text_lines(caption, _short(caption))).strip()
             if not text:
                 raise ConfigError(f"{caption}: expected the image's prompt, got an empty file")
-            yield GivenImage(path, own.prompt_of({"prompt": text}, path.stem, {}))
+            yield GivenImage(path, own.prompt_of({"prompt": text}, id_of(path.stem), first))
         else:
             raise ConfigError(
                 f"nothing says what {path} shows: pass --prompts FILE or --benchmark NAME, or put the prompt in "
@@ -239,17 +253,6 @@ def uneven_note(images: Sequence[GivenImage]) -> list[str]:
     ]
 
 
-def _unread_note(source: Path, images: Sequence[GivenImage]) -> list[str]:
-    """Said of files that are named as the images are and were passed over."""
-    unread = unread_files(source, {image.prompt.id for image in images})
-    if not unread:
-        return []
-    return [
-        f"passed over: {len(unread)} files named after prompts, the first {unread[0].name}; images end in "
-        f"{', '.join(sorted(ENDINGS))}"
-    ]
-
-
 def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
     found: dict[str, tuple[Prompt, list[Path]]] = {}
     for image in images:
@@ -263,23 +266,6 @@ def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
     return list(found.values())
 
 
-def _refuse_missing(asked: Sequence[Prompt], shown: Set[str], name: str, source: Path) -> None:
-    """Refuse prompts without an image: a mean over the others would be taken for one over all of them."""
-    missing = [prompt for prompt in asked if prompt.id not in shown]
-    if not missing:
-        return
-    said = (
-        f"{len(missing)} of {len(asked)} prompts of {name} have no image, the first {missing[0].text!r} "
-        f"(id {missing[0].id})"
-    )
-    if unread := unread_files(source, {prompt.id for prompt in missing}):
-        said += (
-            f"; {len(unread)} files named after them are of no format that is read, the first {unread[0].name}: make "
-            f"them {', '.join(sorted(ENDINGS))}"
-        )
-    raise ConfigError(f"{said}; add the images, or pass --prompts without these")
-
-
 def _samples(
     images: Sequence[GivenImage], prompts: Sequence[Prompt], name: str, source: Path
 ) -> list[tuple[Sample, Path]]:
@@ -288,14 +274,17 @@ def _samples(
     Raises:
         ConfigError: a prompt that the benchmark does not ask, one without an image, or different numbers of images.
     """
-    by_content = {_content(p): p for p in prompts}
-    found: dict[str, list[Path]] = {}
+    by_content: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_content.setdefault(_content(prompt), []).append(prompt)
+    answers: dict[str, list[Path]] = {}
     for image in images:
-        prompt = by_content.get(_content(image.prompt))
-        if prompt is None:
+        content = _content(image.prompt)
+        if content not in by_content:
             raise ConfigError(f"{name} does not ask {image.prompt.text!r} ({image.path})")
-        found.setdefault(prompt.id, []).append(image.path)
-    _refuse_missing(prompts, found.keys(), name, source)
+        answers.setdefault(content, []).append(image.path)
+    found = {i: p for c, paths in answers.items() for i, p in _shared(paths, by_content[c])}
+    refuse_missing(prompts, found.keys(), name, source)
     counts = Counter(map(len, found.values()))
     if len(counts) > 1:
         raise ConfigError(
@@ -303,6 +292,14 @@ def _samples(
             "(images: prompts)"
         )
     return [(Sample(p, i), path) for p in prompts for i, path in enumerate(found[p.id])]
+
+
+def _shared(paths: Sequence[Path], equal: Sequence[Prompt]) -> Iterator[tuple[str, list[Path]]]:
+    """The images of one text by prompt, as many to each of those that ask it alike, in their order."""
+    each = max(1, len(paths) // len(equal))
+    for place, prompt in enumerate(equal[: len(paths)]):
+        last = None if place == len(equal) - 1 else (place + 1) * each
+        yield prompt.id, list(paths[place * each : last])
 
 
 def _content(prompt: Prompt) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from nftbench.benchmark import own
 from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
 from nftbench.benchmark.samples import Sample
-from nftbench.evaluation.scoring.files import score_files, scorer_identity
+from nftbench.evaluation.scoring.files import refuse_unfit, score_files, scorer_identity
 from nftbench.runs.io import write_atomic, write_table
 from nftbench.runs.lock import hold
 from nftbench.runs.row_files import shielded
@@ -162,7 +162,7 @@ def score_list(
     paths, prompts = read_image_list(path)
     written = scores_file(path, paths, out)
     for reward in rewards.values():
-        reward.check(prompts)
+        refuse_unfit(reward, prompts)
     table = pd.DataFrame(
         {
             "key": [f"{i:06d}" for i in range(len(paths))],
@@ -170,7 +170,7 @@ def score_list(
             "tag": [p.tag for p in prompts],
             "cluster": [p.cluster or p.id for p in prompts],
             "prompt": [as_text(p.text) for p in prompts],
-            "image": [as_text(p.name) for p in paths],
+            "image": [_shown(p, path.parent.resolve()) for p in paths],
             "sha256": [_digest(p) for p in paths],
         }
     )
@@ -231,6 +231,12 @@ def _scored_text(prompt: Prompt) -> str:
     """All of a prompt that a score may rest on."""
     more = [prompt.tag, prompt.target] if prompt.tag or prompt.target else []
     return as_text(prompt.text) + (f" {json.dumps(more, sort_keys=True)}" if more else "")
+
+
+def _shown(file: Path, folder: Path) -> str:
+    """An image as seen from its list's folder: the names alone may be one in many folders."""
+    inside = file.is_relative_to(folder)
+    return as_text(file.relative_to(folder).as_posix() if inside else file.name)
 
 
 def _digest(path: Path) -> str:

@@ -188,5 +188,9 @@ def images_here(run: Run, work: Work) -> dict[str, str]:
             f"the first {changed[0]}.png; {remedy}"
         )
     if not any(here.values()):
-        raise ConfigError(f"{run.folder}: no image of {work.name} is there; {remedy}")
+        failed = {
+            k: v for number, _ in work.batches() for k, v in run.failed(work.name, number).items()
+        }
+        why = next((f" ({key}: {reason[:200]})" for key, reason in failed.items()), "")
+        raise ConfigError(f"{run.folder}: no image of {work.name} is there{why}; {remedy}")
     return here

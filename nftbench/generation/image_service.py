@@ -23,7 +23,14 @@ from nftbench.benchmark.samples import Sample
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 from rewards.images.pixels import ImageError, from_pil
-from rewards.vlm.exchange import Endpoint, Failure, Session, ask_all, number_above_zero
+from rewards.vlm.exchange import (
+    Endpoint,
+    Failure,
+    Session,
+    ask_all,
+    number_above_zero,
+    sound_address,
+)
 
 PREFIX = "api:"
 KEY = "NFTBENCH_IMAGES_KEY"
@@ -99,15 +106,11 @@ def load_service(name: str) -> ImageService:
         ConfigError: it is none, or a setting is no number above 0.
     """
     url, _, model = name.removeprefix(PREFIX).partition("#")
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound or not model.strip():
+    if not sound_address(url) or not model.strip():
         raise ConfigError(
             f"{name!r}: expected api:URL#MODEL, such as api:http://127.0.0.1:8000/v1#my-model"
         )
+    parts = urlsplit(url)
     secret = next((n for n, _ in parse_qsl(parts.query) if SECRET.search(n)), None)
     if "@" in parts.netloc or secret:
         raise ConfigError(
@@ -153,7 +156,10 @@ def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) 
         for o in outcomes
     ]
     refusal = next((d.failure for d in drawn if d.status in FATAL), "")
-    if all(d.status == 0 or d.status >= 500 for d in drawn):
+    silent = all(d.status == 0 for d in drawn)
+    # One prompt that it always fails on says nothing of the service: that is an image less, wherever its batch ends.
+    several = len({sample.prompt.text for sample in batch}) > 1
+    if silent or (several and all(d.status == 0 or d.status >= 500 for d in drawn)):
         refusal = drawn[0].failure
     if refusal:
         raise ConfigError(

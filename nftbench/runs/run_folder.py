@@ -38,6 +38,8 @@ from rewards.base import ConfigError, Reward, Scores
 
 RUNS = Path("runs")
 """Where commands make the folders that nobody named."""
+LONGEST_NAME = 100
+"""Bytes of a checkpoint's part of a folder's name: suite and protocols follow, and file names end at 255."""
 OWN_BENCHMARKS = "asked"
 """Folder of a run that holds a copy of benchmarks that do not ship with the project."""
 SAMPLE_COLUMNS = (
@@ -56,8 +58,12 @@ BOUND = ("key", "sha256", "prompt", "scorer")
 
 
 def folder_name(checkpoint: str) -> str:
-    """A checkpoint as the beginning of a run folder's name."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in checkpoint).strip(".-")
+    """A checkpoint as the beginning of a run folder's name; of a long one as much as fits, and its digest."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in checkpoint).strip(".-")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(checkpoint.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore').strip('.-')}-{digest[:8]}"
 
 
 class Run:

@@ -61,11 +61,18 @@ class Endpoint:
     """Of an answer."""
 
     def __post_init__(self) -> None:
-        """Refuse a key that cannot be sent.
+        """Refuse an address that nothing can be sent to, and a key that cannot be sent.
 
         Raises:
-            ConfigError: it holds more than visible ASCII characters; the key is not repeated.
+            ConfigError: it is none; the key holds more than visible ASCII characters. Neither is repeated where it may
+                hold a password.
         """
+        if not sound_address(self.url):
+            got = "" if "@" in self.url else f", got {self.url[:200]!a}"
+            setting = self.key_name.removesuffix("KEY") + "URL"
+            raise ConfigError(
+                f"{setting}: expected a server's address such as http://127.0.0.1:17140/v1{got}"
+            )
         wrong = [c for c in self.key if not "!" <= c <= "~"]
         if wrong:
             raise ConfigError(
@@ -114,6 +121,17 @@ class Outcome(Generic[T]):
     """How often it was asked."""
     status: int = 0
     """Of the last answer that failed; 0 where none came."""
+
+
+def sound_address(url: str) -> bool:
+    """Whether a request can go to an address: http or https, with a host, and a port above 0 where it names one."""
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, (parts.hostname or "").encode("idna")
+    except (ValueError, UnicodeError):
+        return False
+    plain = url.isprintable() and " " not in url
+    return plain and parts.scheme in ("http", "https") and bool(host) and port != 0
 
 
 def number_above_zero(setting: str, text: str) -> float:

@@ -1,6 +1,7 @@
 """A checkpoint or LoRA of which a part is lost, broken or of another kind: exit 2 and one line that names the file."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -255,3 +256,30 @@ def test_memory_that_does_not_do_for_loading_is_one_line(monkeypatch, tmp_path):
     )  # fmt: skip
     assert code == 2 and "Traceback" not in said
     assert "nftbench: out of memory: CUDA out of memory; take fewer --rewards" in said
+
+
+def test_a_lora_file_with_two_adapters_is_refused(copied):
+    file = copied / "lora" / "adapter_model.safetensors"
+    factors = load_file(file)
+    second = {name.removeprefix("base_model.model."): 2 * t for name, t in factors.items()}
+    save_file(factors | second, file)
+    assert "in part only: 1 of 2 layers" in refused(copied, "sound+lora=lora")
+
+
+def test_a_part_that_is_put_in_is_not_said_to_be_quantised(copied):
+    said = refused(copied, "sound+unet=sound/unet+quantize=nf4")
+    assert "quantises the pipeline's own unet, not +unet=sound/unet" in said
+
+
+def test_nothing_stands_before_the_line_about_missing_weights(copied, monkeypatch):
+    """Not transformers' own report of them, a table of several lines."""
+    printed: list[str] = []
+    reporter = logging.getLogger("transformers.modeling_utils")
+    monkeypatch.setattr(
+        reporter, "callHandlers", lambda record: printed.append(record.getMessage())
+    )
+    file = copied / "sound" / "text_encoder" / "model.safetensors"
+    names = dict(sorted(load_file(file).items())[1:])
+    save_file(names, file, metadata={"format": "pt"})
+    assert "lacks 1 of the CLIPTextModel's weights" in refused(copied, "sound")
+    assert printed == []

@@ -263,3 +263,67 @@ def test_an_unread_file_of_a_prompt_that_has_an_image_is_said(tmp_path):
     (tmp_path / "images" / "00002-01.heic").write_bytes(b"x")
     code, said = run_here(tmp_path, *command)
     assert code == 0 and "passed over: 1 files named after prompts, the first 00002-01.heic" in said
+
+
+def captioned(tmp_path, *texts, folder: str = "theirs") -> None:
+    """A folder of images, each with its caption, named as people name them."""
+    for number, text in enumerate(texts):
+        picture(tmp_path / folder / f"{text} {number}.png", number, 8 * (1 + number // 2))
+        (tmp_path / folder / f"{text} {number}.txt").write_text(text, "utf-8")
+
+
+def test_captions_of_one_text_are_one_cluster_as_in_a_list(tmp_path):
+    captioned(tmp_path, "a cat", "a cat", "a dög", "a dög")
+    names = sorted(p.name for p in (tmp_path / "theirs").glob("*.png"))
+    lines = [{"image": f"theirs/{name}", "prompt": name[:5]} for name in names]
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    ends = []
+    for source in ("theirs", "list.jsonl"):
+        command = (
+            "import",
+            source,
+            "--name",
+            "they",
+            "--rewards",
+            "jpeg",
+            "--out",
+            f"{source}-run",
+        )
+        code, out = run_here(tmp_path, *command)
+        assert code == 0, out
+        rows = pd.read_csv(tmp_path / f"{source}-run" / "rows.csv")
+        ends.append(rows[["value", "low", "high", "n"]].to_numpy().tolist())
+    assert ends[0] == ends[1]
+
+
+def test_a_caption_whose_image_is_not_read_is_refused(tmp_path):
+    captioned(tmp_path, "a cat", "a dog")
+    (tmp_path / "theirs" / "a dog 1.png").rename(tmp_path / "theirs" / "a dog 1.heic")
+    code, out = run_here(tmp_path, "import", "theirs", "--name", "they", "--out", "run")
+    assert code == 2 and "1 files with captions are of no format that is read" in out, out
+    assert "a dog 1.heic" in out and not (tmp_path / "run").exists()
+
+
+def test_a_benchmark_that_asks_one_text_twice_is_answered(tmp_path):
+    (tmp_path / "mine" / "prompts").mkdir(parents=True)
+    (tmp_path / "mine" / "twice.toml").write_text('[prompts]\nfile = "twice.txt"\n', "utf-8")
+    (tmp_path / "mine" / "prompts" / "twice.txt").write_text("a cat\na dog\na cat\n", "utf-8")
+    pixels = [picture(tmp_path / "theirs" / f"0000{n}.png", n) for n in range(3)]
+    command = ("--benchmark-path", "mine", "--benchmark", "twice", "--name", "they", "--out", "run")
+    code, out = run_here(tmp_path, "import", "theirs", *command)
+    assert code == 0, out
+    for number, own in enumerate(pixels):
+        saved = read_picture(tmp_path / "run" / "twice" / "images" / f"0000{number}-00.png")
+        assert np.array_equal(saved.pixels, own)
+
+
+def test_a_name_too_long_for_a_folder_is_cut(tmp_path):
+    """Of a checkpoint with many LoRAs, too: nobody chose the folder's name."""
+    captioned(tmp_path, "a cat")
+    folders = set()
+    for end in ("one", "two"):
+        code, out = run_here(tmp_path, "import", "theirs", "--name", "ü" * 300 + end)
+        assert code == 0, out
+        folders |= {p.name for p in (tmp_path / "runs").iterdir()}
+    assert len(folders) == 2 and all(len(name.encode()) < 130 for name in folders)

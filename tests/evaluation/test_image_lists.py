@@ -235,3 +235,20 @@ def test_the_clusters_of_a_list_make_the_interval_that_its_import_has(tmp_path, 
     assert row["n_prompts"] == whole["n_prompts"] == 2
     for edge in ("value", "low", "high"):
         assert row[edge] == pytest.approx(whole[edge], abs=1e-6)
+
+
+def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        picture(tmp_path / folder / "0.png", 9)
+    listed(tmp_path, *({"image": f"{folder}/0.png", "prompt": "a cat"} for folder in "ab"))
+    code, out = run_here(tmp_path, "score", "images.jsonl", "--rewards", "jpeg", "--out", "s.csv")
+    assert code == 0, out
+    assert pd.read_csv(tmp_path / "s.csv")["image"].tolist() == ["a/0.png", "b/0.png"]
+
+
+def test_a_refusal_quotes_the_beginning_of_a_long_prompt(tmp_path):
+    picture(tmp_path / "a.png", 9)
+    listed(tmp_path, {"image": "a.png", "prompt": "a cat " * 200})
+    code, out = run_here(tmp_path, "score", "images.jsonl", "--rewards", "ocr")
+    assert code == 2 and "'a cat a cat" in out and "'..." in out and len(out) < 500, out

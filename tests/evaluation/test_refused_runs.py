@@ -10,8 +10,10 @@ import rewards
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.commands import score_run
 from nftbench.evaluation.planning import plan
+from nftbench.generation.sources.packaged import packaged
 from nftbench.runs.lock import hold
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs.small_evaluation import STEPS, evaluated, files, quietly, work
 
 
@@ -118,3 +120,22 @@ def test_a_run_in_use_is_refused_by_eval_and_score(copy, policy):
         score_run(copy.folder, "jpeg@compressibility", quietly)  # another reward may work beside it
         with pytest.raises(ConfigError, match="in use by process"):
             evaluated(copy.folder, policy)
+
+
+def test_other_weights_behind_a_link_are_another_checkpoint(tmp_path):
+    """A checkpoint put together of links: its images are not reused once a link leads elsewhere."""
+    (tmp_path / "mine").mkdir()
+    for part in packaged()["pocket"].iterdir():
+        (tmp_path / "mine" / part.name).symlink_to(part)
+    (tmp_path / "mine" / "round").symlink_to(tmp_path / "mine", target_is_directory=True)
+    command = (
+        "eval", "mine", "--suite", "ocr-pocket", "--limit", "1", "--images-per-prompt", "1", "--steps", "1",
+        "--rewards", "jpeg", "--out", "run",
+    )  # fmt: skip
+    code, out = run_here(tmp_path, *command)
+    assert code == 0, out
+    (tmp_path / "mine" / "transformer").unlink()
+    other = packaged()["pocket-nft-iterated"] / "pipeline" / "transformer"
+    (tmp_path / "mine" / "transformer").symlink_to(other)
+    code, out = run_here(tmp_path, *command)
+    assert code == 2 and "holds a run with checkpoint" in out, out

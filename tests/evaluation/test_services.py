@@ -200,3 +200,40 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, service):
     assert "status 404" in refused(tmp_path, "eval", unknown, *ARGUMENTS, "--size", "64")
     down = refused(tmp_path, "eval", "api:http://127.0.0.1:9/v1#m", *ARGUMENTS, "--size", "64")
     assert "made no image" in down
+
+
+def test_a_prompt_that_always_fails_is_an_image_less_wherever_its_batch_ends(tmp_path, monkeypatch):
+    """The last batch holds nothing else, and the service is no less there for it."""
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
+    (tmp_path / "mine.txt").write_text("a red cube\nfail here\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        code, out = run_here(
+            tmp_path, *command, "--size", "64", "--batch-size", "1", "--out", "run"
+        )
+    assert code == 4 and "1 of 2 images have no score" in out and "status 500" in out, out
+
+
+def test_where_every_prompt_is_refused_the_reason_is_said(tmp_path):
+    (tmp_path / "mine.txt").write_text("refuse this\nrefuse that\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+    assert code == 2 and "(00000-00: status 400: " in out and "not this one" in out, out
+
+
+@pytest.mark.parametrize("address", ["http://[::1/v1", "http://a..b/v1", "http://a b/v1"])
+@pytest.mark.parametrize("whose", ["images", "judge"])
+def test_an_address_that_is_none_is_one_line(tmp_path, monkeypatch, address, whose):
+    monkeypatch.setenv("NFTBENCH_JUDGE_URL", address)
+    (tmp_path / "mine.txt").write_text("a cat\n", "utf-8")
+    asked = ("--prompts", "mine.txt", "--size", "64", "--out", "run")
+    model, reward = (
+        (f"api:{address}#m", "jpeg") if whose == "images" else ("pocket", "unifiedreward")
+    )
+    code, out = run_here(tmp_path, "eval", model, "--rewards", reward, *asked)
+    said = (
+        "expected api:URL#MODEL" if whose == "images" else "NFTBENCH_JUDGE_URL: expected a server"
+    )
+    assert code == 2 and said in out and out.count("nftbench: ") == 1, out
+    assert not (tmp_path / "run").exists()

@@ -22,6 +22,8 @@ from rewards.images.pixels import ImageError, Picture, read_picture
 from rewards.own import ADDED
 
 LOG = logging.getLogger("nftbench")
+QUOTED = 80
+"""Characters of a prompt that a refusal shows."""
 
 
 def score_files(
@@ -62,6 +64,21 @@ def score_files(
 def unseen(reasons: Sequence[str]) -> Scores:
     """Scores of images of which none could be read."""
     return Scores(values=np.full(len(reasons), np.nan, np.float32), reasons=tuple(reasons))
+
+
+def refuse_unfit(reward: Reward, prompts: Sequence[Prompt]) -> None:
+    """See `Reward.check`; of a prompt that is quoted in the refusal its beginning has to do.
+
+    Raises:
+        ConfigError: the reward cannot judge one of them.
+    """
+    try:
+        reward.check(prompts)
+    except ConfigError as error:
+        said = str(error)
+        for text in (p.text for p in prompts if len(p.text) > QUOTED):
+            said = said.replace(repr(text), f"{text[:QUOTED]!r}...")
+        raise type(error)(said) from None
 
 
 def score_again(

@@ -1,7 +1,8 @@
 """What was loaded, in 16 hexadecimal digits: sha256 over names and bytes of files."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 WORDS = {".md", ".rst", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf", ".csv", ".log", ".lock"}
@@ -16,7 +17,27 @@ def folder_digest(folder: Path) -> str:
     That is every file but words and pictures about it (`README.md`, `LICENSE`, hidden files, `nftbench.toml`):
     weights of any ending, configurations, vocabularies, merges, sentencepiece models, chat templates, code.
     """
-    return files_digest(folder, (p for p in folder.rglob("*") if p.is_file() and _loads(p, folder)))
+    return files_digest(folder, (p for p in files_below(folder) if _loads(p, folder)))
+
+
+def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Every file of a folder, those in folders that are linked among them: loaders follow links, `rglob` does not.
+
+    Args:
+        folder: the folder.
+        above: folders that are being read already, so that a link to one of them is not followed for ever.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    with suppress(
+        PermissionError
+    ):  # such as lost+found; a part that cannot be read is the loader's to refuse
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                yield from files_below(path, above | {real})
+            elif path.is_file():
+                yield path
 
 
 def files_digest(folder: Path, paths: Iterable[Path]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import httpx2
 import huggingface_hub.constants
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -59,11 +59,30 @@ def fetch_file(place: HubPlace, name: str) -> Fetched:
     """
     inside = PurePosixPath(place.subfolder or "") / name
     try:
-        path = Path(hf_hub_download(place.id, str(inside), revision=place.revision))
+        path = Path(
+            hf_hub_download(
+                place.id,
+                str(inside),
+                revision=place.revision,
+                local_files_only=_out_of_reach(place, str(inside)),
+            )
+        )
     except (HFValidationError, HfHubHTTPError, EntryNotFoundError, *UNREACHED) as error:
         raise _refusal(place, str(inside), error) from None
     commit = path.parents[len(inside.parts) - 1].name  # the cache names a snapshot by its commit
     return Fetched(path, commit, place)
+
+
+def _out_of_reach(place: HubPlace, name: str) -> bool:
+    """Whether the hub gives no answer at all, asked once: its client asks six times, with a line each, for 23 s."""
+    url = hf_hub_url(place.id, name, revision=place.revision)
+    try:
+        get_session().head(
+            url, timeout=huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT, follow_redirects=False
+        )
+    except UNREACHED:
+        return True
+    return False
 
 
 def fetch_folder(place: HubPlace, known: str, wanted: Wanted) -> Fetched:

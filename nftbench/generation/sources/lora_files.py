@@ -268,8 +268,10 @@ def _named(
     for raw, layer in layers.items():
         place = names.find(raw)
         module = parts[place[0]].get_submodule(place[1]) if place else None
-        if place and module is not None and fits(module, layer):
-            fit[place] = layer
+        if place and module is not None and place not in fit and fits(module, layer):
+            fit[place] = (
+                layer  # a second one for a module is another adapter, of which one would be lost
+            )
         else:
             misfit["", raw] = layer
     return fit, misfit, strange

@@ -19,10 +19,10 @@ from diffusers.loaders.single_file_utils import fetch_diffusers_config as defaul
 from safetensors import SafetensorError, safe_open
 
 from nftbench.generation.sources import files
-from nftbench.generation.sources.digest import file_digest, folder_digest
+from nftbench.generation.sources.digest import file_digest, files_below, folder_digest
 from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder
 from nftbench.generation.sources.loading.gaps import gaps_refused, refuse_empty
-from nftbench.generation.sources.loading.quantized import quantization
+from nftbench.generation.sources.loading.quantized import DENOISERS, quantization
 from nftbench.generation.sources.packaged import refuse_other_file
 from nftbench.generation.sources.reference import (
     CONFIG,
@@ -107,7 +107,7 @@ def _build_folder(
     index = files.read_index(folder / INDEX)
     refuse_code(folder, index, remote_code)
     digest = fetched.digest if fetched else folder_digest(folder)
-    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    names = [p.relative_to(folder).as_posix() for p in files_below(folder)]
     variant = files.variant_of(names, index, reference.one(VARIANT))
     notes = [f"weights of variant {variant}"] if variant else []
     dtype = dtype or files.stored_dtype(folder, index, variant)
@@ -116,11 +116,13 @@ def _build_folder(
     wanted = set() if remote_code else files.loaded_parts(folder / INDEX, index)
     files.refuse_unsound(folder, wanted - {*given, *reference.components}, variant)
     notes += [f"{name} left out: images are scored as they were drawn" for name in censors]
+    scheme = reference.one(QUANTIZE)
+    _refuse_unquantised(scheme, reference.components)
     for name, source in reference.components.items():
         given[name], own = _component(name, source, index, folder, dtype)
         files.note_differences(given[name], f"+{name}={source}", folder / name)
         digest += f"+{name}:{own}"
-    if (scheme := reference.one(QUANTIZE)) is not None:
+    if scheme is not None:
         given["quantization_config"] = quantization(scheme, files.parts_of(index), dtype)
         digest += f"+{QUANTIZE}:{scheme}"
         notes.append(f"denoiser quantised to {scheme} while loading")
@@ -135,6 +137,16 @@ def _build_folder(
     places = {name: folder / name for name in pipeline.components} | dict(reference.components)
     refuse_empty(pipeline, places)
     return Built(pipeline, digest, notes)
+
+
+def _refuse_unquantised(scheme: str | None, components: Mapping[str, str]) -> None:
+    """Refuse a denoiser that is put in: the pipeline quantises what it loads itself, so it would stay as it is."""
+    given = next((name for name in DENOISERS if name in components), None)
+    if scheme is not None and given:
+        raise ConfigError(
+            f"+{QUANTIZE}={scheme} quantises the pipeline's own {given}, not +{given}={components[given]}; save the "
+            "pipeline with that part in a folder of its own, and quantise that"
+        )
 
 
 def left_out(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +178,7 @@ def refuse_code(folder: Path, index: Mapping[str, Any], allowed: bool) -> None:
         ConfigError: it does, and may not.
     """
     asks = [str(index["_class_name"])] if isinstance(index.get("_class_name"), list) else []
-    asks += [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.py"))]
+    asks += [p.relative_to(folder).as_posix() for p in files_below(folder) if p.suffix == ".py"]
     for path in sorted(folder.glob("*/*config.json")):
         if path.stat().st_size <= files.INDEX_BYTES and '"auto_map"' in path.read_text(
             "utf-8", "replace"

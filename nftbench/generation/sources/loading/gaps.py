@@ -1,5 +1,6 @@
 """Networks whose files lack weights: the libraries leave the gap empty or fill it with random numbers, and go on."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rewards.base import ConfigError
+
+REPORTER = logging.getLogger("transformers.modeling_utils")
+"""Prints transformers' own report of what it loaded."""
 
 
 @contextmanager
@@ -33,13 +37,35 @@ def _watched(load: Callable[..., Any]) -> Callable[..., Any]:
 
     def loaded(kind: type, source: Any, *args: Any, **kwargs: Any) -> Any:
         asked = kwargs.pop("output_loading_info", False)
-        network, report = load(kind, source, *args, output_loading_info=True, **kwargs)
-        # Of quantised weights a report may name what is packed under other names.
-        if getattr(network, "hf_quantizer", None) is None:
-            _refuse_gap(network, str(source), report)
+        with _reported_unless_refused():
+            network, report = load(kind, source, *args, output_loading_info=True, **kwargs)
+            # Of quantised weights a report may name what is packed under other names.
+            if getattr(network, "hf_quantizer", None) is None:
+                _refuse_gap(network, str(source), report)
         return (network, report) if asked else network
 
     return loaded
+
+
+@contextmanager
+def _reported_unless_refused() -> Iterator[None]:
+    """Hold transformers' report back until the block ends: a refusal says the same in one line, and stands alone."""
+    held: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        held.append(record)
+        return False
+
+    REPORTER.addFilter(hold)
+    try:
+        yield
+    except ConfigError:
+        held.clear()
+        raise
+    finally:
+        REPORTER.removeFilter(hold)
+        for record in held:
+            REPORTER.handle(record)
 
 
 def _refuse_gap(network: nn.Module, source: str, report: Mapping[str, Any]) -> None:
