@@ -14,7 +14,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.parsing import parse_json
 from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
 from nftbench.reporting.results import EVALUATION, Result
-from nftbench.reporting.seed_rows import SCORED_BY, WORDS, refuse_other_seeds
+from nftbench.reporting.seed_rows import WORDS, refuse_other_seeds, scored_by
 from nftbench.runs.io import read_table
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import Run
@@ -47,8 +47,7 @@ class EvaluationSide:
 
     def rewards(self, name: str) -> Mapping[str, Mapping[str, Any]]:
         """Reward -> field -> what makes it another reward under the same name."""
-        infos = self._runs[0].manifest["rewards"][name]
-        return {k: {f: info[f] for f in SCORED_BY if f in info} for k, info in infos.items()}
+        return scored_by(self._runs[0], name)
 
     def tables(self, name: str) -> list[pd.DataFrame]:
         """Scored images of a benchmark, a table a seed."""
