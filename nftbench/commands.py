@@ -149,6 +149,7 @@ def seeds_to_evaluate(
     runs = seeds.runs_of(parent)
     if not runs:
         raise ConfigError(f"{parent} holds no finished training yet; run nftbench train again")
+    seeds.refuse_other_seeds(runs)
     kept = [seed for seed in seeds_of(parent) if folder_of(parent, seed) in runs]
     name = f"{folder_name(parent.resolve().name)}-{folder_name(suite or 'eval')}"
     folders = write_parent(named(out) or RUNS / name, kept)

@@ -40,6 +40,7 @@ from nftbench.training.config.record import (
 from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.policy.trained import NoEffect
 from nftbench.training.processes import TrainingProcesses
+from nftbench.training.seeds import refuse_other_siblings
 from nftbench.training.setup import (
     check_loggers,
     described_work,
@@ -168,6 +169,7 @@ class TrainingRun:
         Raises:
             ConfigError: the folder holds something else, or the run cannot be resumed so.
         """
+        refuse_other_siblings(self.folder, self.setup.digests())
         record = self._reopened() if resume else self._begun()
         if self.processes.is_main:
             save_recipe(self.folder, self.recipe, record)

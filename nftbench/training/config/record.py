@@ -117,22 +117,51 @@ def settings_changed(before: Recipe, after: Recipe) -> dict[str, list[Any]]:
     return _difference(before.model_dump(mode="json"), after.model_dump(mode="json"))
 
 
-def refuse_other_recipe(folder: Path, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Refuse to count a run and another one as two seeds of one training: they differ in more than the seed.
+def refuse_other_seed(folder: Path, other: Path) -> None:
+    """Refuse to count two runs as two seeds of one training: they differ in more than the seed.
+
+    Raises:
+        ConfigError: names the first setting, or what they both named and was not the same.
+    """
+    refuse_other_recipe(folder, stored_recipe(folder), stored_recipe(other))
+    refuse_other_digests(folder, stored_record(folder).digests, stored_record(other).digests)
+
+
+def refuse_other_recipe(folder: Path, one: Recipe, other: Recipe) -> None:
+    """Refuse a run whose recipe is another one than that of another seed.
 
     Args:
         folder: the run.
-        one: fields of its recipe.
-        other: fields of the other one's; what either leaves to `auto` may have become anything.
+        one: its recipe.
+        other: the other one's; what either leaves to `auto` may have become anything.
 
     Raises:
         ConfigError: names the first setting in which they differ.
     """
-    for name, (here, there) in _difference(one, other).items():
+    for name, (here, there) in settings_changed(one, other).items():
         if name.partition(".")[0] not in WORDS and AUTO not in (here, there):
             raise ConfigError(
                 f"{folder} was trained with {name} {here}, where another seed has {there}: seeds of two recipes have "
                 "no mean; give the same settings, or another --out"
+            )
+
+
+def refuse_other_digests(folder: Path, one: Mapping[str, str], other: Mapping[str, str]) -> None:
+    """Refuse a run whose base, prompts or rewards are not those of another seed, whatever their names.
+
+    Args:
+        folder: the run.
+        one: its `RunRecord.digests`.
+        other: the other one's.
+
+    Raises:
+        ConfigError: names the first that differs.
+    """
+    for what in one:
+        if one[what] != other.get(what, one[what]):
+            raise ConfigError(
+                f"{folder}: {what} has digest {one[what]}, where another seed was trained with {other[what]}: they "
+                "have no mean; restore it, or give another --out"
             )
 
 
