@@ -187,13 +187,13 @@ def train_checkpoint(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
-    settings = with_files(settings)
+    out, settings = named(out), with_files(settings)
     if resume:
         if out:
             raise ConfigError("--resume goes on in its own folder; leave out --out")
-        named = [f"{k}={v}" for k, v in top.items() if v is not None]
+        top_settings = [f"{k}={v}" for k, v in top.items() if v is not None]
         named_recipe = load_recipe(recipe, settings, **top) if recipe else None
-        whole = resumed_recipe(resume, named_recipe, [*named, *settings])
+        whole = resumed_recipe(resume, named_recipe, [*top_settings, *settings])
         return resume, training(
             whole, resume, resume=True, progress=progress, say=say, allowed=allowed
         )
@@ -238,7 +238,7 @@ def train_seeds(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
-    settings = with_files(settings)
+    out, settings = named(out), with_files(settings)
     if top.get("seed") is not None:
         raise ConfigError("--seed and --seeds name seeds twice; leave out --seed")
     numbers = parse_seeds(text)

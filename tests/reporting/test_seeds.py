@@ -192,7 +192,7 @@ def test_seeds_of_several_trainings_have_no_mean(tmp_path, monkeypatch, command)
 
 def test_a_seed_of_a_version_that_lacks_a_setting_has_its_default(tmp_path):
     """Nor do the words of a recipe matter, such as what was found with it."""
-    parent_of_two(tmp_path, guards={}, evidence="more is known since")
+    parent_of_two(tmp_path, guards={"idle": {"warn": 10}}, evidence="more is known since")
     assert run_here(tmp_path, "report", "p") == (0, ANY)
     assert run_here(tmp_path, "compare", "other", "p") == (0, ANY)
 
