@@ -1,5 +1,6 @@
 """A user's own training, by the command: mistakes in mid-run, rewards of which less is better, what has no effect."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ class Dark:
         values = images.mean((1, 2, 3)).astype(np.float32) / 255
         never = np.full(len(values), np.nan, np.float32)
         return Scores(values=values, reasons=("",) * len(values), parts={"never": never})
+
+
+class Light(Dark):
+    info = RewardInfo(name="light", variant="", summary="darkness", low=0, high=1)
+
+    def score(self, images, prompts):
+        values = 1 - images.mean((1, 2, 3)).astype(np.float32) / 255
+        return Scores(values=values, reasons=("",) * len(values))
 
 
 class Odd(Dark):
@@ -90,8 +99,10 @@ def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
     (folder / "mine.txt").write_text(f"{prompts}a dog\n", "utf-8")
     rates = ("stages.lr=1e-5", "stages.final_lr=1e-3")
     asked = ("stages.prompts=mine.txt", "stages.rewards=mine.py:Dark", *rates)
-    code, said = train(folder, *few, *asked, "evaluation.held_out_rewards=geneval@pocket")
+    watched = ("evaluation.held_out_rewards=mine.py:Light,geneval@pocket", "guards.held_out.warn=0")
+    code, said = train(folder, *few, *asked, *watched)
     assert code == 0 and "held-out few/dark" in said, said
+    assert re.search("few/light (got worse|fell) by 0, 0.0 standard errors", said)  # as dark did
     assert "not measured: geneval@pocket; no benchmark of evaluation.benchmarks has" in said
     assert "trained on, too: 4 of the 8 held-out prompts of few" in said
     assert "the learning rate rises from 1e-05 to 0.001" in said
