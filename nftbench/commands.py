@@ -149,6 +149,7 @@ def seeds_to_evaluate(
     runs = seeds.runs_of(parent)
     if not runs:
         raise ConfigError(f"{parent} holds no finished training yet; run nftbench train again")
+    seeds.refuse_other_seeds(runs)
     kept = [seed for seed in seeds_of(parent) if folder_of(parent, seed) in runs]
     name = f"{folder_name(parent.resolve().name)}-{folder_name(suite or 'eval')}"
     folders = write_parent(named(out) or RUNS / name, kept)
@@ -186,13 +187,13 @@ def train_checkpoint(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
-    settings = with_files(settings)
+    out, settings = named(out), with_files(settings)
     if resume:
         if out:
             raise ConfigError("--resume goes on in its own folder; leave out --out")
-        named = [f"{k}={v}" for k, v in top.items() if v is not None]
+        top_settings = [f"{k}={v}" for k, v in top.items() if v is not None]
         named_recipe = load_recipe(recipe, settings, **top) if recipe else None
-        whole = resumed_recipe(resume, named_recipe, [*named, *settings])
+        whole = resumed_recipe(resume, named_recipe, [*top_settings, *settings])
         return resume, training(
             whole, resume, resume=True, progress=progress, say=say, allowed=allowed
         )
@@ -237,7 +238,7 @@ def train_seeds(
         ConfigError: anything asked for that cannot be; nothing was written then.
     """
     quiet()
-    settings = with_files(settings)
+    out, settings = named(out), with_files(settings)
     if top.get("seed") is not None:
         raise ConfigError("--seed and --seeds name seeds twice; leave out --seed")
     numbers = parse_seeds(text)

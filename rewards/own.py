@@ -25,6 +25,8 @@ ITEM = re.compile(r"(?P<path>.+\.py)(:(?P<name>[^:]*)(?P<weight>:.*)?)?")
 """`FILE.py:NAME`, and in training `FILE.py:NAME:WEIGHT`."""
 EXPECTED = "expected FILE.py:NAME, such as my_reward.py:Brightness"
 EXAMPLE = "rewards/README.md has a whole example"
+MADE = re.compile(r"(?P<named>.+\.py:\w+), sha256 (?P<digest>[0-9a-f]{64})\b")
+"""Beginning of what such a reward says of its source."""
 KEY = re.compile(r"[\w.-]+(@[\w.-]+)?")
 """What a reward may be called."""
 FAULTS = (
@@ -145,8 +147,14 @@ def refuse_file(item: str) -> None:
 
 def file_named(source: str) -> str:
     """`FILE.py:NAME` of what a reward of a file says of its source; empty for every other reward."""
-    found = re.match(r"(?P<named>.+\.py:\w+), sha256 [0-9a-f]{64}\b", source)
+    found = MADE.match(source)
     return found["named"] if found else ""
+
+
+def file_digest(source: str) -> str:
+    """sha256 of that file; empty for every other reward."""
+    found = MADE.match(source)
+    return found["digest"] if found else ""
 
 
 def _added(item: str, others: Sequence[str]) -> str:

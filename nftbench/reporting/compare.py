@@ -10,6 +10,7 @@ import pandas as pd
 
 from nftbench.benchmark.schema import Protocol
 from nftbench.reporting.results import TRAINING, Result, pair_seeds
+from nftbench.reporting.seed_rows import other_rewards
 from nftbench.reporting.sides import Side, side_of
 from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
 from nftbench.stats.paired import PAIR, Change, paired_samples, tally
@@ -100,7 +101,8 @@ def _shared(a: Side, b: Side, benchmark: str | None) -> list[Shared]:
                 (n for n, p in theirs.items() if p.benchmark == protocol.benchmark),
                 key=lambda n: _distance(protocol, theirs[n]),
             )
-            faults = [protocol.difference(theirs[other]), *_other_rewards(a, name, b, other)]
+            scored = other_rewards(a.rewards(name), b.rewards(other))
+            faults = [protocol.difference(theirs[other]), *scored]
             found.append(Shared(name=name, other=other, faults=tuple(f for f in faults if f)))
     return found
 
@@ -108,17 +110,6 @@ def _shared(a: Side, b: Side, benchmark: str | None) -> list[Shared]:
 def _distance(one: Protocol, other: Protocol) -> int:
     mine, theirs = one.model_dump(), other.model_dump()
     return sum(mine[field] != theirs[field] for field in mine)
-
-
-def _other_rewards(a: Side, name: str, b: Side, other: str) -> list[str]:
-    mine, theirs = a.rewards(name), b.rewards(other)
-    return [
-        f"{key} is another reward (other {field})"
-        for key in mine
-        if key in theirs
-        for field in mine[key]
-        if field in theirs[key] and mine[key][field] != theirs[key][field]
-    ]
 
 
 def _metrics(a: Side, b: Side, shared: Shared) -> list[Compared]:

@@ -14,9 +14,10 @@ from nftbench.runs.run_folder import Run
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.seeds import alike, mean_image, spread, with_seeds
 from rewards.base import PART, ConfigError, Metric, RewardInfo
+from rewards.own import file_digest
 
 SCORED_BY = ("weights", "files", "needs", "higher_is_better")
-"""Of what a reward says of itself: what makes it another reward under the same name."""
+"""Of what a reward says of itself: what makes it another reward under the same name, besides the user's own code."""
 WORDS = ("reason", "evidence")
 
 
@@ -63,7 +64,10 @@ def refuse_other_seeds(first: Run, other: Run) -> None:
     if list(mine) != list(theirs):
         raise ConfigError(f"{first.folder} and {other.folder} hold different benchmarks")
     for name, protocol in mine.items():
-        faults = [protocol.difference(theirs[name]), *other_rewards(first, name, other, name)]
+        faults = [
+            protocol.difference(theirs[name]),
+            *other_rewards(scored_by(first, name), scored_by(other, name)),
+        ]
         fault = next(filter(None, faults), "")
         if fault:
             raise ConfigError(
@@ -71,15 +75,30 @@ def refuse_other_seeds(first: Run, other: Run) -> None:
             )
 
 
-def other_rewards(a: Run, name: str, b: Run, other: str) -> list[str]:
-    """Rewards that have one name in two runs and are not the same, in words."""
-    mine, theirs = a.manifest["rewards"][name], b.manifest["rewards"][other]
+def scored_by(run: Run, name: str) -> dict[str, dict[str, Any]]:
+    """Reward of a benchmark -> what makes it another reward under the same name."""
+    return {
+        key: {f: info[f] for f in SCORED_BY if f in info}
+        | {"code": file_digest(str(info.get("source", "")))}
+        for key, info in run.manifest["rewards"][name].items()
+    }
+
+
+def other_rewards(
+    mine: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Rewards that have one name in two runs and are not the same, in words.
+
+    Args:
+        mine: as `scored_by` gives them.
+        theirs: of the other run.
+    """
     return [
         f"{key} is another reward (other {field})"
         for key in mine
         if key in theirs
-        for field in SCORED_BY
-        if field in mine[key] and field in theirs[key] and mine[key][field] != theirs[key][field]
+        for field in mine[key]
+        if field in theirs[key] and mine[key][field] != theirs[key][field]
     ]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow
 from pydantic import ValidationError
 
 import rewards as registry
@@ -14,17 +13,18 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.parsing import parse_json
 from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
 from nftbench.reporting.results import EVALUATION, Result
-from nftbench.reporting.seed_rows import SCORED_BY, WORDS, refuse_other_seeds
-from nftbench.runs.io import read_table
+from nftbench.reporting.seed_rows import WORDS, refuse_other_seeds, scored_by
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import Run
 from nftbench.stats.paired import Averaging
 from nftbench.training.callbacks.metrics_log import (
     HELD_OUT,
     MEASURED,
+    held_out_table,
     is_measured,
     read_averaging,
 )
+from nftbench.training.seeds import refuse_other_seeds as refuse_other_trainings
 from rewards.base import ConfigError, Metric, RewardInfo
 
 
@@ -47,8 +47,7 @@ class EvaluationSide:
 
     def rewards(self, name: str) -> Mapping[str, Mapping[str, Any]]:
         """Reward -> field -> what makes it another reward under the same name."""
-        infos = self._runs[0].manifest["rewards"][name]
-        return {k: {f: info[f] for f in SCORED_BY if f in info} for k, info in infos.items()}
+        return scored_by(self._runs[0], name)
 
     def tables(self, name: str) -> list[pd.DataFrame]:
         """Scored images of a benchmark, a table a seed."""
@@ -81,6 +80,7 @@ class TrainingSide:
 
     def __init__(self, result: Result) -> None:
         self.result = result
+        refuse_other_trainings(result.runs)
         self._noted = [_measured(folder) for folder in result.runs]
         self._tables = [_after(folder) for folder in result.runs]
         for folder, noted in zip(result.runs[1:], self._noted[1:], strict=True):
@@ -146,11 +146,8 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 
 def _after(folder: Path) -> pd.DataFrame:
-    path = folder / HELD_OUT / "after.parquet"
-    remedy = f"run: nftbench train --resume {folder}"
     if not is_measured(folder):
-        raise ConfigError(f"{folder} is not finished: its end was not measured; {remedy}")
-    try:
-        return read_table(path, remedy=remedy)
-    except pyarrow.ArrowInvalid as error:
-        raise ConfigError(f"{path} is broken: {error}; {remedy}") from None
+        raise ConfigError(
+            f"{folder} is not finished: its end was not measured; run: nftbench train --resume {folder}"
+        )
+    return held_out_table(folder / HELD_OUT / "after.parquet")

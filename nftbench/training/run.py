@@ -40,11 +40,11 @@ from nftbench.training.config.record import (
 from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.policy.trained import NoEffect
 from nftbench.training.processes import TrainingProcesses
+from nftbench.training.seeds import refuse_other_siblings
 from nftbench.training.setup import (
     check_loggers,
     described_work,
     refuse_other_run,
-    refuse_passed_stages,
     refuse_used_folder,
     set_up,
 )
@@ -168,6 +168,7 @@ class TrainingRun:
         Raises:
             ConfigError: the folder holds something else, or the run cannot be resumed so.
         """
+        refuse_other_siblings(self.folder, self.setup.digests())
         record = self._reopened() if resume else self._begun()
         if self.processes.is_main:
             save_recipe(self.folder, self.recipe, record)
@@ -208,16 +209,15 @@ class TrainingRun:
     def _note(self, changes: dict[str, list[Any]], record: RunRecord) -> None:
         """What was changed on resume is said, and stands in the run's history."""
         done, passed = self.trainer.state.done, self.trainer.state.stage
-        refuse_passed_stages(changes, passed)
         if any(name.endswith(".rewards") for name in changes):
             self._saved.forget_best()
         if changes:
             record.history.append({"iteration": done, "changes": changes})
         for name, (old, new) in changes.items():
             self._say(f"changed from iteration {done + 1} on: {name} {old} -> {new}")
-        if passed and any(name.endswith(".iterations") for name in changes):
+        if passed and any(name.startswith("stages.") for name in changes):
             numbers = ", ".join(str(n + 1) for n in range(passed))
-            self._say(f"done already, so its iterations stay: stage {numbers}")
+            self._say(f"done already, so its settings stay: stage {numbers}")
 
     def run(self) -> list[Change]:
         """Train to the end.
@@ -275,6 +275,10 @@ class TrainingRun:
         except RewardFailed as error:
             raise RewardFailed(
                 f"{error}; the state is in {self._saved.save()}; once the reward is back, {self._saved.way_on()}"
+            ) from None
+        except ConfigError as error:  # such as a mistake in the user's own reward
+            raise ConfigError(
+                f"{error}; the state is in {self._saved.save()}; once that is mended, {self._saved.way_on()}"
             ) from None
         except (TrainingFailed, NoEffect) as error:
             raise TrainingFailed(f"{error}; {self._saved.last_good()}") from error

@@ -1,14 +1,13 @@
 """One recipe with several seeds, one run folder a seed under one parent, read as one result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nftbench.generation.sources.packaged import POLICY_FILE
-from nftbench.runs.seeds import folder_of, seeds_of
+from nftbench.runs.seeds import folder_of, is_parent, seeds_of
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import Change
 from nftbench.stats.seeds import mean_curve, over_seeds
@@ -22,7 +21,14 @@ from nftbench.training.callbacks.metrics_log import (
     read_metrics,
 )
 from nftbench.training.config.recipe import Recipe
-from nftbench.training.config.record import RECIPE, refuse_other_recipe, stored_recipe
+from nftbench.training.config.record import (
+    RECIPE,
+    refuse_other_digests,
+    refuse_other_recipe,
+    refuse_other_seed,
+    stored_recipe,
+    stored_record,
+)
 
 
 def runs_of(parent: Path) -> list[Path]:
@@ -41,20 +47,41 @@ def is_finished(run: Path) -> bool:
     return not validated and done >= sum(stage.iterations for stage in recipe.stages)
 
 
+def begun_runs(parent: Path) -> list[Path]:
+    """The runs of a parent of which it is known what they do, in the order of the seeds."""
+    return [f for seed in seeds_of(parent) if ((f := folder_of(parent, seed)) / RECIPE).is_file()]
+
+
 def refuse_other_recipes(parent: Path, recipe: Recipe) -> None:
     """Refuse to add seeds to a parent whose runs do something else.
 
     Raises:
         ConfigError: names the run and the setting.
     """
-    for folder in (folder_of(parent, seed) for seed in seeds_of(parent)):
-        if (folder / RECIPE).is_file():
-            refuse_other_recipe(folder, fields_of(stored_recipe(folder)), fields_of(recipe))
+    for folder in begun_runs(parent):
+        refuse_other_recipe(folder, stored_recipe(folder), recipe)
 
 
-def fields_of(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as `recipe.json` has it."""
-    return recipe.model_dump(mode="json")
+def refuse_other_seeds(runs: Sequence[Path]) -> None:
+    """Refuse runs that have no mean: of several recipes, or trained on what is another thing under one name.
+
+    Raises:
+        ConfigError: names the run, and what differs.
+    """
+    for run in runs[1:]:
+        refuse_other_seed(run, runs[0])
+
+
+def refuse_other_siblings(folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse to train a seed on what its parent's other seeds were not trained on; of a run alone, nothing.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    parent = folder.parent
+    others = [run for run in begun_runs(parent) if run != folder] if is_parent(parent) else []
+    if others and folder in [folder_of(parent, seed) for seed in seeds_of(parent)]:
+        refuse_other_digests(folder, digests, stored_record(others[0]).digests)
 
 
 def read_seeds(parent: Path) -> list[Change]:
@@ -66,9 +93,7 @@ def read_seeds(parent: Path) -> list[Change]:
     runs = [run for run in runs_of(parent) if is_measured(run)]
     if not runs:
         return []
-    first, *others = [fields_of(stored_recipe(run)) for run in runs]
-    for run, fields in zip(runs[1:], others, strict=True):
-        refuse_other_recipe(run, fields, first)
+    refuse_other_seeds(runs)
     before, after = (
         [held_out_table(run / HELD_OUT / f"{when}.parquet") for run in runs]
         for when in ("before", "after")

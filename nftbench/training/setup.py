@@ -1,10 +1,10 @@
 """Before a training: everything a recipe names is loaded and checked. Nothing is written."""
 
 import importlib.util
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nftbench.benchmark.samples import Sample
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
@@ -37,8 +37,8 @@ from rewards.base import ConfigError, MissingExtra, Prompt
 
 BASE, PROMPTS, REWARD = "base", "prompts of stage", "reward"
 """What a run's digests are of."""
-OF_EVERY_STAGE = "stages.iterations"
-"""What `--iterations N` sets."""
+OF_EVERY_STAGE = re.compile(r"\s*stages\.(?P<key>\w+)")
+"""Beginning of a setting of all stages."""
 SHAPE = ("method", "rank", "alpha", "targets", "dtype")
 """Settings of the policy with which its weights mean another policy."""
 
@@ -112,6 +112,8 @@ def set_up(
     _check_groups(recipe, processes.count)
     for number, data in enumerate(stages, start=1):
         say(_described(number, data))
+    for line in _rising(recipe):
+        say(line)
     recipe, base = _loaded(recipe, processes, say, allowed)
     for line in base.said:
         say(line)
@@ -222,6 +224,19 @@ def _described(number: int, data: StageData) -> str:
     return f"stage {number}: {len(data.prompts)} prompts, scored by {keys}{left}"
 
 
+def _rising(recipe: Recipe) -> Iterator[str]:
+    """Rates that rise to the end, as where `lr` alone is set below the recipe's own `final_lr`."""
+    rates = {f"stages[{i}]": (s.lr, s.final_lr) for i, s in enumerate(recipe.stages)}
+    if any(stage.lr is None for stage in recipe.stages):
+        rates["optimizer"] = recipe.optimizer.lr, recipe.optimizer.final_lr
+    for where, (first, last) in rates.items():
+        if first and last and last > first:
+            yield (
+                f"warning: the learning rate rises from {first:g} to {last:g}; for one that falls or stays, set "
+                f"{where}.final_lr, too, or off"
+            )
+
+
 def described_work(setup: Setup) -> str:
     """Algorithm, images an iteration and size of what is trained, in words."""
     recipe, stage = setup.recipe, setup.recipe.stages[0]
@@ -281,8 +296,8 @@ def refuse_other_run(setup: Setup, record: RunRecord, changes: Collection[str]) 
         if then == now or (what.startswith(PROMPTS) and _prompts_renamed(what, changes)):
             continue
         raise ConfigError(
-            f"{what} of {setup.folder} had digest {then} when the run began and has {now} now; restore it, or start "
-            "another run"
+            f"{what} of {setup.folder} had digest {then} when the run began and has {now} now; restore it, "
+            f"{'give the new one another name, ' * what.startswith(REWARD)}or start another run"
         )
 
 
@@ -298,37 +313,36 @@ def _passed(folder: Path) -> int:
     return stage_of(found[-1]) if found else 0
 
 
-def _iterations_of(recipe: Recipe, others: Sequence[Stage]) -> Recipe:
-    """A recipe whose first stages have the iterations of others."""
+def _as_passed(recipe: Recipe, passed: Sequence[Stage], settings: Sequence[str]) -> Recipe:
+    """A recipe whose first stages keep what settings of all stages would change: nobody goes back to them."""
+    keys = [found["key"] for s in settings if (found := OF_EVERY_STAGE.match(s))]
     kept = [
-        stage.model_copy(update={"iterations": other.iterations})
-        for stage, other in zip(recipe.stages, others, strict=False)
+        stage.model_copy(update={key: getattr(old, key) for key in keys})
+        for stage, old in zip(recipe.stages, passed, strict=False)
     ]
     return recipe.model_copy(update={"stages": (*kept, *recipe.stages[len(kept) :])})
 
 
-def refuse_passed_stages(changes: Mapping[str, list[Any]], passed: int) -> None:
-    """Refuse other iterations of a stage that is behind: nobody goes back, and the run would never count as finished.
-
-    Args:
-        changes: as `settings_changed` gives them.
-        passed: stages that are behind.
+def _refuse_passed(own: Recipe, passed: Sequence[Stage]) -> None:
+    """Refuse to change a stage that is behind: it would stand in the run's history and change nothing.
 
     Raises:
-        ConfigError: names the stage.
+        ConfigError: names stage and setting.
     """
-    for index in range(passed):
-        if change := changes.get(f"stages.{index}.iterations"):
-            raise ConfigError(
-                f"stage {index + 1} is behind this run, with {change[0]} iterations; leave out "
-                f"stages[{index}].iterations={change[1]}, or give a later stage more"
-            )
+    for number, (old, new) in enumerate(zip(passed, own.stages, strict=False)):
+        for key in Stage.model_fields:
+            was, wanted = getattr(old, key), getattr(new, key)
+            if was != wanted:
+                raise ConfigError(
+                    f"stage {number + 1} is behind this run, with {key} {was}; leave out stages[{number}].{key} "
+                    f"{wanted}, or set it for a later stage"
+                )
 
 
 def resumed_recipe(folder: Path, named: Recipe | None, settings: Sequence[str]) -> Recipe:
     """The recipe that a run is resumed with: its own, but for what the command line names.
 
-    Iterations of every stage (`--iterations N`) are those of the stages that are not behind.
+    What is set for every stage, such as `--iterations N`, is set for those that are not behind.
 
     Args:
         folder: the run's.
@@ -336,15 +350,14 @@ def resumed_recipe(folder: Path, named: Recipe | None, settings: Sequence[str]) 
         settings: the user's `section.key=value`.
 
     Raises:
-        ConfigError: the named recipe differs from the run's own in more than the settings.
+        ConfigError: the named recipe differs from the run's own in more than the settings, or a setting is of a stage
+            that is behind.
     """
     before = stored_recipe(folder)
-    own = changed(before, settings)
-    one_by_one = [s for s in settings if s.partition("=")[0].strip() != OF_EVERY_STAGE]
-    if len(one_by_one) < len(settings):
-        passed = changed(before, one_by_one).stages[: _passed(folder)]
-        own = _iterations_of(own, passed)
-        named = named and _iterations_of(named, passed)
+    passed = before.stages[: _passed(folder)]
+    own = _as_passed(changed(before, settings), passed, settings)
+    _refuse_passed(own, passed)
+    named = named and _as_passed(named, passed, settings)
     if named is None:
         return own
     kept = {

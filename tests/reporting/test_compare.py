@@ -248,6 +248,23 @@ def test_another_reward_of_the_same_name_is_refused(tmp_path):
     assert len(compare(a, b, force=True)) == 4
 
 
+def test_a_reward_whose_file_was_edited_is_another_one(tmp_path):
+    """Two versions of one's own code under one name were compared without a word."""
+    for name in "abc":
+        one = run(tmp_path / name)
+        manifest = one.manifest
+        digest = ("b" if name == "b" else "a") * 64
+        reward = manifest["rewards"][made_runs.BENCHMARK][PICK]
+        reward["source"] = f"{name}.py:Pick, sha256 {digest}"
+        one.save_manifest(manifest)
+    code, said = run_here(tmp_path, "compare", "a", "b")
+    assert code == 2 and "pick@made is another reward (other code)" in said
+    assert run_here(tmp_path, "compare", "a", "c")[0] == 0
+    assert run_here(tmp_path, "report", "a", "b", "c")[0] == 0
+    page = (tmp_path / "a" / "report" / "index.html").read_text("utf-8")
+    assert "differ: in B pick@made is another reward (other code)." in page
+
+
 def test_nothing_in_common_is_refused(tmp_path):
     a, b = run(tmp_path / "a"), run(tmp_path / "b")
     with pytest.raises(ConfigError, match=r"ocr is in one of the runs at most; both hold: made"):

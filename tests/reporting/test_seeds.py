@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from unittest.mock import ANY
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from nftbench.runs.seeds import write_parent
 from nftbench.stats.estimates import clustered_mean
 from nftbench.stats.intervals import MetricRange
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs import made_runs
 
 PROMPTS = [f"prompt {i}" for i in range(8)]
@@ -163,15 +165,48 @@ def test_a_training_that_went_on_after_its_end_was_measured_is_not_finished(tmp_
         compared(a, b)
 
 
-def test_seeds_of_several_recipes_have_no_mean(tmp_path):
+def parent_of_two(tmp_path, **changes):
+    """Two seeds under `p`; in the second one's recipe.json these keys are others."""
     for run in write_parent(tmp_path / "p", [0, 1]):
         made_runs.training(run)
-    page = write_report([tmp_path / "p"], tmp_path / "out", quiet).page.read_text("utf-8")
-    assert "mean over seeds 0, 1" in page
+    made_runs.training(tmp_path / "other")
     path = tmp_path / "p" / "seed-1" / "recipe.json"
-    path.write_text(path.read_text("utf-8").replace('"nft"', '"flow-grpo"'), "utf-8")
-    with pytest.raises(ConfigError, match="trained with algorithm flow-grpo, where another seed"):
-        write_report([tmp_path / "p"], tmp_path / "other", quiet)
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+@pytest.mark.parametrize("command", [("report", "p"), ("compare", "other", "p"), ("eval", "p")])
+def test_seeds_of_several_trainings_have_no_mean(tmp_path, monkeypatch, command):
+    """Neither of two recipes, nor of one that named the same file, which held something else."""
+    monkeypatch.setattr("nftbench.training.seeds.is_finished", lambda run: True)
+    parent_of_two(tmp_path, algorithm="flow-grpo")
+    code, said = run_here(tmp_path, *command)
+    assert code == 2 and "was trained with algorithm flow-grpo, where another seed has nft" in said
+    for seed, digest in enumerate(("a", "b")):
+        path = tmp_path / "p" / f"seed-{seed}" / "recipe.json"
+        recipe = json.loads(path.read_text("utf-8")) | {"algorithm": "nft"}
+        recipe["run"] = {"digests": {"prompts of stage 1": digest}}
+        path.write_text(json.dumps(recipe), "utf-8")
+    code, said = run_here(tmp_path, *command)
+    assert code == 2 and "seed-1: prompts of stage 1 has digest b, where another seed" in said
+
+
+def test_a_seed_of_a_version_that_lacks_a_setting_has_its_default(tmp_path):
+    """Nor do the words of a recipe matter, such as what was found with it."""
+    parent_of_two(tmp_path, guards={"idle": {"warn": 10}}, evidence="more is known since")
+    assert run_here(tmp_path, "report", "p") == (0, ANY)
+    assert run_here(tmp_path, "compare", "other", "p") == (0, ANY)
+
+
+def test_a_held_out_table_that_another_run_wrote_is_refused(tmp_path):
+    """A comparison, and a mean over seeds, took whatever lay there."""
+    for run in write_parent(tmp_path / "p", [0, 1]):
+        made_runs.training(run)
+        path = run / "held_out" / "measured.json"
+        noted = {"after": {"done": 4, "sha256": "ab12"}}
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"tables": noted}))
+    for command in (("report", "p"), ("compare", "p/seed-0", "p/seed-1")):
+        code, said = run_here(tmp_path, *command)
+        assert code == 2 and "after.parquet is not the table that the training wrote" in said
 
 
 def test_seeds_that_were_drawn_differently_are_refused(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from nftbench.commands import seeds_to_evaluate, train_seeds
 from nftbench.training.seeds import is_finished, read_seeds
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs.trainings import quietly, settings_of
 
 
@@ -65,6 +66,20 @@ def test_seeds_of_another_recipe_are_refused_before_anything_is_done(parent, tex
     ):
         train(parent, text, "optimizer.lr=0.01")
     assert {p: p.read_bytes() for p in parent.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.slow
+def test_seeds_of_other_prompts_under_one_name_are_refused(tmp_path):
+    """The file was edited between two seeds: their mean was told, and said nothing."""
+    (tmp_path / "mine.txt").write_text("a red cup\n", "utf-8")
+    flags = [w for s in settings_of("evaluation.every=0") for w in ("--set", s)]
+    flags += ["--set", f"stages.prompts={tmp_path / 'mine.txt'}", "--set", "stages.iterations=1"]
+    train = ("train", "--recipe", "pocket", *flags, "--out", "parent", "--seeds")
+    assert run_here(tmp_path, *train, "0")[0] == 0
+    (tmp_path / "mine.txt").write_text("a dog\n", "utf-8")
+    code, said = run_here(tmp_path, *train, "0,1")
+    assert code == 2 and "parent/seed-1: prompts of stage 1 has digest" in said.splitlines()[-1]
+    assert not (tmp_path / "parent" / "seed-1").exists()
 
 
 def test_one_seed_under_several_names_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Runs of two stages: a later one that cannot be trained is seen at once; one that is done is not changed on resume."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,28 +56,43 @@ def test_only_the_stage_whose_steps_meet_the_noise_range_needs_to(tmp_path):
 # --- resumed with more iterations ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """`run`, two stages of an iteration each, both done."""
+    folder = tmp_path_factory.mktemp("two")
+    assert train(folder, "stages.iterations=1")[0] == 0
+    return folder
+
+
+@pytest.fixture
+def stopped(trained, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(trained, tmp_path / "copy")
+
+
 def resume(folder: Path, *arguments: str) -> tuple[int, str]:
     return run_here(folder, "train", "--resume", "run", *arguments)
 
 
-def test_more_iterations_are_those_of_the_stages_to_come(tmp_path):
-    assert train(tmp_path, "stages.iterations=1")[0] == 0
-    before = (tmp_path / "run" / "recipe.json").read_bytes()
-    code, said = resume(tmp_path, "--set", "stages[0].iterations=2")
-    assert (code, "stage 1 is behind this run, with 1 iterations" in said.splitlines()[-1]) == (
-        2,
-        True,
-    )
-    assert (tmp_path / "run" / "recipe.json").read_bytes() == before
-    code, said = resume(tmp_path, "--iterations", "2")
+@pytest.mark.parametrize(("key", "old", "new"), [("iterations", "1", "2"), ("beta", "1.0", "0.5")])
+def test_a_setting_of_a_stage_that_is_behind_is_refused(stopped, key, old, new):
+    """It stood in the run's history, and nothing was trained so."""
+    before = (stopped / "run" / "recipe.json").read_bytes()
+    code, said = resume(stopped, "--set", f"stages[0].{key}={new}")
+    assert code == 2 and f"stage 1 is behind this run, with {key} {old}; leave out" in said
+    assert (stopped / "run" / "recipe.json").read_bytes() == before
+
+
+def test_what_is_set_for_all_stages_is_of_those_to_come(stopped):
+    code, said = resume(stopped, "--iterations", "2", "--set", "stages.beta=0.5")
     assert code == 0, said
-    assert "stages.0.iterations" not in said
-    assert "so its iterations stay: stage 1" in said and "iteration 3/3" in said
-    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text("utf-8"))
+    assert "stages.0" not in said
+    assert "so its settings stay: stage 1" in said and "iteration 3/3" in said
+    recipe = json.loads((stopped / "run" / "recipe.json").read_text("utf-8"))
     assert recipe["run"]["history"] == [
-        {"iteration": 2, "changes": {"stages.1.iterations": [1, 2]}}
+        {"iteration": 2, "changes": {"stages.1.beta": [1.0, 0.5], "stages.1.iterations": [1, 2]}}
     ]
-    assert is_finished(tmp_path / "run")
+    assert is_finished(stopped / "run")
 
 
 def test_a_stage_that_is_being_trained_may_be_given_more(tmp_path):

@@ -28,6 +28,7 @@ from nftbench.reporting.html_report.images import ReportImage, place_all
 from nftbench.reporting.html_report.trainings import Trained, grid_folder
 from nftbench.reporting.naming import aggregate_name
 from nftbench.reporting.results import pair_seeds, split_label
+from nftbench.reporting.seed_rows import other_rewards, scored_by
 from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import folder_name
@@ -210,13 +211,16 @@ def _bench(
 
 
 def _differs(runs: Sequence[Evaluated], name: str) -> str:
-    """The protocol fields in which runs differ: `guidance_scale (A 1.0, B 4.5)`."""
+    """The protocol fields in which runs differ: `guidance_scale (A 1.0, B 4.5)`; and rewards that are others in one."""
     fields = [one.protocols[name].model_dump(mode="json") for one in runs]
     differing = [
         f"{field} ({', '.join(f'{o.letter} {f[field]}' for o, f in zip(runs, fields, strict=True))})"
         for field in fields[0]
         if any(f[field] != fields[0][field] for f in fields)
     ]
+    mine, *others = [scored_by(one.parts[0].run, name) for one in runs]
+    for one, theirs in zip(runs[1:], others, strict=True):
+        differing += [f"in {one.letter} {fault}" for fault in other_rewards(mine, theirs)]
     return ", ".join(differing)
 
 

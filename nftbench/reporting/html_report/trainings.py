@@ -17,13 +17,14 @@ from nftbench.stats.seeds import over_seeds
 from nftbench.training.callbacks.metrics_log import (
     HELD_OUT,
     METRICS,
+    held_out_table,
     is_measured,
     read_averaging,
     read_changes,
     read_metrics,
     without_ends,
 )
-from nftbench.training.config.record import refuse_other_recipe
+from nftbench.training.seeds import refuse_other_seeds
 from rewards.base import ConfigError
 
 T = TypeVar("T")
@@ -139,8 +140,7 @@ def changes(one: Trained) -> list[Change]:
         ConfigError: its tables are broken, or its seeds are of several recipes.
     """
     parts = [part for part in one.parts if part.finished]
-    for part in parts[1:]:
-        refuse_other_recipe(part.folder, part.recipe, parts[0].recipe)
+    refuse_other_seeds([part.folder for part in parts])
     return _careful(one, lambda: _changes(parts)) if parts else []
 
 
@@ -148,7 +148,7 @@ def _changes(parts: Sequence[TrainingFolder]) -> list[Change]:
     if len(parts) == 1:
         return read_changes(parts[0].folder)
     before, after = (
-        [pd.read_parquet(part.folder / HELD_OUT / f"{when}.parquet") for part in parts]
+        [held_out_table(part.folder / HELD_OUT / f"{when}.parquet") for part in parts]
         for when in ("before", "after")
     )
     return over_seeds(before, after, read_averaging(parts[0].folder, before[0]))

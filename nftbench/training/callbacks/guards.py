@@ -141,7 +141,7 @@ class Guards:
 
         Args:
             trained: mean change of the trained reward since the start; above 0 is better.
-            watched: the same of each reward that is not trained on, by name.
+            watched: the same of each reward that is not trained on, by name; above 0 is better there, too.
         """
         found = [
             self._fallen(name, trained.value, change.value, change.stderr)
@@ -202,7 +202,8 @@ class Guards:
             "held_out",
             f"held_out {name}",
             errors,
-            f"{name} fell by {fall:.3g}, {errors:.1f} standard errors, while the trained reward rose by {trained:.3g}",
+            f"{name} got worse by {fall:.3g}, {errors:.1f} standard errors, while the trained reward got better by "
+            f"{trained:.3g}",
             "the policy exploits what it is trained on; look at grids/",
         )
 

@@ -11,6 +11,7 @@ would change a number that was measured already is refused; what was not measure
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import Tile
 from nftbench.runs.io import read_table, write_atomic, write_table
+from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import Change, changes
 from nftbench.training import RewardFailed
 from nftbench.training.callbacks.base import Checkpoints, Iteration, WatchGuards
@@ -36,13 +38,15 @@ from nftbench.training.callbacks.validation import (
     ValidationSet,
     averaging,
     estimates,
+    left_out,
     total,
+    trained_on,
     validate,
 )
 from nftbench.training.config.record import reward_digest
 from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.setup import Setup
-from nftbench.training.stages import Failures
+from nftbench.training.stages import Failures, WeightedReward
 from rewards.base import ConfigError, Progress
 
 WHICH = ("whole", "part")
@@ -159,6 +163,8 @@ class Validate:
         self._whole_sets = setup.validation_sets(whole=True)
         self._tables = Tables(setup.folder, self._whole_sets, self._sets)
         self._first = pd.DataFrame(columns=list(COLUMNS))
+        for line in [*left_out(setup, self._sets), *trained_on(setup, self._sets)]:
+            say(line)
 
     def __call__(self, iteration: Iteration) -> None:
         """Validate if it is time."""
@@ -272,17 +278,27 @@ class Validate:
         if iteration.done == 0 or self._first.empty:
             return
         found = changes(self._first, table, averaging(table, self._sets))
-        trained_keys = {r.key for r in self._setup.trained}
-        watched_keys = {r.key for r in self._setup.watched}
-        trained = [c.difference for c in found if c.metric in trained_keys]
+        trained_by = {r.key: r for r in self._setup.trained}
+        watched_by = {r.key: r for r in self._setup.watched}
+        trained = [_gain(c, trained_by[c.metric]) for c in found if c.metric in trained_by]
         watched = {
-            f"{c.benchmark}/{c.metric}": c.difference for c in found if c.metric in watched_keys
+            f"{c.benchmark}/{c.metric}": _gain(c, watched_by[c.metric])
+            for c in found
+            if c.metric in watched_by
         }
         if trained and watched:
             self._watch.check_held_out(iteration, trained[0], watched)
 
     def _scales(self) -> dict[str, float]:
         return {r.key: r.spec.weight / r.scale for r in self._setup.trained}
+
+
+def _gain(change: Change, reward: WeightedReward) -> Estimate:
+    """A change counted upwards where it is for the better: of some rewards less is better."""
+    found = change.difference
+    if reward.scale > 0:
+        return found
+    return replace(found, value=-found.value, low=-found.high, high=-found.low)
 
 
 def _dead(failures: Sequence[Failures]) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import Tile, sheet
-from nftbench.runs.io import write_atomic
+from nftbench.runs.io import read_table, write_atomic
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import PAIR, Averaging, Change, changes
 from nftbench.training.config.record import recorded_id
@@ -228,18 +228,16 @@ def held_out_table(path: Path) -> pd.DataFrame:
     """A held-out table, if it is the one that the training noted; one that was never noted is taken.
 
     Raises:
-        ConfigError: it is another one.
+        ConfigError: it is another one, missing or broken.
     """
     try:
         noted = parse_json((path.parent / MEASURED).read_bytes())["tables"][path.stem]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         noted = ""
-    if noted and noted != hashlib.sha256(path.read_bytes()).hexdigest():
-        raise ConfigError(
-            f"{path} is not the table that the training wrote; to have it measured again: "
-            f"nftbench train --resume {path.parents[1]}"
-        )
-    return pd.read_parquet(path)
+    remedy = f"to have it measured again: nftbench train --resume {path.parents[1]}"
+    if noted and path.is_file() and noted != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise ConfigError(f"{path} is not the table that the training wrote; {remedy}")
+    return read_table(path, remedy=remedy)
 
 
 def read_averaging(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, Averaging]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,10 @@ from nftbench.training import RewardFailed
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import Failures, WeightedReward, failure_reasons, score_all
-from rewards.base import PART, Metric, Progress, Scores
+from rewards.base import PART, Metric, Progress, Prompt, Scores
+
+if TYPE_CHECKING:
+    from nftbench.training.setup import Setup  # which imports this module
 
 COLUMNS = ("benchmark", *PAIR)
 
@@ -80,6 +84,41 @@ def validation_sets(
             drawn = as_drawn(protocol, settings)
             found.append(ValidationSet(protocol=drawn, settings=settings, rewards=mine))
     return found
+
+
+def left_out(setup: "Setup", sets: Sequence[ValidationSet]) -> list[str]:
+    """What a recipe asks to have measured, and none of these sets does, in words."""
+    config = setup.recipe.evaluation
+    if not config.every:
+        return []
+    drawn = {one.name: {r.key for r in one.rewards} for one in sets}
+    benchmarks = [
+        f"not validated: {name}; no reward of this run can score all of its prompts"
+        for name in config.benchmarks
+        if name not in drawn
+    ]
+    rewards = [
+        f"not measured: {r.key}; no benchmark of evaluation.benchmarks has prompts that it can all score"
+        for r in setup.watched
+        if not any(r.key in keys for keys in drawn.values())
+    ]
+    return [*benchmarks, *rewards]
+
+
+def trained_on(setup: "Setup", sets: Sequence[ValidationSet]) -> list[str]:
+    """Held-out prompts that are trained on, word by word: a gain there shows no more than that."""
+    mine = {_words(prompt) for data in setup.stages for prompt in data.prompts}
+    held_out = {one.name: {_words(p) for p in load_benchmark(one.name).load()} for one in sets}
+    return [
+        f"trained on, too: {len(mine & theirs)} of the {len(theirs)} held-out prompts of {name}; what is gained there "
+        "may be learnt by heart"
+        for name, theirs in held_out.items()
+        if mine & theirs
+    ]
+
+
+def _words(prompt: Prompt) -> str:
+    return " ".join(prompt.text.split()).casefold()
 
 
 def validate(
@@ -203,7 +242,11 @@ def total(
     """
     found = estimates(table, sets)
     sums = [
-        sum(trained.get(metric, 0.0) * e.value for (b, metric), e in found.items() if b == name)
+        sum(
+            trained[metric] * e.value
+            for (b, metric), e in found.items()
+            if b == name and metric in trained
+        )
         for name in dict.fromkeys(b for b, _ in found)
     ]
     if not sums or not np.isfinite(sums).all():

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
+from nftbench.runs.seeds import folder_of, is_parent, seeds_of
 from nftbench.training.config.overrides import flat
 from nftbench.training.config.recipe import AUTO, Recipe
 from rewards.base import ConfigError, Prompt, RewardInfo
@@ -96,6 +97,11 @@ def recorded_id(folder: Path) -> str:
 
 def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
     path = folder / RECIPE
+    if is_parent(folder):
+        raise ConfigError(
+            f"{folder} holds a run a seed; give the command that began it again, which goes on where it stopped, or "
+            f"name one of its runs: {folder_of(folder, seeds_of(folder)[0])}"
+        )
     if not path.is_file():
         raise ConfigError(f"not a training run: {folder} holds no {RECIPE}")
     try:
@@ -117,22 +123,51 @@ def settings_changed(before: Recipe, after: Recipe) -> dict[str, list[Any]]:
     return _difference(before.model_dump(mode="json"), after.model_dump(mode="json"))
 
 
-def refuse_other_recipe(folder: Path, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Refuse to count a run and another one as two seeds of one training: they differ in more than the seed.
+def refuse_other_seed(folder: Path, other: Path) -> None:
+    """Refuse to count two runs as two seeds of one training: they differ in more than the seed.
+
+    Raises:
+        ConfigError: names the first setting, or what they both named and was not the same.
+    """
+    refuse_other_recipe(folder, stored_recipe(folder), stored_recipe(other))
+    refuse_other_digests(folder, stored_record(folder).digests, stored_record(other).digests)
+
+
+def refuse_other_recipe(folder: Path, one: Recipe, other: Recipe) -> None:
+    """Refuse a run whose recipe is another one than that of another seed.
 
     Args:
         folder: the run.
-        one: fields of its recipe.
-        other: fields of the other one's; what either leaves to `auto` may have become anything.
+        one: its recipe.
+        other: the other one's; what either leaves to `auto` may have become anything.
 
     Raises:
         ConfigError: names the first setting in which they differ.
     """
-    for name, (here, there) in _difference(one, other).items():
+    for name, (here, there) in settings_changed(one, other).items():
         if name.partition(".")[0] not in WORDS and AUTO not in (here, there):
             raise ConfigError(
                 f"{folder} was trained with {name} {here}, where another seed has {there}: seeds of two recipes have "
                 "no mean; give the same settings, or another --out"
+            )
+
+
+def refuse_other_digests(folder: Path, one: Mapping[str, str], other: Mapping[str, str]) -> None:
+    """Refuse a run whose base, prompts or rewards are not those of another seed, whatever their names.
+
+    Args:
+        folder: the run.
+        one: its `RunRecord.digests`.
+        other: the other one's.
+
+    Raises:
+        ConfigError: names the first that differs.
+    """
+    for what in one:
+        if one[what] != other.get(what, one[what]):
+            raise ConfigError(
+                f"{folder}: {what} has digest {one[what]}, where another seed was trained with {other[what]}: they "
+                "have no mean; restore it, or give another --out"
             )
 
 

@@ -24,6 +24,7 @@ from nftbench.training.iteration.update import Update
 from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import StageData
+from rewards.base import ConfigError
 
 
 class Trainer:
@@ -87,6 +88,7 @@ class Trainer:
         Raises:
             Interrupted: a stop was asked for; the train state says where the run stands.
             TrainingFailed: nothing could be scored, the loss is not finite, or an update had no effect.
+            ConfigError: a mistake in the user's own reward; the iteration can be done again.
         """
         begun, state = time.monotonic(), self.state
         self._pace.begin()
@@ -113,7 +115,7 @@ class Trainer:
             except torch.OutOfMemoryError:
                 self.update.discard_gradients()
                 self.halve()
-            except (Interrupted, TrainingFailed):
+            except (Interrupted, TrainingFailed, ConfigError):
                 self.update.discard_gradients()
                 raise
 

@@ -74,14 +74,15 @@ class Update:
 
     def reset_optimizer(self) -> None:
         """Begin with an optimiser that remembers nothing."""
-        config = self._recipe.optimizer
+        parameters = self._policy.weights.parameters.values()
         self._optimizer = torch.optim.AdamW(
-            self._policy.weights.parameters.values(),
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
+            parameters, lr=self._recipe.optimizer.lr, **self._settings()
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """Of AdamW, but for the learning rate."""
+        config = self._recipe.optimizer
+        return {"betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
 
     def set_learning_rate(self, lr: float) -> None:
         """Of the coming steps."""
@@ -104,6 +105,8 @@ class Update:
     def load_state_dict(self, optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._optimizer.load_state_dict(optimizer)
+        for group in self._optimizer.param_groups:  # the recipe may have been changed since
+            group.update(self._settings())
         self._scaler.load_state_dict(scaler)
 
     def run(

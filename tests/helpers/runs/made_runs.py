@@ -156,7 +156,9 @@ def training(folder: Path, *, slope: float = 1.0) -> Path:
             line["guards"] = ["warn: <b>x_0_norm</b> grew"]
         lines.append(json.dumps(line))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    recipe = {"name": "made", "algorithm": "nft", "checkpoint": "made-checkpoint", "stages": []}
+    stage = {"prompts": [BENCHMARK], "rewards": PICK.key, "iterations": 4}
+    recipe = {"name": "made", "algorithm": "nft", "checkpoint": "made-checkpoint"}
+    recipe |= {"rollout": {}, "stages": [stage]}
     (folder / "recipe.json").write_text(json.dumps(recipe), "utf-8")
     held_out = pd.DataFrame(
         {

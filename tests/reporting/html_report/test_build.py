@@ -130,7 +130,7 @@ def test_the_difference_of_pairs_is_exact_and_names_the_protocol_field(tmp_path,
     assert found.low < 0 < found.high  # four prompts cannot tell a gain from chance
     write_report(runs, tmp_path / "out", quiet)
     page = (tmp_path / "out" / PAGE).read_text("utf-8")
-    assert "Protocols differ: guidance_scale (A 1.0, B 4.5)." in page
+    assert "Protocols or rewards differ: guidance_scale (A 1.0, B 4.5)." in page
     assert "+1.500" in page
 
 

@@ -215,7 +215,7 @@ def test_held_out_says_which_and_how_much():
     watched = {"clipscore": change(0.2), "pickscore": change(-0.25)}
     (found,) = Guards(CONFIG).held_out(change(0.3), watched)
     assert found.text.startswith(
-        "held_out: pickscore fell by 0.25, 2.5 standard errors, while the trained reward rose by 0.3 (warn at 2, "
+        "held_out: pickscore got worse by 0.25, 2.5 standard errors, while the trained reward got better by 0.3 (warn "
     )
 
 

@@ -1,0 +1,130 @@
+"""A user's own training, by the command: mistakes in mid-run, rewards of which less is better, what has no effect."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from nftbench.runs.seeds import write_parent
+from rewards import own
+from tests.helpers.commands import run_here
+from tests.helpers.runs.trainings import FEW, FORMS, few_prompts, settings_of
+
+pytestmark = pytest.mark.slow
+
+OWN = """
+import numpy as np
+
+from rewards.base import RewardInfo, Scores
+
+
+class Dark:
+    info = RewardInfo(
+        name="dark", variant="", summary="brightness", low=0, high=1, higher_is_better=False
+    )
+
+    def __init__(self, device):
+        self.calls = 0
+
+    def check(self, prompts):
+        pass
+
+    def score(self, images, prompts):
+        values = images.mean((1, 2, 3)).astype(np.float32) / 255
+        never = np.full(len(values), np.nan, np.float32)
+        return Scores(values=values, reasons=("",) * len(values), parts={"never": never})
+
+
+class Light(Dark):
+    info = RewardInfo(name="light", variant="", summary="darkness", low=0, high=1)
+
+    def score(self, images, prompts):
+        values = 1 - images.mean((1, 2, 3)).astype(np.float32) / 255
+        return Scores(values=values, reasons=("",) * len(values))
+
+
+class Odd(Dark):
+    info = RewardInfo(name="odd", variant="", summary="brightness", low=0, high=1)
+
+    def score(self, images, prompts):
+        self.calls += 1
+        assert self.calls < 4, "my own mistake"
+        return super().score(images, prompts)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with `mine.py`, which is forgotten afterwards."""
+    monkeypatch.setattr(own, "ADDED", {})
+    (tmp_path / "mine.py").write_text(OWN, "utf-8")
+    return tmp_path
+
+
+def words(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def train(folder: Path, *settings: str, more: tuple[str, ...] = ()) -> tuple[int, str]:
+    short = settings_of("stages.groups=2", "stages.group_size=2", "stages.updates=1", *settings)
+    return run_here(folder, "train", "--recipe", "pocket", *words(*short), "--out", "run", *more)
+
+
+def test_a_mistake_in_mid_run_loses_nothing(folder):
+    """Two iterations were done and gone; a mended file is another reward, which goes by another name."""
+    wrong = train(folder, "stages.rewards=mine.py:Odd", "rollout.batch_size=2")
+    assert wrong[0] == 2 and "my own mistake; the state is in run/checkpoints/000001" in wrong[1]
+    assert "once that is mended, resume with: nftbench train --resume run" in wrong[1]
+    mended = OWN.replace("assert", "#")
+    resume = ("train", "--resume", "run", "--rewards", "mine.py:Odd")
+    (folder / "mine.py").write_text(mended, "utf-8")
+    code, said = run_here(folder, *resume)
+    assert code == 2 and "restore it, give the new one another name, or start" in said
+    (folder / "mine.py").write_text(mended.replace('"odd"', '"odder"'), "utf-8")
+    code, said = run_here(folder, *resume)
+    assert code == 0 and "iteration 3/3" in said, said
+
+
+@pytest.fixture
+def few(tmp_path_factory):
+    """The benchmark `few`, validated before and after an iteration."""
+    with few_prompts(tmp_path_factory.mktemp("few")):
+        yield ("stages.iterations=1", "evaluation.every=1", f"evaluation.benchmarks={FEW}")
+
+
+def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
+    """Reward of which less is better; a sub-score that no image has once ended the training."""
+    prompts = "".join(f"A red  {what}\n" for what in FORMS)
+    (folder / "mine.txt").write_text(f"{prompts}a dog\n", "utf-8")
+    rates = ("stages.lr=1e-5", "stages.final_lr=1e-3")
+    asked = ("stages.prompts=mine.txt", "stages.rewards=mine.py:Dark", *rates)
+    watched = ("evaluation.held_out_rewards=mine.py:Light,geneval@pocket", "guards.held_out.warn=0")
+    code, said = train(folder, *few, *asked, *watched)
+    assert code == 0 and "held-out few/dark" in said, said
+    assert re.search("few/light (got worse|fell) by 0, 0.0 standard errors", said)  # as dark did
+    assert "not measured: geneval@pocket; no benchmark of evaluation.benchmarks has" in said
+    assert "trained on, too: 4 of the 8 held-out prompts of few" in said
+    assert "the learning rate rises from 1e-05 to 0.001" in said
+
+
+def test_what_an_optimiser_is_told_on_resume_holds(folder, few):
+    """The checkpoint's own numbers came back with its memory, whatever was asked for and said."""
+    code, said = train(folder, *few, "stages.rewards=geneval@pocket")
+    assert code == 0 and "not validated: few; no reward of this run can score all of its" in said
+    told = ("optimizer.weight_decay=0.5", "optimizer.betas=[0.5, 0.6]", "stages.iterations=2")
+    code, said = run_here(folder, "train", "--resume", "run", *words(*told))
+    assert code == 0 and "optimizer.weight_decay 0.0001 -> 0.5" in said, said
+    kept = torch.load(folder / "run" / "checkpoints" / "000002" / "optimizer.pt")
+    (group,) = kept["optimizer"]["param_groups"]
+    assert group["weight_decay"] == 0.5 and list(group["betas"]) == [0.5, 0.6]
+
+
+def test_a_parent_cannot_be_resumed_and_no_folder_is_called_tilde(folder):
+    write_parent(folder / "parent", [3, 4])
+    code, said = run_here(folder, "train", "--resume", "parent")
+    assert code == 2 and "or name one of its runs: parent/seed-3" in said
+    for seeds in ((), ("--seeds", "0,1")):
+        code, said = run_here(folder, "train", "--out", "~/run", *seeds)
+        assert code == 2 and "--out names no place of its own: '~/run'" in said
+    assert not (folder / "~").exists()
