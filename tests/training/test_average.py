@@ -81,3 +81,11 @@ def test_an_average_does_not_take_the_place_of_anything(tmp_path):
     code, said = run_here(tmp_path, "average", NFT, FLOW, "--out", "mean")
     assert code == 2 and "mean is there already; choose another --out" in said
     assert [p.name for p in (tmp_path / "mean").iterdir()] == ["mine.txt"]
+
+
+def test_a_home_that_no_shell_has_replaced_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    for command in (("average", NFT, FLOW), ("import", "images", "--name", "mine")):
+        code, said = run_here(tmp_path, *command, "--out", "~/mean")
+        assert code == 2 and "--out names no place of its own: '~/mean'" in said
+        assert not (tmp_path / "~").exists()

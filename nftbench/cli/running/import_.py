@@ -44,7 +44,9 @@ def import_(
 
     for folder in benchmark_path or ():
         places.add(folder)
-    where = out or RUNS / f"{folder_name(name)}-{folder_name(source.resolve().stem)}"
+    where = (
+        commands.named(out) or RUNS / f"{folder_name(name)}-{folder_name(source.resolve().stem)}"
+    )
     with console.progress() as progress:
         run = import_images(
             source, name, where, benchmark=benchmark, prompts=prompts, progress=progress

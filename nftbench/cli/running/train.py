@@ -132,11 +132,12 @@ def average(
     """Average the weights of trained policies: what differs between seeds is mostly noise."""
     for policy in policies:
         names.check(checkpoint=policy)
+    from nftbench import commands
     from nftbench.evaluation.scoring.loading import quiet
     from nftbench.training.average import average as averaged
 
     quiet()
-    averaged(policies, out, console.line)
+    averaged(policies, commands.named(out) or out, console.line)
     console.line(f"average: {out}; evaluate it with: nftbench eval {out}")
 
 
