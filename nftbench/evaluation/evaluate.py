@@ -14,17 +14,14 @@ each writes its own batches' files. So any number of processes leaves the same b
 import datetime
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pandas as pd
 
-import nftbench
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import image_seed
 from nftbench.benchmark.schema import Protocol
@@ -44,12 +41,11 @@ from nftbench.runs.manifest import refuse_other_kind
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.rows import Provenance, Row, summarise
 from nftbench.runs.run_folder import Run
+from nftbench.runs.versions import versions
 from rewards.base import ConfigError, Progress, Reward, RewardInfo
 
 SAID_OF_INTERVALS = frozenset({"ends"})
 """Of what a reward says of itself: what moves no score."""
-PACKAGES = ("diffusers", "numpy", "onnxruntime", "rapidocr", "torch", "torchvision", "transformers")
-NOT_INSTALLED = "not installed"
 
 
 def evaluate(
@@ -257,20 +253,6 @@ def refuse_other_rewards(run: Run, rewards: Mapping[str, Mapping[str, Reward]]) 
                 raise ConfigError(
                     f"{run.folder} holds scores of another {key} (other {', '.join(changed)}); choose another --out"
                 )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what moves a number."""
-    return {"nftbench": nftbench.__version__, "python": platform.python_version()} | {
-        p: _version(p) for p in PACKAGES
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return NOT_INSTALLED
 
 
 # --- rows -----------------------------------------------------------------------------------------

@@ -35,12 +35,12 @@ from nftbench.benchmark.prompts import (
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import Benchmark, Protocol, SamplingDefaults
-from nftbench.evaluation.evaluate import versions
 from nftbench.evaluation.image_lists import read_import_list
 from nftbench.evaluation.images import image_origin
 from nftbench.runs.lock import hold
 from nftbench.runs.manifest import strangers
 from nftbench.runs.run_folder import Run
+from nftbench.runs.versions import versions
 from rewards.base import ConfigError, Progress, Prompt
 from rewards.images.pixels import ImageError, Picture, read_picture
 

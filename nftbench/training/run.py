@@ -32,6 +32,7 @@ from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
     RunRecord,
     begun,
+    made_otherwise,
     save_recipe,
     settings_changed,
     stored_recipe,
@@ -180,7 +181,7 @@ class TrainingRun:
         self._say(f"run: {self.folder}{watching * ('tensorboard' in self.recipe.loggers)}")
 
     def _begun(self) -> RunRecord:
-        record = begun(self.recipe, self.setup.digests())
+        record = begun(self.recipe, self.setup.digests(), self.setup.made_with())
         self._saved.run = record.id
         refuse_used_folder(self.folder, self.recipe.name)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -194,8 +195,9 @@ class TrainingRun:
         self._saved.run = record.id
         self._saved.restore()
         self._validation.reopen()
-        done = self.trainer.state.done
-        self._note(changes, record)
+        done, made_with = self.trainer.state.done, self.setup.made_with()
+        self._note(changes | made_otherwise(record.made_with, made_with), record)
+        record.made_with = made_with
         record.digests |= self.setup.digests()
         self._log.rewind(done)
         self._finished = self.trainer.finished

@@ -16,6 +16,7 @@ from nftbench.generation.sampling import generate
 from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen
 from nftbench.runs.lock import LOCK
+from nftbench.runs.versions import versions
 from nftbench.training.callbacks.checkpoints import checkpoints, stage_of
 from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
 from nftbench.training.callbacks.validation import ValidationSet, validation_sets
@@ -79,6 +80,11 @@ class Setup:
             for r in [*self.trained, *self.watched]
         }
         return {BASE: self.base.digest} | prompts | rewards
+
+    def made_with(self) -> dict[str, str]:
+        """What moves a number beside them: versions and the device, likewise."""
+        found = {f"version of {package}": version for package, version in versions().items()}
+        return found | {"device": str(self.base.hardware["device_name"])}
 
 
 def check_loggers(recipe: Recipe) -> None:

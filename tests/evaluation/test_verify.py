@@ -12,7 +12,6 @@ import rewards
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.cli.results.leaderboard import app
 from nftbench.commands import score_run
-from nftbench.evaluation.evaluate import versions
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import plan
 from nftbench.evaluation.verify import verify
@@ -23,6 +22,7 @@ from nftbench.reporting.leaderboard.board import (
 )
 from nftbench.runs.row_files import Entry, encode, entry, read_rows, stated
 from nftbench.runs.run_folder import Run
+from nftbench.runs.versions import versions
 from rewards.base import ConfigError
 
 PROTOCOL = load_benchmark("ocr-pocket").protocol().filled(own_settings("pocket"))

@@ -45,7 +45,7 @@ def examine() -> Iterator[Examined]:
     """Look at versions, devices, extras, and let every reward score one picture."""
     import torch
 
-    from nftbench.evaluation.evaluate import NOT_INSTALLED, versions
+    from nftbench.runs.versions import NOT_INSTALLED, versions
 
     for package, version in versions().items():
         yield Examined(package, "broken" if version == NOT_INSTALLED else "ok", version)

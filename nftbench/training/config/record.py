@@ -1,7 +1,8 @@
 """recipe.json: what a run does, what it was begun with, and what was changed on the way.
 
 The file is the recipe's own fields, and `run`: the run's `id`, the `digests` of its base, prompts and rewards, and the
-`history` of settings that were changed on resume, each with the iteration from which it holds.
+`history` of settings that were changed on resume, each with the iteration from which it holds; `made_with`, the
+packages' versions and the device, and in the history where these changed.
 """
 
 import hashlib
@@ -38,12 +39,15 @@ class RunRecord:
     """`base`, `prompts of stage N` and `reward KEY`: what they held when they were first used."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """`iteration` from which it holds, and `changes`: setting -> [before, after]."""
+    made_with: dict[str, str] = field(default_factory=dict)
+    """`version of PACKAGE` and `device`, as of when it was last begun or resumed; empty in runs of before."""
 
 
-def begun(recipe: Recipe, digests: Mapping[str, str]) -> RunRecord:
+def begun(recipe: Recipe, digests: Mapping[str, str], made_with: Mapping[str, str]) -> RunRecord:
     """The record of a new run."""
     text = recipe.model_dump_json() + json.dumps(digests, sort_keys=True)
-    return RunRecord(id=hashlib.sha256(text.encode()).hexdigest()[:16], digests=dict(digests))
+    number = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return RunRecord(id=number, digests=dict(digests), made_with=dict(made_with))
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
@@ -108,8 +112,9 @@ def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
         fields = parse_json(path.read_bytes())
         run = fields.pop(RUN, {})
         record = RunRecord(**run)
-        if not all(isinstance(v, str) for v in (record.id, *record.digests.values())):
-            raise ValueError("digests that are no text")
+        noted = (record.id, *record.digests.values(), *record.made_with.values())
+        if not all(isinstance(value, str) for value in noted):
+            raise ValueError("digests or versions that are no text")
         return Recipe.model_validate(fields), record
     except ValidationError as error:
         reason = in_words(error, Recipe)
@@ -121,6 +126,13 @@ def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
 def settings_changed(before: Recipe, after: Recipe) -> dict[str, list[Any]]:
     """Setting -> [before, after] of all in which two recipes differ."""
     return _difference(before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def made_otherwise(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Version or device -> [before, now] of those that were noted and are others now."""
+    return {
+        what: [before[what], now[what]] for what in now if before.get(what, now[what]) != now[what]
+    }
 
 
 def refuse_other_seed(folder: Path, other: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 import rewards
 from nftbench.cli.supplies import doctor
-from nftbench.evaluation import evaluate
+from nftbench.runs import versions
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def test_a_reward_that_cannot_score_is_broken(monkeypatch):
 
 
 def test_a_package_that_is_gone_is_broken_and_ends_nothing(monkeypatch):
-    monkeypatch.setattr(evaluate, "PACKAGES", ("torch", "none-such"))
+    monkeypatch.setattr(versions, "PACKAGES", ("torch", "none-such"))
     found = {one.what: one for one in doctor.examine()}
     assert (found["none-such"].state, found["none-such"].detail) == ("broken", "not installed")
     assert found["torch"].state == "ok"

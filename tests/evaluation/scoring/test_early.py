@@ -83,7 +83,9 @@ def test_a_batch_is_scored_before_the_last_one_is_drawn(watched, policy, tmp_pat
 
     def drawing(*given):
         drawn.append(1)
-        assert len(drawn) < BEHIND + 2 or scored.wait(60), "nothing is scored while images are drawn"
+        assert len(drawn) < BEHIND + 2 or scored.wait(60), (
+            "nothing is scored while images are drawn"
+        )
         return draw(*given)
 
     monkeypatch.setattr(images, "generate", drawing)

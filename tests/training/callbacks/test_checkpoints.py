@@ -4,6 +4,7 @@ import json
 import pickle
 import resource
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,20 @@ def test_what_was_changed_on_resume_is_kept_with_the_iteration(run):
     (entry,) = stored_record(run).history
     assert entry == {"iteration": 2, "changes": {"stages.0.iterations": [2, 3]}}
     assert json.loads((run / RECIPE).read_bytes())["stages"][0]["iterations"] == 3
+
+
+def test_a_run_notes_what_it_was_made_with_and_where_that_changed(run):
+    """Torch's version as this machine has it; a run that says another was begun with another."""
+    noted = stored_record(run).made_with
+    assert noted["version of torch"] == version("torch") and noted["device"] == "cpu"
+    path, said = run / RECIPE, []
+    path.write_text(path.read_text().replace(f'torch": "{version("torch")}', 'torch": "1.0'))
+    begin(two(), run, resume=True, say=said.append)
+    assert f"changed from iteration 3 on: version of torch 1.0 -> {version('torch')}" in said
+    assert stored_record(run).made_with == noted
+    assert stored_record(run).history[0]["changes"] == {
+        "version of torch": ["1.0", version("torch")]
+    }
 
 
 def test_prompts_that_changed_under_their_name_are_refused(tmp_path):
