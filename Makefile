@@ -1,7 +1,7 @@
 # What a developer runs. PYTHON is the environment's: made by `make venv`, or any other that holds '.[dev]'.
 PYTHON ?= .venv/bin/python
 
-.PHONY: venv check style types test test-all full-size mutation families faults performance gpu wheel
+.PHONY: venv check style types test test-all full-size thorough mutation families faults performance gpu wheel
 
 venv:
 	python3 -m venv .venv && $(PYTHON) -m pip install -q -e '.[dev]'
@@ -23,6 +23,9 @@ test-all: # what the README's command runs
 
 full-size: # networks of up to a billion parameters against the references' numbers: 6 GiB
 	$(PYTHON) -m pytest -m full_size
+
+thorough: # commands measured or made whole, ten seconds and more each
+	$(PYTHON) -m pytest -m thorough
 
 mutation: # one-line faults in what scores an image, and what notices each; writes TABLE.md
 	$(PYTHON) -m tests.mutation.run

@@ -9,7 +9,7 @@ from pathlib import Path
 from nftbench.benchmark.samples import Sample
 from nftbench.generation.checkpoint import NOTHING, Allowed, LoadedModel, load_model
 from nftbench.generation.distillation import warning
-from nftbench.generation.machine.hardware import Hardware
+from nftbench.generation.machine.hardware import Hardware, device_name
 from nftbench.generation.machine.memory import free_memory
 from nftbench.generation.recorder.replay import Layout, learn
 from nftbench.generation.sampling import generate
@@ -84,7 +84,7 @@ class Setup:
     def made_with(self) -> dict[str, str]:
         """What moves a number beside them: versions and the device, likewise."""
         found = {f"version of {package}": version for package, version in versions().items()}
-        return found | {"device": str(self.base.hardware["device_name"])}
+        return found | {"device": device_name(self.processes.device)}
 
 
 def check_loggers(recipe: Recipe) -> None:

@@ -129,6 +129,7 @@ def test_runs_are_named_and_made_in_their_order(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_comparison_is_made_whole_by_the_command(tmp_path):
     """Two sides, a setting each, two seeds of two iterations with a validation after each, by the script itself."""
     file = tomllib.loads(PROTOCOL.read_text("utf-8"))

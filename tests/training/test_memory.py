@@ -31,6 +31,7 @@ main()
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read as Linux has it")
 @pytest.mark.parametrize("kind", ["draw", "train full"])
 def test_an_estimate_is_within_a_quarter_of_what_a_process_takes(kind, start_code):

@@ -145,9 +145,13 @@ def numerics(pipeline: DiffusionPipeline, hardware: Hardware) -> str | None:
 def described(hardware: Hardware) -> dict[str, Any]:
     """For the manifest: all of it, with the device as it was found."""
     device = hardware.where()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    found = {"device": str(device), "device_name": name, "attention": hardware.attention_used}
-    return asdict(hardware) | found
+    found = {"device": str(device), "device_name": device_name(device)}
+    return asdict(hardware) | found | {"attention": hardware.attention_used}
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's own name, or what kind of device it is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def dtype_of(pipeline: DiffusionPipeline) -> str:

@@ -24,8 +24,9 @@ from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.digest import file_digest, files_digest
 from nftbench.generation.sources.hub import NotOnHub, fetch_file, fetch_listed
 from nftbench.generation.sources.lora_config import PEFT_CONFIG, header_config, read_config
+from nftbench.generation.sources.packaged import packaged, place_of
 from nftbench.generation.sources.reference import HubPlace, hub_place
-from rewards.base import ConfigError
+from rewards.base import ConfigError, did_you_mean
 
 KNOWN_BIN = ("adapter_model.bin", "pytorch_lora_weights.bin")
 _FACTOR = re.compile(
@@ -75,10 +76,10 @@ Layers = dict[tuple[str, str], Layer]
 
 
 def read_lora(source: str) -> LoraFile:
-    """Read a LoRA from a file, a folder or the hub.
+    """Read a LoRA from a file, a folder, the hub or what ships with the project.
 
     Args:
-        source: a path, or `owner/name@revision:subfolder`.
+        source: a path, `owner/name@revision:subfolder`, or the name of a packaged policy that is a LoRA.
 
     Raises:
         ConfigError: nothing there, several files to choose from, a damaged one, or tensors that are not finite.
@@ -90,7 +91,7 @@ def read_lora(source: str) -> LoraFile:
     config = read_config(config_path) if config_path.is_file() else header_config(header, source)
     _refuse_plain_dora(config, tensors, source)
     if not digest:
-        digest = _local_digest(Path(source), path, config_path)
+        digest = _local_digest(place_of(source), path, config_path)
     return LoraFile(source, path, digest, tensors, config)
 
 
@@ -102,7 +103,7 @@ def _local_digest(named: Path, path: Path, config: Path) -> str:
 
 def _place(source: str) -> tuple[Path, str]:
     """Where the file is on this disk; its digest where the hub gave it."""
-    path = Path(source)
+    path = place_of(source)
     if path.is_file():
         return path, ""
     if path.is_dir():
@@ -121,6 +122,7 @@ def _place(source: str) -> tuple[Path, str]:
     if place is None:
         raise ConfigError(
             f"no LoRA at {source}: no such file or folder, and not owner/name@revision:subfolder"
+            f"{did_you_mean(source, packaged())}"
         )
     try:
         return _fetch(place, source)

@@ -7,7 +7,7 @@
     ./base+transformer=./finetuned                  a part saved on its own
     ./base+quantize=nf4                             weights of the denoiser quantised while loading
     ./base+variant=fp16                             of several sets of weights, this one
-    ./base+lora=./a@0.5+lora=owner/name@main:sub    LoRAs, with a scale where it is not 1
+    ./base+lora=./a@0.5+lora=owner/name@main:sub    LoRAs, with a scale where it is not 1; a packaged one by its name
 
 All that decides what is loaded stands in this one string, so a run that writes it down can be made again.
 """
@@ -26,7 +26,7 @@ WORDS = (QUANTIZE, VARIANT)
 """Parts whose value is a word; the others name a place."""
 SINGLE = (CONFIG, QUANTIZE, VARIANT)
 _PART = re.compile(r"\+([a-z][a-z0-9_]*)=")
-_SCALE = re.compile(r"(.+)@(-?\d{0,4}\.?\d{1,6})")
+_SCALE = re.compile(r"(.+)@([+-]?\d{0,4}\.?\d{1,6}(?:[eE][+-]?\d)?)")
 _HUB = re.compile(
     r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^@:]+))?(?::(?P<subfolder>[^:]+))?", re.ASCII
 )

@@ -1,10 +1,7 @@
 """`nftbench pull`: what a suite or a recipe needs is listed, and fetched from where it lies."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +12,14 @@ from rewards.base import ConfigError
 from tests.helpers.runs.trainings import tiny_checkpoint
 from tests.helpers.servers import fake_hub
 
+PULL = """
+import importlib, sys
+import huggingface_hub.constants
+importlib.reload(huggingface_hub.constants)  # the address and the cache of this process, read at the first import
+sys.argv = ["nftbench", "pull", "mine.toml", *{flags!r}]
+from nftbench.cli.main import main
+main()
+"""
 RECIPE = """
 name = "mine"
 checkpoint = "some/model"
@@ -101,32 +106,22 @@ def test_part_of_a_checkpoint_is_not_here(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_recipe_is_pulled_from_the_hub_once(tmp_path):
+def test_a_recipe_is_pulled_from_the_hub_once(tmp_path, start_code):
     """Then the same command finds all of it here, without a network."""
     shutil.copytree(tiny_checkpoint(), tmp_path / "hub" / "some" / "model" / "main")
     (tmp_path / "mine.toml").write_text(RECIPE)
-    command = [sys.executable, "-m", "nftbench", "pull", "mine.toml"]
-    more = {"HF_HOME": str(tmp_path / "cache")}
 
-    def pull(*flags: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*command, *flags],
-            cwd=tmp_path,
-            env=os.environ | more | environment,
-            capture_output=True,
-            text=True,
-        )
+    def pull(*flags: str, offline: str = "1", endpoint: str = "") -> tuple[int, str, str]:
+        environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": offline}
+        environment |= {"HF_ENDPOINT": endpoint} if endpoint else {}
+        return start_code(PULL.format(flags=flags), environment).finish()
 
-    away = {"HF_HUB_OFFLINE": "1"}
-    refused = pull("--offline", **away)
-    assert refused.returncode == 2 and "some/model: not in the hub's cache" in refused.stderr
+    code, _, err = pull("--offline")
+    assert code == 2 and "some/model: not in the hub's cache" in err
     with fake_hub.serving(tmp_path / "hub") as url:
-        done = pull(HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
-    assert done.returncode == 0, done.stderr
-    assert "0 files fetched, 0 bytes and some/model of the hub" in done.stdout
-    (checkpoint,) = [
-        n
-        for n in json.loads(pull("--dry-run", "--json", **away).stdout)
-        if n["kind"] == "checkpoint"
-    ]
+        code, out, err = pull(offline="0", endpoint=url)
+    assert code == 0, err
+    assert "0 files fetched, 0 bytes and some/model of the hub" in out
+    listed = json.loads(pull("--dry-run", "--json")[1])
+    (checkpoint,) = [need for need in listed if need["kind"] == "checkpoint"]
     assert checkpoint["here"]

@@ -199,6 +199,18 @@ def test_scales_add_up(tmp_path, trained):
     np.testing.assert_array_equal(drawn(f"pocket+lora={OWN}@0"), drawn("pocket"))
 
 
+def test_a_packaged_lora_is_meant_by_its_name_as_it_is_alone(tmp_path, monkeypatch):
+    """From any folder, with a scale as anyone writes numbers; what is packaged and no LoRA is none."""
+    monkeypatch.chdir(tmp_path)
+    one, two = (load_model(f"pocket+lora={n}") for n in ("pocket-nft", packaged()["pocket-nft"]))
+    assert one.loras[0].digest == two.loras[0].digest
+    assert load_model("pocket+lora=pocket-nft@5e-1").loras[0].scale == 0.5
+    with pytest.raises(ConfigError, match=r"did you mean 'pocket-nft'\?"):
+        load_model("pocket+lora=pocket-nf")
+    with pytest.raises(ConfigError, match="is not a LoRA"):
+        load_model("pocket+lora=pocket-nft-attributes")
+
+
 def test_text_encoder_parts_are_kept(tmp_path):
     encoder = load_model("pocket").pipeline.text_encoder
     name = next(n for n, m in encoder.named_modules() if n.endswith("q_proj"))

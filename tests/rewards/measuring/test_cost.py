@@ -98,6 +98,7 @@ def test_peak_memory_counts_what_is_filled_and_not_the_parents():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_apart_two_that_share_a_network_take_less_than_their_sum():
     """Both look through the pocket world's one CLIP; the large ones are in tests/performance."""
     pair = ("clipscore@pocket", "geneval@pocket")
