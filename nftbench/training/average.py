@@ -23,7 +23,7 @@ from nftbench.generation.checkpoint import (
 from nftbench.generation.machine.hardware import Hardware
 from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
-from nftbench.runs.io import write_atomic
+from nftbench.runs.io import whole_folder
 from nftbench.runs.seeds import is_parent
 from nftbench.training.policy.trained import save_whole
 from nftbench.training.seeds import runs_of
@@ -54,13 +54,14 @@ def average(
     names = [name for policy in policies for name in _runs(policy)]
     notes = _of_one_base(names)
     model, digests = _mean(names, say)
-    save_whole(model.pipeline, out, notes[0].base)
-    told = [{"policy": n, "digest": d} for n, d in zip(names, digests, strict=True)]
-    write_atomic(out / AVERAGE_FILE, f"{json.dumps(told, indent=2)}\n".encode())
     base, digest = notes[0].base, notes[0].base_digest
-    write_atomic(
-        out / POLICY_FILE, note_of(out, base=base, base_digest=digest, method="full")
-    )  # last: without it the folder is no policy
+    told = [{"policy": n, "digest": d} for n, d in zip(names, digests, strict=True)]
+    with whole_folder(out) as made:
+        save_whole(model.pipeline, made, base)
+        (made / AVERAGE_FILE).write_text(f"{json.dumps(told, indent=2)}\n", "utf-8")
+        (made / POLICY_FILE).write_bytes(
+            note_of(made, base=base, base_digest=digest, method="full")
+        )
 
 
 def _runs(policy: str) -> list[str]:

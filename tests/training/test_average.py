@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from nftbench.generation.checkpoint import load_model, packaged, trained_folder
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.runs.seeds import write_parent
+from nftbench.training import average
 from tests.helpers.commands import run_here
+from tests.helpers.runs.small_evaluation import Stop
 from tests.helpers.runs.trainings import begin, small
 
 NFT, FLOW = "pocket-nft", "pocket-flowgrpo"
@@ -81,6 +83,16 @@ def test_an_average_does_not_take_the_place_of_anything(tmp_path):
     code, said = run_here(tmp_path, "average", NFT, FLOW, "--out", "mean")
     assert code == 2 and "mean is there already; choose another --out" in said
     assert [p.name for p in (tmp_path / "mean").iterdir()] == ["mine.txt"]
+
+
+def test_an_average_that_is_cut_short_leaves_nothing(tmp_path, monkeypatch):
+    def pulled(*_, **__):
+        raise Stop
+
+    monkeypatch.setattr(average, "note_of", pulled)  # the last that is written
+    with pytest.raises(Stop):
+        average.average([NFT, FLOW], tmp_path / "mean")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_home_that_no_shell_has_replaced_is_refused(tmp_path):
