@@ -257,6 +257,7 @@ def train_seeds(
     for whole, folder in zip(recipes, folders, strict=True):
         if folder not in done:
             say(f"seed {whole.seed}: {folder}")
+            whole = seeds.as_begun(whole, folder)
             resume = bool(checkpoints(folder / "checkpoints"))
             training(whole, folder, resume=resume, progress=progress, say=say, allowed=allowed)
     seeds.curves(parent)

@@ -23,6 +23,7 @@ from nftbench.training.callbacks.metrics_log import (
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
     RECIPE,
+    as_chosen,
     refuse_other_digests,
     refuse_other_recipe,
     refuse_other_seed,
@@ -60,6 +61,15 @@ def refuse_other_recipes(parent: Path, recipe: Recipe) -> None:
     """
     for folder in begun_runs(parent):
         refuse_other_recipe(folder, stored_recipe(folder), recipe)
+
+
+def as_begun(recipe: Recipe, folder: Path) -> Recipe:
+    """A seed's recipe with what it leaves to the machine as its own run has it, or else the first one of its parent.
+
+    So seeds that are trained on other days, with other memory free, stay one training.
+    """
+    begun = sorted(begun_runs(folder.parent), key=lambda run: run != folder)
+    return as_chosen(recipe, stored_recipe(begun[0])) if begun else recipe
 
 
 def refuse_other_seeds(runs: Sequence[Path]) -> None:

@@ -25,6 +25,7 @@ from nftbench.training.config.recipe import AUTO, Recipe, Stage
 from nftbench.training.config.record import (
     RECIPE,
     RunRecord,
+    as_chosen,
     prompts_digest,
     reward_digest,
     stored_recipe,
@@ -366,11 +367,7 @@ def resumed_recipe(folder: Path, named: Recipe | None, settings: Sequence[str]) 
     named = named and _as_passed(named, passed, settings)
     if named is None:
         return own
-    kept = {
-        n: getattr(own.policy, n) for n, v in named.policy if v == AUTO
-    }  # once chosen, it stays
-    named = named.model_copy(update={"policy": named.policy.model_copy(update=kept)})
-    other = difference(named, own)
+    other = difference(as_chosen(named, own), own)
     if other:
         raise ConfigError(
             f"{folder} was started with another recipe ({', '.join(other[:5])} differ); leave out --recipe, or name "

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from nftbench.commands import seeds_to_evaluate, train_seeds
+from nftbench.training.config.record import stored_recipe
+from nftbench.training.policy import precision
 from nftbench.training.seeds import is_finished, read_seeds
 from rewards.base import ConfigError
 from tests.helpers.commands import run_here
@@ -86,6 +88,16 @@ def test_one_seed_under_several_names_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="leave out --set seed"):
         train(tmp_path / "new", "0,1", "seed=5")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_what_the_machine_chose_for_one_seed_holds_for_the_others(tmp_path, monkeypatch):
+    """Seed 0 on a machine without units for bf16, seed 1 on one that has them."""
+    for units, text in ((False, "0"), (True, "0,1")):
+        monkeypatch.setattr(precision, "has_bfloat16", lambda device, units=units: units)
+        train(tmp_path / "parent", text, "policy.precision=auto")
+    stored = [stored_recipe(tmp_path / "parent" / f"seed-{n}").policy.precision for n in (0, 1)]
+    assert stored == ["no", "no"]
 
 
 def test_an_iteration_that_was_not_done_is_missed(parent):

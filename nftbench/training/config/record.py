@@ -128,6 +128,12 @@ def settings_changed(before: Recipe, after: Recipe) -> dict[str, list[Any]]:
     return _difference(before.model_dump(mode="json"), after.model_dump(mode="json"))
 
 
+def as_chosen(recipe: Recipe, own: Recipe) -> Recipe:
+    """A recipe with what it leaves to the machine (`auto`) as a run that was begun has it: once chosen, it stays."""
+    kept = {name: getattr(own.policy, name) for name, value in recipe.policy if value == AUTO}
+    return recipe.model_copy(update={"policy": recipe.policy.model_copy(update=kept)})
+
+
 def made_otherwise(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[Any]]:
     """Version or device -> [before, now] of those that were noted and are others now."""
     return {
