@@ -32,7 +32,7 @@ from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.runs.seeds import folder_of, is_parent, seeds_of, write_parent
 from nftbench.stats.paired import Change
-from nftbench.training import seeds
+from nftbench.training import Interrupted, seeds
 from nftbench.training.callbacks.checkpoints import checkpoints
 from nftbench.training.config.names import BY_REWARDS, parse_seeds, recipe_name, with_files
 from nftbench.training.config.overrides import load_recipe
@@ -259,7 +259,12 @@ def train_seeds(
             say(f"seed {whole.seed}: {folder}")
             whole = seeds.as_begun(whole, folder)
             resume = bool(checkpoints(folder / "checkpoints"))
-            training(whole, folder, resume=resume, progress=progress, say=say, allowed=allowed)
+            try:
+                training(whole, folder, resume=resume, progress=progress, say=say, allowed=allowed)
+            except Interrupted as stopped:
+                raise Interrupted(
+                    f"{stopped}; all seeds go on by the same command with --out {parent}"
+                ) from None
     seeds.curves(parent)
     return parent, seeds.read_seeds(parent)
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from nftbench.commands import seeds_to_evaluate, train_seeds
+from nftbench.training import Interrupted
 from nftbench.training.config.record import stored_recipe
 from nftbench.training.policy import precision
+from nftbench.training.run import TrainingRun
 from nftbench.training.seeds import is_finished, read_seeds
 from rewards.base import ConfigError
 from tests.helpers.commands import run_here
@@ -88,6 +90,17 @@ def test_one_seed_under_several_names_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="leave out --set seed"):
         train(tmp_path / "new", "0,1", "seed=5")
     assert not (tmp_path / "new").exists()
+
+
+def test_who_stops_a_seed_is_told_how_all_of_them_go_on(tmp_path, monkeypatch):
+    """Ctrl-C while the first seed is loaded; a run alone is told of itself only."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "_run", interrupted)
+    with pytest.raises(Interrupted, match=r"stopped; .*all seeds go on by .* --out .*parent$"):
+        train(tmp_path / "parent", "0,1")
 
 
 @pytest.mark.slow
