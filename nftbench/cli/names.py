@@ -77,6 +77,13 @@ def check_recipe(recipe: str | None, settings: Sequence[str], top: Mapping[str, 
     refuse_unknown(whole)
 
 
+def check_settings(flags: Mapping[str, Any], settings: Sequence[str]) -> None:
+    """Refuse a setting that the command line names by a flag and by `--set`, and not alike."""
+    from nftbench.training.config.overrides import refuse_twice
+
+    refuse_twice(flags, settings)
+
+
 def check_seeds(text: str) -> None:
     """Refuse `--seeds` that are no whole numbers, or one of them twice."""
     from nftbench.training.config.names import parse_seeds

@@ -62,17 +62,16 @@ def train(
     as_json: console.Json = False,
 ) -> None:
     """Train a checkpoint on rewards; print what it gained on held-out prompts."""
-    stages = {"prompts": prompts, "rewards": rewards, "combine": combine, "iterations": iterations}
-    settings = [f"stages.{k}={v}" for k, v in stages.items() if v is not None]
-    everything = (
-        recipe,
-        [*settings, *(set_ or [])],
-        {
-            "checkpoint": loading.named_if_any(checkpoint),
-            "algorithm": algorithm,
-            "seed": seed,
-        },
-    )
+    given = {"prompts": prompts, "rewards": rewards, "combine": combine, "iterations": iterations}
+    stages = {f"stages.{name}": value for name, value in given.items() if value is not None}
+    settings = [f"{name}={value}" for name, value in stages.items()]
+    top = {
+        "checkpoint": loading.named_if_any(checkpoint),
+        "algorithm": algorithm,
+        "seed": seed,
+    }
+    names.check_settings(stages | top, set_ or [])
+    everything = (recipe, [*settings, *(set_ or [])], top)
     if resume is None or recipe:
         names.check_recipe(*everything)
     if seeds is not None:

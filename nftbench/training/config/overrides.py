@@ -42,6 +42,24 @@ def load_recipe(name: str, settings: Iterable[str] = (), **top: Any) -> Recipe:
     return _with(fields, settings, name)
 
 
+def refuse_twice(flags: Mapping[str, Any], settings: Iterable[str]) -> None:
+    """Refuse a setting that a command line names by a flag of its own and by `--set`, and not alike.
+
+    Args:
+        flags: value of each flag, by the setting that it means; None where it was left out.
+        settings: `section.key=value` each, of which a later one replaces an earlier one.
+
+    Raises:
+        ConfigError: names it, and both values.
+    """
+    for name, _, text in (setting.partition("=") for setting in settings):
+        value = flags.get(name.strip())
+        if value is not None and str(value) != text.strip():
+            raise ConfigError(
+                f"{name.strip()} is set twice, as {value} and as {text.strip()}; leave one of them out"
+            )
+
+
 def changed(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """A recipe with single settings changed, as `load_recipe` takes them.
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nftbench.training.config.names import recipe_name
-from nftbench.training.config.overrides import changed, difference, load_recipe
+from nftbench.training.config.overrides import changed, difference, load_recipe, refuse_twice
 from nftbench.training.config.recipe import Recipe, Threshold, TrustRegion
 from nftbench.training.config.record import save_recipe
 from rewards.base import ConfigError
@@ -184,6 +184,24 @@ def test_a_list_of_names_may_be_one_word():
 def test_a_solver_has_the_name_that_eval_gives_it(name):
     """Recipes that name it as they did before are still read."""
     assert load_recipe("pocket", (f"rollout.solver={name}",)).rollout.solver == "dpm++2"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--iterations", "3", "--set", "stages.iterations=4"], "stages.iterations is set twice, as 3 and as 4"),
+        (["--rewards", "ocr", "--set", "stages.rewards = jpeg"], "stages.rewards is set twice, as ocr and as jpeg"),
+        (["--seed", "1", "--set", "seed=2"], "seed is set twice, as 1 and as 2; leave one of them out"),
+        (["jpeg", "--set", "checkpoint=pocket"], "checkpoint is set twice"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_is_named_twice_is_refused(tmp_path, flags, words):
+    code, said = run_here(tmp_path, "train", *flags, "--out", "run")
+    assert code == 2 and words in said and not (tmp_path / "run").exists()
+
+
+def test_a_setting_that_is_named_twice_alike_is_one():
+    refuse_twice({"seed": 2, "checkpoint": None}, ["seed = 2", "seed=2", "checkpoint=pocket"])
 
 
 # --- no recipe named --------------------------------------------------------------------------------------------------
