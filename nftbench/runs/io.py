@@ -106,7 +106,13 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it, so that they outlive a loss of power."""
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for one in reversed(missing):
-        one.mkdir(exist_ok=True)
+        try:
+            one.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            if not one.parent.exists():
+                raise
+            # a file system that takes no folders, such as /proc, says that there is none
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(one)) from None
         sync(one.parent)
 
 

@@ -165,6 +165,16 @@ def test_a_disk_that_cannot_be_written(start, tmp_path):
     assert "expected a file that ends in" in said and not list((tmp_path / "folder").iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_a_place_that_takes_no_folders(start, tmp_path):
+    """Linux says of /proc that there is no such folder when one is to be made in it."""
+    write_list(tmp_path, pictures(tmp_path, 1))
+    for out in ("/proc/x.csv", "/proc/inside/x.csv"):
+        said = error_of(start("score", "images.jsonl", "--rewards", "jpeg", "--out", out))
+        assert "cannot write /proc/" in said
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     """In this process, where the disk can be made full."""
     path = write_list(tmp_path, pictures(tmp_path, 10))
