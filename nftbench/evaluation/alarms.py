@@ -1,4 +1,4 @@
-"""What must be said before a number is believed: images that could not be scored, and rewards that see nothing.
+"""What must be said before a number is believed: images without a score or all alike, and rewards that see nothing.
 
 A number over half of the images is not a number of the benchmark, and a reward that gives every image the same value,
 finds no object in any or reads no text in any has most likely been handed the wrong pictures.
@@ -25,6 +25,7 @@ class Alarm:
 
     benchmark: str
     reward: str
+    """Or `images`, where it is about those."""
     text: str
     failed: float = 0.0
     """Share of images that could not be scored, in [0, 1]."""
@@ -50,7 +51,20 @@ def table_alarms(benchmark: str, table: pd.DataFrame, keys: Sequence[str]) -> li
         table: a column for each reward, with its `:reason` and `:evidence`.
         keys: the rewards.
     """
-    return [alarm for key in keys for alarm in _alarms(benchmark, table, key)]
+    alike = _alike(benchmark, table) if "sha256" in table else ()
+    return [*alike, *(alarm for key in keys for alarm in _alarms(benchmark, table, key))]
+
+
+def _alike(benchmark: str, table: pd.DataFrame) -> Iterator[Alarm]:
+    """A cache that answers every request for a prompt, noise that is no noise, a file that was copied."""
+    files = table.loc[table["sha256"].fillna("") != "", "sha256"]
+    copies = files[files.duplicated(keep=False)]
+    if len(copies):
+        text = (
+            f"{len(copies)} of {len(files)} images are equal to another one ({copies.nunique()} files in all): each "
+            "counts, though it says nothing new"
+        )
+        yield Alarm(benchmark, "images", text)
 
 
 def _alarms(benchmark: str, table: pd.DataFrame, key: str) -> Iterator[Alarm]:

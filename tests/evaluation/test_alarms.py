@@ -39,6 +39,15 @@ def test_failures_are_said_with_share_and_main_reason():
     )
 
 
+def test_images_that_are_one_file_are_said():
+    one = table([float(i) for i in range(5)])
+    assert said(one.assign(sha256=["a", "b", "c", "d", None])) == []
+    assert said(one.assign(sha256=["a", "b", "a", "", None])) == [
+        "WARNING: b images: 2 of 3 images are equal to another one (1 files in all): each counts, though it says "
+        "nothing new"
+    ]
+
+
 def test_a_reward_that_sees_nothing_is_said():
     blind = [{"boxes": {"star": []}}] * 8
     assert said(table([0.0] * 8, blind)) == [

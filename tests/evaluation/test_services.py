@@ -116,6 +116,16 @@ def test_rewritten_prompts_are_counted_and_said(tmp_path):
     assert counted["prompts rewritten"] == 2 and "sharp" not in out + manifest
 
 
+def test_a_service_that_answers_from_a_cache_is_noticed(tmp_path):
+    """It draws one picture a prompt, however often it is asked."""
+    (tmp_path / "mine.txt").write_text("a red cube\na blue cube\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        code, out = run_here(tmp_path, *command, "--size", "64", "--images-per-prompt", "2")
+    said = " ".join(out.split())
+    assert code == 0 and "images: 4 of 4 images are equal to another one (2 files in all)" in said
+
+
 def test_a_query_of_the_address_stays_behind_the_path(tmp_path):
     (tmp_path / "mine.txt").write_text("a red cube\n", "utf-8")
     with serving_images() as url:
