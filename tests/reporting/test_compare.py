@@ -19,6 +19,7 @@ from nftbench.reporting.results import read_result
 from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.io import write_table
 from nftbench.runs.run_folder import Run
+from nftbench.runs.seeds import write_parent
 from nftbench.stats.estimates import clustered_mean, task_mean
 from nftbench.stats.intervals import SHARE, UNBOUNDED
 from nftbench.stats.paired import PAIR, Averaging, change, paired_samples, tally
@@ -311,7 +312,25 @@ def test_a_run_is_not_compared_with_itself(two):
     a = two[0].folder
     result = CliRunner().invoke(cli.app, ["compare", f"{a}=mine", str(a / ".." / a.name)])
     assert isinstance(result.exception, ConfigError)
-    assert str(result.exception).endswith("is named twice; expected two runs to compare")
+    assert str(result.exception).startswith("expected different runs, got one of them twice")
+
+
+def test_two_runs_are_not_called_alike(two):
+    a, b = (str(one.folder) for one in two)
+    result = CliRunner().invoke(cli.app, ["compare", f"{a}=mine", f"{b}=mine"])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).startswith("label 'mine' stands for two runs")
+
+
+def test_seeds_are_not_compared_with_one_of_themselves(tmp_path):
+    """Its own images are in the mean: half of the difference would be of a run with itself."""
+    (alone, *_) = [
+        made_runs.evaluation(run, ["a", "b"], shift=float(seed))
+        for seed, run in enumerate(write_parent(tmp_path / "seeds", [0, 1]))
+    ]
+    result = CliRunner().invoke(cli.app, ["compare", str(tmp_path / "seeds"), str(alone)])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).startswith("expected different runs, got one of them twice")
 
 
 def test_the_command_shows_and_writes(two, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import rewards as registry
 from nftbench.benchmark.registry import known, load_benchmark
+from nftbench.benchmark.schema import UNKNOWN
 from nftbench.reporting.naming import MEANS
 from nftbench.reporting.results import checked_label
 from nftbench.resources import data_folder
@@ -101,7 +102,10 @@ def _published_faults(row: Row) -> list[str]:
 def _measured_faults(row: Row) -> list[str]:
     faults = []
     if row.limited:
-        faults.append("is from a run with --limit and cannot be published; run it whole")
+        faults.append(
+            "is from a run with --limit, or its prompt file has no known sha256, and cannot be published; run a "
+            "benchmark that is pinned, whole"
+        )
     if not HASH.fullmatch(row.protocol):
         faults.append(
             f"has no protocol hash, got {row.protocol!r}; publish a run of `nftbench eval`"
@@ -246,6 +250,26 @@ def remove(benchmark: str, model: str, protocol: str = "", where: Path | None = 
     return len(gone)
 
 
+def whole_rows(run: Run) -> list[Row]:
+    """The rows of a run that is finished and drawn as its protocols say.
+
+    Raises:
+        ConfigError: as `run_rows`, a benchmark that was scored and has no rows, or images of unknown making.
+    """
+    rows, judged = run_rows(run), run.manifest["rewards"]
+    for name, protocol in run.protocols().items():
+        if protocol.noise in UNKNOWN:
+            raise ConfigError(
+                f"{run.folder} cannot be published: nobody knows how its images of {name} were drawn; publish a run of "
+                "`nftbench eval CHECKPOINT`"
+            )
+        if judged.get(name) and protocol.hash not in {row.protocol for row in rows}:
+            raise ConfigError(
+                f"{run.folder} is not finished: {name} has no rows; run: nftbench score {run.folder}"
+            )
+    return rows
+
+
 def add(run: Run, where: Path | None = None, *, name: str = "") -> list[Path]:
     """Add a run's rows, with what its protocols say of guidance, steps and size.
 
@@ -255,9 +279,9 @@ def add(run: Run, where: Path | None = None, *, name: str = "") -> list[Path]:
         name: of the model in the leaderboards; empty is the checkpoint's.
 
     Raises:
-        ConfigError: as `run_rows`, `publish` and `refuse_ahead`, or a bad name.
+        ConfigError: as `whole_rows`, `publish` and `refuse_ahead`, or a bad name.
     """
-    rows = run_rows(run)
+    rows = whole_rows(run)
     refuse_ahead(sorted({row.benchmark for row in rows}), where)
     if name:
         label = checked_label(" ".join(name.split()), "--name", "the model's name: 'My model'")

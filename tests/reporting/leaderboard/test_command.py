@@ -10,7 +10,7 @@ from nftbench.runs.lock import hold
 from rewards.base import RewardInfo
 from tests.helpers.commands import run_here
 from tests.helpers.runs.board_rows import row
-from tests.reporting.leaderboard.test_model_card import ROWS, a_run
+from tests.reporting.leaderboard.test_model_card import PROTOCOLS, ROWS, a_run
 from tests.reporting.leaderboard.test_model_card import row as measured
 
 README = b"# a\r\n<!-- leaderboard:geneval-pocket -->\r\nold\r\n<!-- /leaderboard -->\r\nafter\r\n"
@@ -110,3 +110,37 @@ def test_what_cannot_be_published_is_said_before_images_are_drawn(tmp_path, monk
     assert code == 2 and said.count("\n") == 1
     assert "nftbench leaderboard add RUN --leaderboards DIR" in said  # eval has no such flag
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_without_the_rows_of_what_was_scored_is_not_published(tmp_path):
+    """Nothing was published, and the command ended well."""
+    run = a_run(tmp_path / "a", ROWS[:1])
+    info = asdict(RewardInfo(name="ocr", variant="rapidocr", summary="", low=0, high=1))
+    judged = {"geneval-pocket": {}, "ocr-pocket": {"ocr@rapidocr": info}}
+    run.save_manifest(run.manifest | {"rewards": judged})
+    for command in (("add", "a", "--leaderboards", "boards"), ("card", "a")):
+        code, said = run_here(tmp_path, "leaderboard", *command)
+        assert code == 2 and said.count("\n") == 1 and "ocr-pocket has no rows; run: " in said
+    assert not (tmp_path / "boards").exists()
+
+
+def test_given_images_are_not_told_to_be_run_whole(tmp_path):
+    run = a_run(tmp_path / "a", [])
+    given = PROTOCOLS["ocr-pocket"].model_copy(update={"noise": "given"})
+    run.save_manifest(run.manifest | {"protocols": {"ocr-pocket": given.model_dump(mode="json")}})
+    found = measured("ocr-pocket").model_copy(update={"protocol": given.hash, "limited": True})
+    run.save_rows([found])
+    code, said = run_here(tmp_path, "leaderboard", "add", "a", "--leaderboards", "boards")
+    assert code == 2 and "nobody knows how its images of ocr-pocket were drawn" in said
+    assert "--limit" not in said
+
+
+def test_no_example_is_written_that_diffusers_cannot_run(tmp_path):
+    name = "pocket+lora=pocket-nft@0.5"
+    run = a_run(tmp_path / "a", [row_.model_copy(update={"model": name}) for row_ in ROWS])
+    made = {"name": name, "digest": "0123", "pipeline": "StableDiffusion3Pipeline"}
+    run.save_manifest(run.manifest | {"checkpoint": made})
+    code, said = run_here(tmp_path, "leaderboard", "card", "a", "--readme", "--out", "README.md")
+    assert code == 2 and said.count("\n") == 1 and "leave --readme out" in said
+    assert not (tmp_path / "README.md").exists()
+    assert run_here(tmp_path, "leaderboard", "card", "a", "--out", "card.yaml")[0] == 0

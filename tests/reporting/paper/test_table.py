@@ -369,6 +369,19 @@ def test_a_number_over_half_of_the_images_is_no_match_and_never_bold(tmp_path):
     assert code == 0 and "0.99 ± 0.06" in said and "**0.99" not in said
 
 
+def test_given_images_are_not_told_to_be_drawn(tmp_path):
+    run = made(tmp_path / "a", load_suite("pocket-table1"), {}, name="Their model")
+    unknown = {"noise": "given", "num_inference_steps": None}
+    given = run.protocols()["geneval-pocket"].model_copy(update=unknown).model_dump(mode="json")
+    run.save_manifest(run.manifest | {"protocols": {"geneval-pocket": given}})
+    code, said = run_here(tmp_path, "table", "pocket-table1", "a", "--format", "csv")
+    mine = [line for line in said.splitlines() if "Their model" in line]
+    assert code == 0 and len(mine) == 4 and not any("nftbench eval" in line for line in mine)
+    (ocr,) = [line for line in mine if ",OCR," in line]
+    assert ocr.endswith("--name 'Their model' --benchmark ocr-pocket")
+    assert all("nftbench score a --rewards " in line for line in mine if line != ocr)
+
+
 def test_an_ending_that_means_another_format_is_refused(tmp_path):
     code, said = run_here(tmp_path, "table", "pocket-table1", "--out", "table.xlsx")
     assert code == 2 and said.count("\n") == 1 and "expected an ending of .txt, .md" in said
