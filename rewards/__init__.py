@@ -297,5 +297,6 @@ def _unknown(name: str, keys: Iterable[str]) -> str:
     }
     hint = did_you_mean(name, spellings) or "."
     return (
-        f"unknown reward {name!r}{hint} `nftbench rewards` lists all; one of a file is FILE.py:NAME"
+        f"unknown reward {name!r}{hint} `nftbench rewards` lists all; one of a file is known where it is named, as "
+        "--rewards FILE.py:NAME"
     )

@@ -43,6 +43,11 @@ class OwnFactory:
     build: Any
 
     @property
+    def place(self) -> tuple[Path, str]:
+        """Where it stands, whatever the file holds now."""
+        return self.path.resolve(), self.name
+
+    @property
     def info(self) -> RewardInfo | None:
         """What the reward says of itself; None where it has to be built to say it."""
         info = getattr(self.build, "info", None)
@@ -122,6 +127,13 @@ def add_files(listed: str, others: Sequence[str] = ()) -> str:
     return ",".join(_added(item.strip(), others) for item in listed.split(","))
 
 
+def as_named(listed: str) -> str:
+    """A list of keys as a user names it again: `ocr,./my_reward.py:Brightness:0.5`; what `add_files` does, undone."""
+    items = [item.strip().partition(":") for item in listed.split(",")]
+    there = {key: f"{one.path}:{one.name}" for key, one in ADDED.items()}
+    return ",".join(f"{there.get(key, key)}{colon}{weight}" for key, colon, weight in items)
+
+
 def refuse_file(item: str) -> None:
     """Refuse to look a file up as a reward: only `add_files` runs one.
 
@@ -156,7 +168,7 @@ def _added(item: str, others: Sequence[str]) -> str:
     factory = _factory(Path(found["path"]), name)
     key = (factory.info or factory().info).key
     there = ADDED.get(key)
-    if key in others or (there and there.path.resolve() != factory.path.resolve()):
+    if key in others or (there and there.place != factory.place):
         raise ConfigError(
             f"{factory.path}: {name} calls itself {key!r}, which another reward is called"
             f"{f' ({there.path})' if there else ''}; choose another `name` or `variant` in its info"

@@ -95,6 +95,20 @@ def test_two_files_of_one_key(file, tmp_path):
         rewards.add_files(f"{tmp_path / 'other.py'}:Brightness")
 
 
+def test_two_classes_of_one_file_and_one_key(file):
+    """The second one took the first one's place, wherever the two were named in two lists."""
+    file.write_text(GOOD + "\n\nclass Other(Brightness):\n    pass\n")
+    rewards.add_files(f"{file}:Brightness")
+    with pytest.raises(ConfigError, match=r"Other calls itself 'brightness', which another"):
+        rewards.add_files(f"{file}:Other")
+
+
+def test_a_list_is_named_again_as_the_user_did(file):
+    keys = rewards.add_files(f"jpeg:0.5, {file}:Brightness:2")
+    assert keys == "jpeg:0.5,brightness:2"
+    assert own.as_named(keys) == f"jpeg:0.5,{file}:Brightness:2"
+
+
 @pytest.mark.parametrize(
     ("content", "named", "said"),
     [
