@@ -213,15 +213,19 @@ def _run(path: Path, code: bytes, digest: str) -> types.ModuleType:
     return module
 
 
+class Faulty(ConfigError):
+    """Code that is not ours has a mistake in it."""
+
+
 class Blamed(AbstractContextManager):
-    """Turns an error of a user's code, of whatever class, into one line that names the file and its line.
+    """Turns an error of code that is not ours, of whatever class, into one line that names the file and its line.
 
     So does an exit: a file that ends the process would end ours, as if all were done. What is out of memory passes, for
     whoever called can do with fewer images; so does Ctrl-C.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, where: Path | str) -> None:
+        self._where = str(where)
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, *more: object
@@ -230,9 +234,9 @@ class Blamed(AbstractContextManager):
             return
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
             return
-        place = f", line {line}" if (line := _line(error, str(self._path))) else ""
+        place = f", line {line}" if (line := _line(error, self._where)) else ""
         said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ConfigError(f"{self._path}{place}: {type(error).__name__}: {said}") from error
+        raise Faulty(f"{self._where}{place}: {type(error).__name__}: {said}") from error
 
 
 def _line(error: BaseException, file: str) -> int | None:
