@@ -308,29 +308,19 @@ def test_of_two_protocols_the_same_one_is_compared(tmp_path):
 # --- how it is shown ------------------------------------------------------------------------------
 
 
-def test_a_run_is_not_compared_with_itself(two):
-    a = two[0].folder
-    result = CliRunner().invoke(cli.app, ["compare", f"{a}=mine", str(a / ".." / a.name)])
-    assert isinstance(result.exception, ConfigError)
-    assert str(result.exception).startswith("expected different runs, got one of them twice")
-
-
-def test_two_runs_are_not_called_alike(two):
-    a, b = (str(one.folder) for one in two)
-    result = CliRunner().invoke(cli.app, ["compare", f"{a}=mine", f"{b}=mine"])
-    assert isinstance(result.exception, ConfigError)
-    assert str(result.exception).startswith("label 'mine' stands for two runs")
-
-
-def test_seeds_are_not_compared_with_one_of_themselves(tmp_path):
-    """Its own images are in the mean: half of the difference would be of a run with itself."""
-    (alone, *_) = [
-        made_runs.evaluation(run, ["a", "b"], shift=float(seed))
-        for seed, run in enumerate(write_parent(tmp_path / "seeds", [0, 1]))
-    ]
-    result = CliRunner().invoke(cli.app, ["compare", str(tmp_path / "seeds"), str(alone)])
-    assert isinstance(result.exception, ConfigError)
-    assert str(result.exception).startswith("expected different runs, got one of them twice")
+def test_no_run_is_compared_with_itself_and_no_two_are_called_alike(two, tmp_path):
+    """Of a parent against one of its seeds, half of the difference would be of a run with itself."""
+    a, b = (one.folder for one in two)
+    parent = tmp_path / "seeds"
+    seeds = [made_runs.evaluation(run, ["a", "b"]) for run in write_parent(parent, [0, 1])]
+    twice, alike = "expected different runs, got one of them twice", "label 'mine' stands for two"
+    for first, second, said in (
+        (f"{a}=mine", a / ".." / a.name, twice),
+        (parent, seeds[0], twice),
+        (f"{a}=mine", f"{b}=mine", alike),
+    ):
+        result = CliRunner().invoke(cli.app, ["compare", str(first), str(second)])
+        assert isinstance(result.exception, ConfigError) and str(result.exception).startswith(said)
 
 
 def test_the_command_shows_and_writes(two, tmp_path):
