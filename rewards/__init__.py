@@ -296,6 +296,4 @@ def _unknown(name: str, keys: Iterable[str]) -> str:
         key.partition("@")[0]: key.partition("@")[0] for key in keys
     }
     hint = did_you_mean(name, spellings) or "."
-    return (
-        f"unknown reward {name!r}{hint} `nftbench rewards` lists all; one of a file is FILE.py:NAME"
-    )
+    return f"unknown reward {name!r}{hint} `nftbench rewards` lists all; of a file, name it: --rewards FILE.py:NAME"

@@ -8,6 +8,7 @@ Everything that scores an image keeps this contract, in evaluation and in traini
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -28,6 +29,9 @@ Progress = Callable[[str, int, int], None]
 
 PART = ":"
 """Parts a reward's key from a sub-score's name: `geneval@pocket:strict`."""
+PART_NAME = re.compile(r"[\w.-]+")
+WORDS = ("reason", "evidence")
+"""What stands beside a value in the same way, and is no sub-score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,13 @@ class Scores:
         )
         assert len(self.reasons) == count, "one reason an image, empty where it was scored"
         assert len(self.evidence) in (0, count), "evidence for every image or for none"
-        assert all(len(part) == count for part in self.parts.values()), "one sub-score an image"
+        assert all(isinstance(reason, str) for reason in self.reasons), "a reason must be a text"
+        for name, part in self.parts.items():
+            assert PART_NAME.fullmatch(str(name)) and name not in WORDS, (
+                f"no sub-score's name: {name!r}"
+            )
+            assert np.shape(part) == (count,), "one sub-score an image"
+            assert np.asarray(part).dtype.kind in "biuf", f"sub-score {name!r} must be numbers"
         unexplained = [i for i, v in enumerate(self.values) if np.isnan(v) != bool(self.reasons[i])]
         assert not unexplained, f"NaN and reason must come together; not so at {unexplained}"
 

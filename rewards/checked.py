@@ -111,7 +111,13 @@ def as_prompts(prompts: Sequence[Prompt | str] | Prompt | str) -> list[Prompt]:
 
 
 def in_range(scores: Scores, info: RewardInfo) -> Scores:
-    """Scores of which none is infinite or outside the stated range: those become NaN with the reason."""
+    """Scores of which none is infinite or outside the stated range: those become NaN with the reason.
+
+    Of sub-scores, which have no stated range, an infinite one becomes NaN.
+    """
+    if any(np.isinf(part).any() for part in scores.parts.values()):
+        finite = {k: np.where(np.isinf(v), np.float32(np.nan), v) for k, v in scores.parts.items()}
+        scores = replace(scores, parts=finite)
     span = info.high - info.low
     slack = SLACK * (span if np.isfinite(span) else 1.0)
     with np.errstate(invalid="ignore"):

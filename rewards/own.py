@@ -10,13 +10,14 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewards.base import ConfigError, Prompt, RewardInfo, Scores, did_you_mean
+from rewards.stated import faults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,20 +30,6 @@ MADE = re.compile(r"(?P<named>.+\.py:\w+), sha256 (?P<digest>[0-9a-f]{64})\b")
 """Beginning of what such a reward says of its source."""
 KEY = re.compile(r"[\w.-]+(@[\w.-]+)?")
 """What a reward may be called."""
-FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-"""What a user's code may raise that has a mistake in it: said with its file and line, not as a fault of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +41,11 @@ class OwnFactory:
     digest: str
     """sha256 of the file, 64 hexadecimal digits."""
     build: Any
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """Where it stands, whatever the file holds now."""
+        return self.path.resolve(), self.name
 
     @property
     def info(self) -> RewardInfo | None:
@@ -68,7 +60,7 @@ class OwnFactory:
             ConfigError: a fault of the user's code, or it is not a reward.
         """
         self._check_call()
-        with blamed(self.path):
+        with Blamed(self.path):
             reward = self.build(device=device)
         info = self._described(getattr(reward, "info", None))
         for method in ("score", "check"):
@@ -92,6 +84,8 @@ class OwnFactory:
             raise ConfigError(
                 f"{self.path}: {self.name} calls itself {info.key!r}; expected letters, digits, . _ and -"
             )
+        for fault in faults(info):
+            raise ConfigError(f"{self.path}: info of {self.name}: {fault}; {EXAMPLE}")
         made = f"{self.path.name}:{self.name}, sha256 {self.digest}"
         return replace(info, source=f"{made}; {info.source}" if info.source else made)
 
@@ -104,12 +98,12 @@ class OwnReward:
 
     def score(self, images: "np.ndarray", prompts: Sequence[Prompt]) -> Scores:
         """See `Reward.score`."""
-        with blamed(self._path):
+        with Blamed(self._path):
             return self.reward.score(images, prompts)
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """See `Reward.check`."""
-        with blamed(self._path):
+        with Blamed(self._path):
             self.reward.check(prompts)
 
 
@@ -131,6 +125,13 @@ def add_files(listed: str, others: Sequence[str] = ()) -> str:
         ConfigError: no such file or name in it, a file that cannot be run, or a key that is taken.
     """
     return ",".join(_added(item.strip(), others) for item in listed.split(","))
+
+
+def as_named(listed: str) -> str:
+    """A list of keys as a user names it again: `ocr,./my_reward.py:Brightness:0.5`; what `add_files` does, undone."""
+    items = [item.strip().partition(":") for item in listed.split(",")]
+    there = {key: f"{one.path}:{one.name}" for key, one in ADDED.items()}
+    return ",".join(f"{there.get(key, key)}{colon}{weight}" for key, colon, weight in items)
 
 
 def refuse_file(item: str) -> None:
@@ -167,7 +168,7 @@ def _added(item: str, others: Sequence[str]) -> str:
     factory = _factory(Path(found["path"]), name)
     key = (factory.info or factory().info).key
     there = ADDED.get(key)
-    if key in others or (there and there.path.resolve() != factory.path.resolve()):
+    if key in others or (there and there.place != factory.place):
         raise ConfigError(
             f"{factory.path}: {name} calls itself {key!r}, which another reward is called"
             f"{f' ({there.path})' if there else ''}; choose another `name` or `variant` in its info"
@@ -201,7 +202,7 @@ def _run(path: Path, code: bytes, digest: str) -> types.ModuleType:
         return sys.modules[name]
     module = types.ModuleType(name)
     module.__file__ = str(path)
-    with blamed(path):
+    with Blamed(path):
         program = compile(code, str(path), "exec")
         sys.modules[name] = module  # dataclasses look their module up
         try:
@@ -212,17 +213,30 @@ def _run(path: Path, code: bytes, digest: str) -> types.ModuleType:
     return module
 
 
-@contextmanager
-def blamed(path: Path) -> Iterator[None]:
-    """Turn an error of a user's code into one line that names the file and its line."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except FAULTS as error:
-        place = f", line {line}" if (line := _line(error, str(path))) else ""
+class Faulty(ConfigError):
+    """Code that is not ours has a mistake in it."""
+
+
+class Blamed(AbstractContextManager):
+    """Turns an error of code that is not ours, of whatever class, into one line that names the file and its line.
+
+    So does an exit: a file that ends the process would end ours, as if all were done. What is out of memory passes, for
+    whoever called can do with fewer images; so does Ctrl-C.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._where = str(where)
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, *more: object
+    ) -> None:
+        if not isinstance(error, Exception | SystemExit) or isinstance(error, ConfigError):
+            return
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+            return
+        place = f", line {line}" if (line := _line(error, self._where)) else ""
         said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ConfigError(f"{path}{place}: {type(error).__name__}: {said}") from error
+        raise Faulty(f"{self._where}{place}: {type(error).__name__}: {said}") from error
 
 
 def _line(error: BaseException, file: str) -> int | None:

@@ -77,6 +77,10 @@ PROTOCOL_1 = (
 """Fields that protocols had before they said how the network was really called."""
 
 
+UNKNOWN = ("service", "given")
+"""Of `Protocol.noise`: images of which nobody knows how they were drawn."""
+
+
 class Protocol(SamplingParameters):
     """Everything that moves a number, but for the reward: a row names that itself, with its variant.
 

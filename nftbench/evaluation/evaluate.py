@@ -24,7 +24,7 @@ import pandas as pd
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import image_seed
-from nftbench.benchmark.schema import Protocol
+from nftbench.benchmark.schema import UNKNOWN, Protocol
 from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
 from nftbench.evaluation.scoring.batches import bound_to, score_images
@@ -281,7 +281,7 @@ def aggregate(run: Run, work: Work) -> list[Row]:
         protocol=work.protocol.hash,
         # Prompts that nobody can be sure to have are as good as a part of them, and so are images of unknown making.
         limited=work.protocol.limit is not None
-        or work.protocol.noise in ("given", "service")
+        or work.protocol.noise in UNKNOWN
         or not load_benchmark(work.protocol.benchmark).pinned,
         by_task=work.protocol.aggregation == "task_mean",
         date=_day(manifest),

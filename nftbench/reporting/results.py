@@ -78,16 +78,21 @@ def split_label(argument: str | Path) -> tuple[Path, str]:
     return Path(text[:place]), checked_label(text[place + 1 :].strip(" "), text)
 
 
-def checked_label(label: str, argument: str) -> str:
+def checked_label(
+    label: str, argument: str, expected: str = "RUN=LABEL, such as runs/a=Base"
+) -> str:
     """A label that can stand in a table.
+
+    Args:
+        label: as the user wrote it, without the spaces around it.
+        argument: where it was written.
+        expected: what should have been.
 
     Raises:
         ConfigError: it is empty, too long or more than one line.
     """
     if not label:
-        raise ConfigError(
-            f"{argument!r} has an empty label; expected RUN=LABEL, such as runs/a=Base"
-        )
+        raise ConfigError(f"{argument!r} has an empty label; expected {expected}")
     if any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in label):
         raise ConfigError(f"label {label!r}: expected one line without control characters")
     if len(label) > LONGEST:

@@ -13,12 +13,11 @@ from nftbench.runs.rows import Provenance, Row, metric_range, summarise
 from nftbench.runs.run_folder import Run
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.seeds import alike, mean_image, spread, with_seeds
-from rewards.base import PART, ConfigError, Metric, RewardInfo
+from rewards.base import PART, WORDS, ConfigError, Metric, RewardInfo
 from rewards.own import file_digest
 
 SCORED_BY = ("weights", "files", "needs", "higher_is_better")
 """Of what a reward says of itself: what makes it another reward under the same name, besides the user's own code."""
-WORDS = ("reason", "evidence")
 
 
 def rows_of(result: Result) -> list[Row]:

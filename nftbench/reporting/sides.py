@@ -13,7 +13,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.parsing import parse_json
 from nftbench.reporting.leaderboard.board import LOWER_IS_BETTER
 from nftbench.reporting.results import EVALUATION, Result
-from nftbench.reporting.seed_rows import WORDS, refuse_other_seeds, scored_by
+from nftbench.reporting.seed_rows import refuse_other_seeds, scored_by
 from nftbench.runs.rows import metric_range
 from nftbench.runs.run_folder import Run
 from nftbench.stats.paired import Averaging
@@ -25,7 +25,7 @@ from nftbench.training.callbacks.metrics_log import (
     read_averaging,
 )
 from nftbench.training.seeds import refuse_other_seeds as refuse_other_trainings
-from rewards.base import ConfigError, Metric, RewardInfo
+from rewards.base import WORDS, ConfigError, Metric, RewardInfo
 
 
 class EvaluationSide:

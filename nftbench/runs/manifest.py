@@ -88,17 +88,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = parse_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not JSON ({error}); choose another --out") from None
+        raise ConfigError(
+            f"{path} is not JSON ({error}); restore it, or make the run again in another folder"
+        ) from None
     if isinstance(manifest, dict) and manifest.pop(CHECK, None) not in (None, _check(manifest)):
         raise ConfigError(
-            f"{path} was changed since nftbench wrote it; restore it, or choose another --out"
+            f"{path} was changed since nftbench wrote it; restore it, or make the run again in another folder"
         )
     try:
         Manifest.model_validate(manifest)
         _check_rewards(manifest["rewards"])
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is not a manifest of this version of nftbench: {in_words(error)[:300]}; choose another --out"
+            f"{path} is not a manifest of this version of nftbench: {in_words(error)[:300]}; make the run "
+            "again in another folder"
         ) from None
     return manifest
 

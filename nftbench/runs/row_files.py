@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from nftbench.benchmark.schema import Protocol, SamplingParameters
 from nftbench.runs.rows import Row
 from rewards.base import ConfigError
+from rewards.own import file_digest
 
 if TYPE_CHECKING:
     from nftbench.runs.run_folder import Run
@@ -37,6 +38,8 @@ IDENTITY = [
 """A new row replaces an old one that agrees in these."""
 FIELDS = list(Row.model_fields)
 DIGEST = "digest"
+CODE = "reward_sha256"
+"""In `Row.settings`: of the file that a user's own reward is."""
 COLUMNS = [*FIELDS, DIGEST]
 TEXTS = [n for n, f in Row.model_fields.items() if f.annotation is str]
 EMPTY: dict[str, Any] = dict.fromkeys(("stderr", "low", "high"), math.nan)
@@ -113,11 +116,12 @@ def read_rows(path: Path) -> list[tuple[int, Entry]]:
         ConfigError: no such table, other columns, or a cell of a wrong type: file, line, column.
     """
     try:
-        reader = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets put a mark before it
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         header, found, line = next(reader, []), [], reader.line_num + 1
         if header != COLUMNS:
             raise ConfigError(
-                f"{path}: expected the columns {', '.join(COLUMNS)}; got {', '.join(header) or 'none'}"
+                f"{path}: expected the columns {', '.join(COLUMNS)}, with commas between them; {_apart(header)}"
             )
         for cells in reader:
             found.append((line, _entry(f"{path}, line {line}", cells)))
@@ -125,6 +129,18 @@ def read_rows(path: Path) -> list[tuple[int, Entry]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is not a table: {error}; mend or remove it") from None
     return found
+
+
+def _apart(header: list[str]) -> str:
+    """How a table's columns are not those of rows, in words."""
+    lacking = [name for name in COLUMNS if name not in header]
+    other = [name[:80] for name in header if name not in COLUMNS]
+    if not header or lacking == COLUMNS:
+        return f"got {', '.join(other) or 'none'}"
+    said = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has {', '.join(other)}"] * bool(
+        other
+    )
+    return " and ".join(said) or "got them in another order or twice"
 
 
 def _entry(where: str, cells: list[str]) -> Entry:
@@ -184,9 +200,17 @@ def run_rows(run: "Run") -> list[Row]:
             raise ConfigError(f"{path}, line {line}: {fault}; {again}")
         seen.add(found.identity)
         limited = found.row.limited or protocol.limit is not None
-        update = {"limited": limited, "settings": settings(protocol)}
+        update = {"limited": limited, "settings": f"{settings(protocol)}{_code(run, found.row)}"}
         rows.append(found.row.model_copy(update=update))
     return rows
+
+
+def _code(run: "Run", row: Row) -> str:
+    """` reward_sha256=...` of a reward that is a user's own file: another file is another reward of the same name."""
+    names = (name for name, protocol in run.protocols().items() if protocol.hash == row.protocol)
+    info = run.manifest["rewards"].get(next(names, ""), {}).get(row.spelled.key, {})
+    digest = file_digest(str(info.get("source", "")))
+    return f" {CODE}={digest[:16]}" if digest else ""
 
 
 def _foreign(run: "Run", row: Row, protocol: Protocol | None) -> str:

@@ -15,7 +15,7 @@ import nftbench
 from nftbench.stats import estimates as statistics
 from nftbench.stats.intervals import SHARE, UNBOUNDED, MetricRange
 from nftbench.stats.paired import clusters
-from rewards.base import PART, SHARES, Metric, RewardInfo
+from rewards.base import PART, SHARES, WORDS, Metric, RewardInfo
 
 MAX_FAILED = 0.01
 """Share of images without a score above which a number is not publishable, and a command ends with exit code 4."""
@@ -132,7 +132,7 @@ def _metrics(table: pd.DataFrame, info: RewardInfo) -> Iterator[tuple[str, str]]
     yield info.key, info.name
     for column in table.columns:
         part = column.removeprefix(info.key + PART)
-        if part != column and part not in ("reason", "evidence"):
+        if part != column and part not in WORDS:
             yield column, f"{info.name}{PART}{part}"
 
 

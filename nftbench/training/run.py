@@ -270,7 +270,7 @@ class TrainingRun:
             return before
         except Interrupted:
             raise Interrupted(
-                f"asked to stop; saved {self._saved.save()}. Resume with: nftbench train --resume {self.folder}"
+                f"asked to stop; saved {self._saved.save()}; {self._saved.way_on()}"
             ) from None
         except Stopped:
             raise

@@ -19,6 +19,7 @@ from nftbench.reporting.results import read_result
 from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.io import write_table
 from nftbench.runs.run_folder import Run
+from nftbench.runs.seeds import write_parent
 from nftbench.stats.estimates import clustered_mean, task_mean
 from nftbench.stats.intervals import SHARE, UNBOUNDED
 from nftbench.stats.paired import PAIR, Averaging, change, paired_samples, tally
@@ -307,11 +308,19 @@ def test_of_two_protocols_the_same_one_is_compared(tmp_path):
 # --- how it is shown ------------------------------------------------------------------------------
 
 
-def test_a_run_is_not_compared_with_itself(two):
-    a = two[0].folder
-    result = CliRunner().invoke(cli.app, ["compare", f"{a}=mine", str(a / ".." / a.name)])
-    assert isinstance(result.exception, ConfigError)
-    assert str(result.exception).endswith("is named twice; expected two runs to compare")
+def test_no_run_is_compared_with_itself_and_no_two_are_called_alike(two, tmp_path):
+    """Of a parent against one of its seeds, half of the difference would be of a run with itself."""
+    a, b = (one.folder for one in two)
+    parent = tmp_path / "seeds"
+    seeds = [made_runs.evaluation(run, ["a", "b"]) for run in write_parent(parent, [0, 1])]
+    twice, alike = "expected different runs, got one of them twice", "label 'mine' stands for two"
+    for first, second, said in (
+        (f"{a}=mine", a / ".." / a.name, twice),
+        (parent, seeds[0], twice),
+        (f"{a}=mine", f"{b}=mine", alike),
+    ):
+        result = CliRunner().invoke(cli.app, ["compare", str(first), str(second)])
+        assert isinstance(result.exception, ConfigError) and str(result.exception).startswith(said)
 
 
 def test_the_command_shows_and_writes(two, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 import rewards
 from rewards import own
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 
 GOOD = '''"""Bright pictures score high."""
 
@@ -94,6 +95,20 @@ def test_two_files_of_one_key(file, tmp_path):
         rewards.add_files(f"{tmp_path / 'other.py'}:Brightness")
 
 
+def test_two_classes_of_one_file_and_one_key(file):
+    """The second one took the first one's place, wherever the two were named in two lists."""
+    file.write_text(GOOD + "\n\nclass Other(Brightness):\n    pass\n")
+    rewards.add_files(f"{file}:Brightness")
+    with pytest.raises(ConfigError, match=r"Other calls itself 'brightness', which another"):
+        rewards.add_files(f"{file}:Other")
+
+
+def test_a_list_is_named_again_as_the_user_did(file):
+    keys = rewards.add_files(f"jpeg:0.5, {file}:Brightness:2")
+    assert keys == "jpeg:0.5,brightness:2"
+    assert own.as_named(keys) == f"jpeg:0.5,{file}:Brightness:2"
+
+
 @pytest.mark.parametrize(
     ("content", "named", "said"),
     [
@@ -148,6 +163,76 @@ def test_a_value_outside_the_stated_range_has_no_score(file):
     reward = rewards.load_reward(rewards.add_files(f"{file}:Brightness"))
     scores = reward.score(WHITE, ["snow"])
     assert np.isnan(scores.values).all() and "outside its range 0 to 1" in scores.reasons[0]
+
+
+def _scored(file, code):
+    """Exit code and words of `nftbench score` of three pictures by a reward whose `score` is this code."""
+    right = "return Scores.of([float(image.mean()) / 255 for image in images])"
+    file.write_text(GOOD.replace(right, code))
+    lines = [{"image": f"{i}.png", "prompt": "snow"} for i in range(3)]
+    for line in lines:
+        Image.fromarray(WHITE[0]).save(file.parent / line["image"])
+    (file.parent / "images.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = ("--rewards", "my_reward.py:Brightness", "--out", "scores.csv")
+    return run_here(file.parent, "score", "images.jsonl", *asked)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise type('Odd', (Exception,), {})('no reply')", "line 16: Odd: no reply"),
+        ("return Scores.of([next(iter(()))])", "line 16: StopIteration"),
+        ("raise SystemExit(0)", "line 16: SystemExit: 0"),  # no success of ours
+        ("return Scores.of([1] * 3, parts={'a': ['x'] * 3})", "'a' must be numbers"),
+        ("return Scores.of([1] * 3, parts={'reason': [1] * 3})", "no sub-score's name: 'reason'"),
+        ("return Scores.of([1] * 3, parts={'a:b': [1] * 3})", "no sub-score's name: 'a:b'"),
+        (
+            "import numpy as np; return Scores(values=np.float32([np.nan] * 3), reasons=(5,) * 3)",
+            "line 16: AssertionError: a reason must be a text",
+        ),
+    ],
+)
+def test_whatever_its_code_does_ends_in_one_line(file, code, said):
+    code, out = _scored(file, code)
+    assert code == 2 and out.count("\n") == 1 and "my_reward.py" in out and said in out
+    assert not (file.parent / "scores.csv").exists()
+
+
+def test_of_too_many_images_for_the_memory_it_scores_halves(file):
+    code, out = _scored(
+        file,
+        "import torch\n        if len(images) > 2: raise torch.OutOfMemoryError('CUDA')\n"
+        "        return Scores.of([1.0] * len(images))",
+    )
+    assert code == 0 and "1.000" in out
+
+
+def test_an_infinite_sub_score_is_none(file):
+    code, out = _scored(file, "return Scores.of([1] * 3, parts={'a': [float('inf'), 1, 1]})")
+    (row,) = [line.split("│") for line in out.splitlines() if "brightness:a" in line]
+    assert code == 0 and [cell.strip() for cell in (row[3], *row[5:7])] == ["1.000", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ("low='0', high=1.0", "low and high to be two numbers"),
+        ("low=1.0, high=0.0", "the lower first, got 1.0 and 0.0"),
+        ("low=float('nan'), high=1.0", "got nan and 1.0"),
+        ("low=0.0, high=1.0, ends=(0,)", "ends to be two numbers"),
+        ("low=0.0, high=1.0, train_scale=0", "train_scale to be a number above 0, got 0"),
+        ("low=0.0, high=1.0, needs='zebra'", "needs to be one of 'text', 'quoted text'"),
+        ("low=0.0, high=1.0, higher_is_better='no'", "higher_is_better to be True or False"),
+        ("low=0.0, high=1.0, licence=None", "licence to be a text, got None"),
+        ("low=0.0, high=1.0, files=('a.bin',)", "files to be a tuple of Weight"),
+    ],
+)
+def test_what_it_says_of_itself_is_looked_at_before_it_scores(file, info, said):
+    file.write_text(GOOD.replace("low=0.0, high=1.0", info))
+    asked = ("--rewards", "my_reward.py:Brightness", "--limit", "1")
+    code, out = run_here(file.parent, "eval", "pocket", *asked)
+    assert code == 2 and out.count("\n") == 1 and said in out
+    assert not (file.parent / "runs").exists()
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ def test_a_mistake_in_mid_run_loses_nothing(folder):
     """Two iterations were done and gone; a mended file is another reward, which goes by another name."""
     wrong = train(folder, "stages.rewards=mine.py:Odd", "rollout.batch_size=2")
     assert wrong[0] == 2 and "my own mistake; the state is in run/checkpoints/000001" in wrong[1]
-    assert "once that is mended, resume with: nftbench train --resume run" in wrong[1]
+    way_on = "once that is mended, resume with: nftbench train --resume run --rewards mine.py:Odd"
+    assert f"{way_on} (see" in wrong[1]  # without it: unknown reward 'odd'
     mended = OWN.replace("assert", "#")
     resume = ("train", "--resume", "run", "--rewards", "mine.py:Odd")
     (folder / "mine.py").write_text(mended, "utf-8")

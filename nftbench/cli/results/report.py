@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nftbench.cli import console, names
-from rewards.base import ConfigError
 
 if TYPE_CHECKING:
     from nftbench.reporting.tables.grid import Grid
@@ -63,13 +62,11 @@ def compare(
     """Compare two runs image by image: difference, interval, p-value, wins by prompt."""
     names.check(runs=(a, b))
     from nftbench.reporting import compare as comparing
-    from nftbench.reporting.results import read_result
+    from nftbench.reporting.results import read_results
     from nftbench.reporting.tables.text_tables import format_of
 
     written_as = format_of(form, out)
-    first, second = read_result(a), read_result(b)
-    if first.folder.resolve() == second.folder.resolve():
-        raise ConfigError(f"{first.folder} is named twice; expected two runs to compare")
+    first, second = read_results([a, b])
     found = comparing.compare(first, second, benchmark=benchmark, force=force)
     _show(
         written_as,

@@ -198,6 +198,7 @@ def eval_(
     names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
     settings = protocol.settings()
     from nftbench import commands
+    from nftbench.benchmark import registry
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.evaluation.planning import drawn_as
     from nftbench.reporting.leaderboard import board as leaderboard
@@ -205,6 +206,8 @@ def eval_(
     several = commands.seeds_to_evaluate(checkpoint, suite, out)
     if several and publish:
         raise ConfigError("--publish takes one run; evaluate and publish one seed's folder")
+    if publish:
+        leaderboard.refuse_ahead(registry.load_suite(suite).benchmarks if suite else ())
     alarms = []
     for trained, folder in several or [(checkpoint, out)]:
         with console.progress() as progress:

@@ -12,6 +12,7 @@ import rewards
 from nftbench.cli import console
 from rewards.base import ConfigError
 from rewards.extras import EXTRAS
+from rewards.own import Blamed, Faulty
 
 app = typer.Typer()
 
@@ -76,9 +77,12 @@ def _try_reward(key: str) -> Examined:
 
     picture = np.full((1, 64, 64, 3), 200, dtype=np.uint8)
     try:
-        reward = rewards.load_reward(key)
-        reward.check([PROBE])  # a judge behind a server says there that none answers
-        scores = reward.score(picture, [PROBE])
+        with Blamed(key):  # an installed package's has to be found here
+            reward = rewards.load_reward(key)
+            reward.check([PROBE])  # a judge behind a server says there that none answers
+            scores = reward.score(picture, [PROBE])
+    except Faulty as error:
+        return Examined(f"reward {key}", "broken", " ".join(str(error).split()))
     except ConfigError as error:
         return Examined(f"reward {key}", "absent", str(error))
     if scores.reasons[0]:

@@ -157,7 +157,10 @@ def _choose(names: list[str], where: str) -> str:
         raise ConfigError(
             f"{where} holds {len(found)} files of weights ({', '.join(found[:4])}); name the one behind +lora="
         )
-    raise ConfigError(f"{where} is not a LoRA: expected one .safetensors file, found none")
+    raise ConfigError(
+        f"{where} is not a LoRA: expected one .safetensors file, found none; a policy that was trained in full is a "
+        "checkpoint: name it alone"
+    )
 
 
 def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:

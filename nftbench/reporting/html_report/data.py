@@ -12,13 +12,13 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.parsing import parse_json
 from nftbench.reporting.html_report.trainings import Trained, read_trained
 from nftbench.reporting.results import EVALUATION, Result, pair_seeds, read_results
-from nftbench.reporting.seed_rows import WORDS, rows_of
+from nftbench.reporting.seed_rows import rows_of
 from nftbench.runs.rows import Row, metric_range
 from nftbench.runs.run_folder import Run
 from nftbench.stats.estimates import Estimate
 from nftbench.stats.paired import Averaging
 from nftbench.stats.seeds import change_over_seeds
-from rewards.base import PART, ConfigError, Metric, RewardInfo
+from rewards.base import PART, WORDS, ConfigError, Metric, RewardInfo
 
 LETTERS = "ABCDEFGH"
 """Runs are told apart by letter and colour; there are eight colours."""

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,7 +116,9 @@ class LivePage:
     @property
     def state(self) -> dict[str, Any]:
         """What the page is told: the newest version, runs under way, and why a new one could not be made."""
-        under_way = [words for run in self._find() for words in progress_of(run)]
+        under_way = []
+        with suppress(ConfigError, OSError):  # a run that went away: the next look says so
+            under_way = [words for run in self._find() for words in progress_of(run)]
         return {"version": self.version, "under_way": under_way, "problem": self.problem}
 
     def refresh(self) -> bool:
@@ -125,15 +127,20 @@ class LivePage:
         Returns:
             Whether there is a new page.
         """
-        runs = [run for run in self._find() if _readable(run)]
-        seen = [(run, _moved(run)) for run in runs]
+        try:
+            runs = [run for run in self._find() if _readable(run)]
+            seen = [(run, _moved(run)) for run in runs]
+        except (ConfigError, OSError) as error:  # moved or removed meanwhile: it may come back
+            self.problem, self._seen = str(error), None
+            return False
         if seen == self._seen or not runs:
             return False
-        self._seen = seen
+        self._seen, new = seen, self._folder / str(self.version + 1)
         try:
-            write_report(runs, self._folder / str(self.version + 1), lambda *_: None, live=True)
-        except ConfigError as error:  # a run in the middle of a write, or a broken one
+            write_report(runs, new, lambda *_: None, live=True)
+        except (ConfigError, OSError) as error:  # a run in the middle of a write, or a broken one
             self.problem = str(error)
+            shutil.rmtree(new, ignore_errors=True)
             return False
         self.version, self.problem = self.version + 1, ""
         shutil.rmtree(self._folder / str(self.version - 2), ignore_errors=True)

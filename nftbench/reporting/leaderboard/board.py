@@ -7,16 +7,19 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 
 import rewards as registry
 from nftbench.benchmark.registry import known, load_benchmark
+from nftbench.benchmark.schema import UNKNOWN
 from nftbench.reporting.naming import MEANS
+from nftbench.reporting.results import checked_label
 from nftbench.resources import data_folder
 from nftbench.runs.io import write_atomic
 from nftbench.runs.lock import hold
-from nftbench.runs.row_files import Entry, encode, entry, read_rows, run_rows
+from nftbench.runs.row_files import CODE, Entry, encode, entry, read_rows, run_rows, stated
 from nftbench.runs.rows import MAX_FAILED, Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Metric
@@ -30,6 +33,21 @@ LOWER_IS_BETTER = frozenset({"spam"})
 def folder() -> Path:
     """Where the leaderboards lie, in a checkout and in an installed wheel alike."""
     return data_folder("leaderboards")
+
+
+def there(where: Path | None) -> dict[str, Path]:
+    """The leaderboards by benchmark, in order.
+
+    Raises:
+        ConfigError: the user's folder holds none.
+    """
+    found = {path.stem: path for path in sorted((where or folder()).glob("*.csv"))}
+    if where is not None and not found:
+        raise ConfigError(
+            f"{where} holds no leaderboard; expected a folder of them, as nftbench leaderboard add RUN --leaderboards "
+            "DIR makes it"
+        )
+    return found
 
 
 # --- reading and writing --------------------------------------------------------------------------
@@ -84,7 +102,10 @@ def _published_faults(row: Row) -> list[str]:
 def _measured_faults(row: Row) -> list[str]:
     faults = []
     if row.limited:
-        faults.append("is from a run with --limit and cannot be published; run it whole")
+        faults.append(
+            "is from a run with --limit, or its prompt file has no known sha256, and cannot be published; run a "
+            "benchmark that is pinned, whole"
+        )
     if not HASH.fullmatch(row.protocol):
         faults.append(
             f"has no protocol hash, got {row.protocol!r}; publish a run of `nftbench eval`"
@@ -138,15 +159,40 @@ def publish(
     return list(merged)
 
 
+def refuse_ahead(benchmarks: Sequence[str], where: Path | None = None) -> None:
+    """Refuse what no run of these benchmarks could get around, before an image is drawn for it.
+
+    Raises:
+        ConfigError: a benchmark whose prompt files have no known digest, or leaderboards that are not written to.
+    """
+    _writable(where)
+    for benchmark in benchmarks:
+        if not load_benchmark(benchmark).pinned:
+            raise ConfigError(
+                f"{benchmark} cannot be published: its prompt file has no known sha256; pin it in "
+                f"benchmarks/{benchmark}.toml"
+            )
+
+
+def held(where: Path | None) -> AbstractContextManager:
+    """Nobody adds rows meanwhile; to an installed package's nobody does."""
+    return hold(where or folder(), brief=True) if where or _in_checkout() else nullcontext()
+
+
+def _in_checkout() -> bool:
+    return (folder().parent / "pyproject.toml").is_file()
+
+
 def _writable(where: Path | None) -> Path:
     """The folder that is written to: the user's, else the checkout's, never an installed package's.
 
     Raises:
         ConfigError: there is no checkout, and no folder was named.
     """
-    if where is None and not (folder().parent / "pyproject.toml").is_file():
+    if where is None and not _in_checkout():
         raise ConfigError(
-            "the leaderboards of an installed package are not written to; name a folder: --leaderboards DIR"
+            "the leaderboards of an installed package are not written to; name a folder of yours: "
+            "nftbench leaderboard add RUN --leaderboards DIR"
         )
     return where or folder()
 
@@ -154,7 +200,16 @@ def _writable(where: Path | None) -> Path:
 def _merge(path: Path, new: list[Entry]) -> list[Entry]:
     replaced = {e.identity for e in new}
     old = read(path) if path.is_file() else []
-    return [e for e in old if e.identity not in replaced] + new
+    merged = [e for e in old if e.identity not in replaced] + new
+    files: dict[Metric, str] = {}
+    for row in (e.row for e in merged if e.row.source == "measured"):
+        mine = stated(row.settings).get(CODE, "")
+        if files.setdefault(row.spelled, mine) != mine:
+            raise ConfigError(
+                f"{path}: {row.spelled} there is of another file than this run's; their numbers cannot stand side by "
+                "side: give your reward another `variant`, or take those rows out (nftbench leaderboard remove)"
+            )
+    return merged
 
 
 def namesakes(run: Run, where: Path | None = None) -> list[str]:
@@ -182,9 +237,8 @@ def remove(benchmark: str, model: str, protocol: str = "", where: Path | None = 
     Raises:
         ConfigError: no such leaderboard, or no such row; the near name is suggested.
     """
-    path = (where or folder()) / f"{benchmark}.csv"
-    if not path.is_file():
-        raise ConfigError(f"no leaderboard {path}; name a benchmark that has one")
+    boards = there(where)
+    path = boards[known(benchmark, list(boards), "leaderboard")]
     with hold(_writable(where), brief=True):
         entries = read(path)
         measured = [e for e in entries if e.row.source == "measured"]
@@ -196,6 +250,26 @@ def remove(benchmark: str, model: str, protocol: str = "", where: Path | None = 
     return len(gone)
 
 
+def whole_rows(run: Run) -> list[Row]:
+    """The rows of a run that is finished and drawn as its protocols say.
+
+    Raises:
+        ConfigError: as `run_rows`, a benchmark that was scored and has no rows, or images of unknown making.
+    """
+    rows, judged = run_rows(run), run.manifest["rewards"]
+    for name, protocol in run.protocols().items():
+        if protocol.noise in UNKNOWN:
+            raise ConfigError(
+                f"{run.folder} cannot be published: nobody knows how its images of {name} were drawn; publish a run of "
+                "`nftbench eval CHECKPOINT`"
+            )
+        if judged.get(name) and protocol.hash not in {row.protocol for row in rows}:
+            raise ConfigError(
+                f"{run.folder} is not finished: {name} has no rows; run: nftbench score {run.folder}"
+            )
+    return rows
+
+
 def add(run: Run, where: Path | None = None, *, name: str = "") -> list[Path]:
     """Add a run's rows, with what its protocols say of guidance, steps and size.
 
@@ -205,17 +279,13 @@ def add(run: Run, where: Path | None = None, *, name: str = "") -> list[Path]:
         name: of the model in the leaderboards; empty is the checkpoint's.
 
     Raises:
-        ConfigError: as `run_rows` and `publish`, or a benchmark whose prompt files have no known digest.
+        ConfigError: as `whole_rows`, `publish` and `refuse_ahead`, or a bad name.
     """
-    rows = run_rows(run)
-    for benchmark in sorted({row.benchmark for row in rows}):
-        if not load_benchmark(benchmark).pinned:
-            raise ConfigError(
-                f"{benchmark} cannot be published: its prompt file has no known sha256; pin it in "
-                f"benchmarks/{benchmark}.toml"
-            )
+    rows = whole_rows(run)
+    refuse_ahead(sorted({row.benchmark for row in rows}), where)
     if name:
-        rows = [row.model_copy(update={"model": " ".join(name.split())}) for row in rows]
+        label = checked_label(" ".join(name.split()), "--name", "the model's name: 'My model'")
+        rows = [row.model_copy(update={"model": label}) for row in rows]
     return publish(rows, where)
 
 

@@ -11,15 +11,11 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.generation.checkpoint import trained_folder
 from nftbench.generation.sources.files import read_index
 from nftbench.generation.sources.packaged import packaged, place_of
-from nftbench.generation.sources.reference import INDEX, hub_place
-from nftbench.reporting.leaderboard.board import (
-    refuse,
-)
-from nftbench.runs.row_files import (
-    run_rows,
-)
+from nftbench.generation.sources.reference import INDEX, hub_place, parse
+from nftbench.reporting.leaderboard.board import refuse, whole_rows
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
+from rewards.base import ConfigError
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -52,7 +48,7 @@ def readme(run: Run) -> str:
     The example draws the run's first image: what diffusers makes of it is what was scored.
 
     Raises:
-        ConfigError: a run that may not be published.
+        ConfigError: a run that may not be published, or of a checkpoint that is put together of parts.
     """
     from huggingface_hub import ModelCardData
 
@@ -61,6 +57,11 @@ def readme(run: Run) -> str:
     rows, name = _publishable(run), run.manifest["checkpoint"]["name"]
     trained = trained_folder(name)
     base = trained.base if trained else name
+    if not place_of(base).exists() and parse(base).parts:
+        raise ConfigError(
+            f"{name} is put together of parts, which diffusers loads by no one name: no example can be written for it; "
+            "leave --readme out to print its numbers alone"
+        )
     hub = None if place_of(base).exists() else hub_place(base)
     data = ModelCardData(
         model_name=Path(name).name,
@@ -87,7 +88,7 @@ def readme(run: Run) -> str:
 
 def _publishable(run: Run) -> list[Row]:
     """The rows of a run; refused where one of them may not be published."""
-    rows = run_rows(run)
+    rows = whole_rows(run)
     for row in rows:
         refuse(row)
     return rows

@@ -12,11 +12,12 @@ from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.registry import names as benchmark_names
 from nftbench.reporting.leaderboard.board import (
     column,
-    folder,
+    held,
     order,
     rank,
     read,
     rivals,
+    there,
 )
 from nftbench.reporting.naming import MEANS, aggregate_name
 from nftbench.runs.io import write_atomic
@@ -29,7 +30,7 @@ from nftbench.runs.rows import Row
 from nftbench.stats.intervals import half_width
 from rewards.base import ConfigError, Metric
 
-MARK = re.compile(r"(<!-- leaderboard:(\S+) -->\n)(.*?)(<!-- /leaderboard -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- leaderboard:(\S+) -->(\r?\n))(.*?)(<!-- /leaderboard -->)", re.DOTALL)
 OPENED = re.compile(r"<!-- leaderboard:\S+ -->")
 
 
@@ -93,17 +94,18 @@ def build(site: Path, readme: Path | None = None, where: Path | None = None) -> 
         The files that changed: none the second time.
 
     Raises:
-        ConfigError: a broken leaderboard (file, line, column) or marker. Nothing was written then.
+        ConfigError: no leaderboard, a broken one (file, line, column) or marker. Nothing was written then.
     """
-    tables = {p: order(read(p)) for p in sorted((where or folder()).glob("*.csv"))}
-    wanted = {path: encode(entries) for path, entries in tables.items()}
-    known = {path.stem: entries for path, entries in tables.items()}
-    if readme:
-        wanted[readme] = fill(readme, known).encode()
-    wanted[site / "index.html"] = page([board(n, e) for n, e in known.items() if e]).encode()
-    changed = [p for p, data in wanted.items() if not p.is_file() or p.read_bytes() != data]
-    for path in changed:
-        write_atomic(path, wanted[path])
+    paths = there(where)
+    with held(where):  # a row that is added between reading and writing would be lost
+        known = {name: order(read(path)) for name, path in paths.items()}
+        wanted = {paths[name]: encode(entries) for name, entries in known.items()}
+        if readme:
+            wanted[readme] = fill(readme, known).encode()
+        wanted[site / "index.html"] = page([board(n, e) for n, e in known.items() if e]).encode()
+        changed = [p for p, data in wanted.items() if not p.is_file() or p.read_bytes() != data]
+        for path in changed:
+            write_atomic(path, wanted[path])
     return changed
 
 
@@ -125,10 +127,13 @@ def fill(readme: Path, known: dict[str, list[Entry]]) -> str:
     Raises:
         ConfigError: no such file, an unknown leaderboard, or a marker without its end: file and line.
     """
-    if not readme.is_file():
-        raise ConfigError(f"no file {readme} to put leaderboards into")
-    text = readme.read_text("utf-8")
-    whole = {found.start() for found in MARK.finditer(text) if not OPENED.search(found[3])}
+    try:
+        text = readme.read_bytes().decode()  # its ends of lines as they are
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"no leaderboards can be put into {readme}: expected a text in UTF-8, got: {error}"
+        ) from None
+    whole = {found.start() for found in MARK.finditer(text) if not OPENED.search(found[4])}
     for found in OPENED.finditer(text):
         name, line = found[0].split(":")[1].split()[0], text.count("\n", 0, found.start()) + 1
         if found.start() not in whole:
@@ -139,7 +144,12 @@ def fill(readme: Path, known: dict[str, list[Entry]]) -> str:
             raise ConfigError(
                 f"{readme}, line {line}: no leaderboard {name!r}; there are {', '.join(known)}"
             )
-    return MARK.sub(lambda m: m[1] + markdown(board(m[2], _headline(known[m[2]]))) + m[4], text)
+
+    def filled(mark: re.Match[str]) -> str:
+        table = markdown(board(mark[2], _headline(known[mark[2]])))
+        return mark[1] + table.replace("\n", mark[3]) + mark[5]
+
+    return MARK.sub(filled, text)
 
 
 def _headline(entries: Sequence[Entry]) -> list[Entry]:

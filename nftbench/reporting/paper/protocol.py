@@ -11,7 +11,7 @@ from nftbench.runs.row_files import (
     Entry,
     stated,
 )
-from nftbench.runs.rows import Row
+from nftbench.runs.rows import MAX_FAILED, Row
 
 FIELDS = (
     "height",
@@ -57,7 +57,7 @@ class Wanted:
             f"{field} ({_word(ours[field])}, {_word(theirs)}{' derived' * (field in self.derived)})"
             for field, theirs in self.fields.items()
             if field in ours and comparable(ours[field]) != comparable(theirs)
-        )
+        ) + _unscored(row)
 
 
 def wanted(
@@ -100,6 +100,14 @@ def comparable(value: Any) -> Any:
         return float(value)
     except ValueError:
         return value
+
+
+def _unscored(row: Row | None) -> tuple[str, ...]:
+    """A number over half of the images is not one of the benchmark."""
+    failed, images = (row.n_failed or 0, (row.n or 0) + (row.n_failed or 0)) if row else (0, 0)
+    if failed <= MAX_FAILED * images:
+        return ()
+    return (f"images without a score ({failed} of {images}, at most {MAX_FAILED:.0%})",)
 
 
 def _word(value: Any) -> str:

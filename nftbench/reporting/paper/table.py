@@ -268,15 +268,17 @@ def _cells(suite: Suite, result: Result, rival: _Rival) -> list[PaperCell]:
         row.model_copy(update={"benchmark": protocols[row.protocol].benchmark})
         for row in rows_of(result)
     ]
-    again = _evaluate(suite, run.manifest["checkpoint"]["name"], rival)
-    cells = []
+    name, cells = run.manifest["checkpoint"]["name"], []
+    again = _evaluate(suite, name, rival)
+    made_elsewhere = any(p.noise == "given" for p in protocols.values())
     for column in suite.columns:
         entry = rival.published.get(column)
         target = wanted(suite, column, rival.settings, entry, rival.free)
         row, faults = _nearest(column, target, rows, protocols)
         drawn = [p for p in protocols.values() if p.benchmark == column.benchmark]
         score = f"nftbench score {shlex.quote(str(run.folder))} --rewards {column.reward}"
-        ready = any(not target.faults(p) for p in drawn)
+        given = f"nftbench import IMAGES --name {shlex.quote(name)} --benchmark {column.benchmark}"
+        ready = any(made_elsewhere or not target.faults(p) for p in drawn)
         cells.append(
             PaperCell(
                 column=column,
@@ -284,7 +286,7 @@ def _cells(suite: Suite, result: Result, rival: _Rival) -> list[PaperCell]:
                 published=entry,
                 faults=faults,
                 open=target.open,
-                command="" if row else score if ready else again,
+                command="" if row else score if ready else given if made_elsewhere else again,
             )
         )
     return cells

@@ -18,7 +18,7 @@ from nftbench.stats.estimates import Estimate
 if TYPE_CHECKING:
     from nftbench.stats.paired import Change
 
-LIMITED = "limited to a part of the prompts: not publishable"
+LIMITED = "a part of the prompts, or prompts or images that nobody can make again: not publishable"
 NO_PROTOCOL = "nobody knows how these images were made: not publishable"
 
 

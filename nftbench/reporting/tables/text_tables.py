@@ -51,9 +51,11 @@ def format_of(name: str | None, out: Path | None) -> str:
     """The format asked for by name, else by the ending of the file, else the terminal's.
 
     Raises:
-        ConfigError: no such format.
+        ConfigError: no such format, or an ending that means another one.
     """
     known = list(SUFFIXES.values())
+    if name is None and out and out.suffix and out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{out}: expected an ending of {', '.join(SUFFIXES)}, got {out.suffix}")
     if name is None:
         return SUFFIXES.get(out.suffix.lower(), "terminal") if out else "terminal"
     if name not in known:

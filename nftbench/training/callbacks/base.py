@@ -18,6 +18,7 @@ from nftbench.training.callbacks.checkpoints import (
 )
 from nftbench.training.callbacks.guards import Finding, Guards
 from nftbench.training.callbacks.metrics_log import MetricsLog
+from nftbench.training.config.names import files_again
 from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.setup import Setup
 from rewards.base import ConfigError, Metric
@@ -178,7 +179,8 @@ class Checkpoints:
     def way_on(self) -> str:
         """The command that resumes the run."""
         if checkpoints(self._folder):
-            return f"resume with: nftbench train --resume {self._run_folder}"
+            files = files_again(self._setup.recipe)
+            return f"resume with: nftbench train --resume {self._run_folder}{files}"
         return "no checkpoint was saved yet: run the same command again"
 
 

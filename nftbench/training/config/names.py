@@ -1,5 +1,6 @@
 """What a recipe names: rewards, prompts, benchmarks. Looked up here without loading any of it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
 from rewards import RewardSpec
 from rewards.base import ConfigError
+from rewards.own import as_named
 
 REWARDS = (".rewards", ".held_out_rewards")
 """Ends of the names of settings that list rewards."""
@@ -58,6 +60,23 @@ def with_files(settings: Sequence[str]) -> list[str]:
             value = registry.add_files(value.strip().strip("\"'"))
         found.append(f"{path}{equals}{value}")
     return found
+
+
+def files_again(recipe: Recipe) -> str:
+    """The flags that name a recipe's rewards of files again, for a command that goes on; empty where it has none."""
+    lists = {f"stages[{n}].rewards": stage.rewards for n, stage in enumerate(recipe.stages)}
+    if len(set(lists.values())) == 1:
+        lists = {"": recipe.stages[0].rewards}
+    lists["evaluation.held_out_rewards"] = recipe.evaluation.held_out_rewards
+    again = {setting: as_named(text) for setting, text in lists.items()}
+    words = [
+        f" --set {shlex.quote(f'{setting}={text}')}"
+        if setting
+        else f" --rewards {shlex.quote(text)}"
+        for setting, text in again.items()
+        if text != lists[setting]
+    ]
+    return "".join(words)
 
 
 def listed_rewards(recipe: Recipe, text: str) -> tuple[RewardSpec, ...]:

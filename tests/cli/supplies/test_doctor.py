@@ -1,10 +1,14 @@
 """What `nftbench doctor` finds on the machine the tests run on."""
 
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+
 import pytest
 
 import rewards
 from nftbench.cli.supplies import doctor
 from nftbench.runs import versions
+from tests.helpers.commands import run_here
 
 
 @pytest.mark.slow
@@ -36,6 +40,28 @@ def test_a_reward_that_cannot_score_is_broken(monkeypatch):
     monkeypatch.setattr(rewards, "load_reward", lambda key: Silent())
     finding = doctor._try_reward("jpeg")
     assert (finding.state, finding.detail) == ("broken", "no model")
+
+
+class Odd:
+    """As a package's reward with a mistake in it."""
+
+    info = replace(rewards.reward_info("jpeg"), name="odd")
+
+    def __init__(self, *, device: str) -> None:
+        raise TypeError(f"no weights\nfor {device}")
+
+
+def test_a_packages_reward_with_a_mistake_is_broken_and_ends_nothing(tmp_path, monkeypatch):
+    """It ended the very command that looks for what is wrong, in a traceback."""
+    point = EntryPoint("odd", f"{__name__}:Odd", "nftbench.rewards")
+    monkeypatch.setattr(rewards, "BUILT_IN", {"jpeg": rewards.BUILT_IN["jpeg"]})
+    monkeypatch.setattr(rewards, "entry_points", lambda *, group: [point])
+    code, said = run_here(tmp_path, "doctor")
+    (line,) = [line for line in said.splitlines() if "reward odd" in line]
+    assert (
+        code == 1 and line.startswith("broken ") and line.endswith("TypeError: no weights for cpu")
+    )
+    assert "ok      reward jpeg" in said
 
 
 def test_a_package_that_is_gone_is_broken_and_ends_nothing(monkeypatch):

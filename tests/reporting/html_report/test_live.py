@@ -70,6 +70,19 @@ def test_a_broken_run_leaves_the_old_page_and_says_why(run):
         assert "iterations done" in get(address)
 
 
+def test_a_folder_that_goes_away_and_comes_back(run, tmp_path):
+    """As where a run is moved, or a network's disk is not there for a moment."""
+    with serving([run.parent], 0, 0.05) as address:
+        done = json.loads(lines_of(run)[-1])["iteration"]
+        run.parent.rename(tmp_path / "away")
+        eventually(lambda: "no folder" in json.loads(get(address, "state.json"))["problem"])
+        assert f"{done} iterations done" in get(address)
+        (tmp_path / "away").rename(run.parent)
+        add_iteration(run)
+        eventually(lambda: f"{done + 1} iterations done" in get(address))
+        assert json.loads(get(address, "state.json"))["problem"] == ""
+
+
 def test_only_the_report_is_served_and_only_to_this_machine(run, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     before = set(run.rglob("*"))

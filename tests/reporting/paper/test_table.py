@@ -23,6 +23,7 @@ from nftbench.reporting.tables.text_tables import render
 from nftbench.runs.row_files import Entry, read_rows
 from nftbench.runs.seeds import write_parent
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs import made_runs
 from tests.helpers.runs.made_tables import (
     BASE,
@@ -355,6 +356,36 @@ def test_refusals(placed, table1, tmp_path):
         paper_table(table1, [str(tmp_path / "nowhere")])
     with pytest.raises(ConfigError, match="has no table"):
         paper_table(load_suite("geneval-pocket"), [])
+
+
+def test_a_number_over_half_of_the_images_is_no_match_and_never_bold(tmp_path):
+    """The published 0.94 of half of the images is not the paper's number."""
+    half = {"OCR": {"n": 50, "n_failed": 50}}
+    one = made(tmp_path / "a", load_suite("table1"), {"OCR": (0.99, 0.06)}, rows=half)
+    code, said = run_here(tmp_path, "table", "table1", str(one.folder), "--format", "csv")
+    (line,) = [line for line in said.splitlines() if ",OCR," in line and "measured" in line]
+    assert code == 0 and "images without a score (50 of 100, at most 1%)" in line
+    code, said = run_here(tmp_path, "table", "table1", str(one.folder), "--format", "markdown")
+    assert code == 0 and "0.99 ± 0.06" in said and "**0.99" not in said
+
+
+def test_given_images_are_not_told_to_be_drawn(tmp_path):
+    run = made(tmp_path / "a", load_suite("pocket-table1"), {}, name="Their model")
+    unknown = {"noise": "given", "num_inference_steps": None}
+    given = run.protocols()["geneval-pocket"].model_copy(update=unknown).model_dump(mode="json")
+    run.save_manifest(run.manifest | {"protocols": {"geneval-pocket": given}})
+    code, said = run_here(tmp_path, "table", "pocket-table1", "a", "--format", "csv")
+    mine = [line for line in said.splitlines() if "Their model" in line]
+    assert code == 0 and len(mine) == 4 and not any("nftbench eval" in line for line in mine)
+    (ocr,) = [line for line in mine if ",OCR," in line]
+    assert ocr.endswith("--name 'Their model' --benchmark ocr-pocket")
+    assert all("nftbench score a --rewards " in line for line in mine if line != ocr)
+
+
+def test_an_ending_that_means_another_format_is_refused(tmp_path):
+    code, said = run_here(tmp_path, "table", "pocket-table1", "--out", "table.xlsx")
+    assert code == 2 and said.count("\n") == 1 and "expected an ending of .txt, .md" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_writes_a_file_whole(placed, tmp_path):
