@@ -194,7 +194,7 @@ def _scored(file, code):
 )
 def test_whatever_its_code_does_ends_in_one_line(file, code, said):
     code, out = _scored(file, code)
-    assert code == 2 and out.count("\n") == 1 and "my_reward.py" in out and said in out
+    assert code == 2 and out.count("\n") == 1 and "my_reward.py" in out and said in out, out
     assert not (file.parent / "scores.csv").exists()
 
 

@@ -15,11 +15,11 @@ import rewards as registry
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.scoring.in_turn import InTurn
 from nftbench.runs.run_folder import as_text, score_table
+from rewards import own
 from rewards.base import ConfigError, Prompt, Reward, Scores
 from rewards.certify.code import modules_digest
 from rewards.checked import CheckedReward, checked, gathered
 from rewards.images.pixels import ImageError, Picture, read_picture
-from rewards.own import ADDED
 
 LOG = logging.getLogger("nftbench")
 QUOTED = 80
@@ -125,7 +125,7 @@ def _code_digest(reward: Reward) -> str:
     inner = reward.reward if isinstance(reward, CheckedReward) else reward
     kind = inner.kind if isinstance(inner, InTurn) else type(inner)
     modules = {CheckedReward.__module__, kind.__module__}
-    if reward.info.key in registry.available() and reward.info.key not in ADDED:
+    if reward.info.key in registry.available() and reward.info.key not in own.ADDED:
         modules.add(registry.target_of(reward.info.key).partition(":")[0])
     return " ".join(modules_digest(module) for module in sorted(modules))
 
