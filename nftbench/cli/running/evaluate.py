@@ -198,16 +198,13 @@ def eval_(
     names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
     settings = protocol.settings()
     from nftbench import commands
-    from nftbench.benchmark import registry
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.evaluation.planning import drawn_as
     from nftbench.reporting.leaderboard import board as leaderboard
 
     several = commands.seeds_to_evaluate(checkpoint, suite, out)
-    if several and publish:
-        raise ConfigError("--publish takes one run; evaluate and publish one seed's folder")
     if publish:
-        leaderboard.refuse_ahead(registry.load_suite(suite).benchmarks if suite else ())
+        _refuse_to_publish(suite, several=bool(several))
     alarms = []
     for trained, folder in several or [(checkpoint, out)]:
         with console.progress() as progress:
@@ -325,6 +322,16 @@ def _show(rows: "Sequence[Row]", alarms: "Sequence[Alarm]", what: str, where: Pa
         summary_tables.scores(rows), {what: str(where), "rows": records, "warnings": alarms}
     )
     console.line(f"{what}: {where}")
+
+
+def _refuse_to_publish(suite: str | None, *, several: bool) -> None:
+    """Refuse what could not be published in the end, before an image is drawn for it."""
+    from nftbench.benchmark.registry import load_suite
+    from nftbench.reporting.leaderboard.board import refuse_ahead
+
+    if several:
+        raise ConfigError("--publish takes one run; evaluate and publish one seed's folder")
+    refuse_ahead(load_suite(suite).benchmarks if suite else ())
 
 
 def _end(alarms: "Sequence[Alarm]", max_failed: float) -> None:
