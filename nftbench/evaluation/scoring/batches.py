@@ -1,19 +1,34 @@
-"""A run's images, scored batch by batch: a score is kept with the image, prompt and scorer that it is of."""
+"""A run's images, scored batch by batch: a score is kept with the image, prompt and scorer that it is of.
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+While a batch is scored, one thread reads the next one's images and another writes the last one's scores.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.images import Behind
 from nftbench.evaluation.planning import Work
-from nftbench.evaluation.scoring.files import score_again, score_files, scorer_identity
+from nftbench.evaluation.scoring.files import (
+    Opened,
+    open_files,
+    score_again,
+    score_opened,
+    scorer_identity,
+)
 from nftbench.evaluation.scoring.in_turn import in_order
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import BOUND, Run, score_table
-from rewards.base import Progress
+from rewards.base import Progress, Prompt, Reward
 
+T = TypeVar("T")
+R = TypeVar("R")
 Scored = tuple[str, str, int]
 """A batch and who scored it: the benchmark's name, the reward's key, the batch's number."""
 
@@ -49,44 +64,100 @@ def score_images(
         ends = [number * work.batch_size + len(batch) for number, batch in mine]
         known = {number for number, _ in mine if (work.name, key, number) in early}
         in_turn = sorted(mine, key=lambda one: one[0] not in known)
+        asked = (
+            Turn(
+                run,
+                work,
+                key,
+                number,
+                batch,
+                bound=bound_to(batch, images).assign(scorer=scorers[key]),
+                retry_failed=retry_failed and number not in known,
+            )
+            for number, batch in in_turn
+        )
         with Behind() as writing:  # a second core writes what this one has scored
-            for done, (number, batch) in zip(ends, in_turn, strict=True):
-                again = retry_failed and number not in known
-                bound = bound_to(batch, images).assign(scorer=scorers[key])
-                save = score_batch(run, work, key, number, batch, bound, retry_failed=again)
+            for done, (turn, found) in zip(ends, ahead(find, asked), strict=True):
                 tell = partial(progress, f"{work.name}: {key}", done, len(work.samples))
-                writing.follow(save, tell if number not in known else nothing)
+                saved = score_batch(turn, found)
+                writing.follow(saved, tell if turn.number not in known else nothing)
 
 
-def score_batch(
-    run: Run,
-    work: Work,
-    key: str,
-    number: int,
-    batch: Sequence[Sample],
-    bound: pd.DataFrame,
-    *,
-    retry_failed: bool,
-) -> Callable[[], None]:
-    """Score a batch by one reward, unless that was done for these images and prompts by this scorer (`bound`).
+@dataclass(frozen=True)
+class Turn:
+    """A batch whose turn it is before a reward."""
+
+    run: Run
+    work: Work
+    key: str
+    """The reward's."""
+    number: int
+    batch: Sequence[Sample]
+    bound: pd.DataFrame
+    """What its scores must be bound to (`BOUND`)."""
+    retry_failed: bool
+
+    @property
+    def reward(self) -> Reward:
+        """The scorer."""
+        return self.work.rewards[self.key]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What was asked for, an image each."""
+        return [s.prompt for s in self.batch]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where the images lie."""
+        return [self.run.image_path(self.work.name, s) for s in self.batch]
+
+    @property
+    def absent(self) -> dict[Path, str]:
+        """Why an image was never made, by its path; empty where it was."""
+        failed = self.run.failed(self.work.name, self.number)
+        return {p: failed.get(s.key, "") for p, s in zip(self.paths, self.batch, strict=True)}
+
+
+def find(turn: Turn) -> pd.DataFrame | Opened:
+    """The scores that a batch has, given to these images and prompts by this scorer; else its images."""
+    known = turn.run.batch_scores(turn.work.name, turn.key, turn.number, turn.bound)
+    return known if known is not None else open_files(turn.paths, turn.prompts, turn.absent)
+
+
+def score_batch(turn: Turn, found: pd.DataFrame | Opened) -> Callable[[], None]:
+    """Score a batch, unless that was done.
+
+    Args:
+        turn: whose turn it is.
+        found: by `find`.
 
     Returns:
         What writes the scores: may be called in another thread.
     """
-    reward = work.rewards[key]
-    known = run.batch_scores(work.name, key, number, bound)
-    paths, prompts = [run.image_path(work.name, s) for s in batch], [s.prompt for s in batch]
-    failed = run.failed(work.name, number)
-    absent = {p: failed.get(s.key, "") for p, s in zip(paths, batch, strict=True)}
-    if known is None:
-        table = score_table(key, batch, score_files(reward, paths, prompts, absent))
-    elif retry_failed and known.loc[:, key].isna().any():
-        table = score_again(reward, known, batch, paths, absent)
+    if isinstance(found, Opened):
+        scores = score_opened(turn.reward, found, turn.prompts)
+        table = score_table(turn.key, turn.batch, scores)
+    elif turn.retry_failed and found.loc[:, turn.key].isna().any():
+        table = score_again(turn.reward, found, turn.batch, turn.paths, turn.absent)
     else:
         return nothing
-    if table is known:
+    if table is found:
         return nothing
-    return partial(run.save_scores, work.name, key, number, table, bound)
+    return partial(turn.run.save_scores, turn.work.name, turn.key, turn.number, table, turn.bound)
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item and what work makes of it, in order: of the next one in another thread, while this one is used."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        last: tuple[T, Future[R]] | None = None
+        for item in items:
+            coming = item, thread.submit(work, item)
+            if last is not None:
+                yield last[0], last[1].result()
+            last = coming
+        if last is not None:
+            yield last[0], last[1].result()
 
 
 def nothing() -> None:

@@ -12,7 +12,7 @@ import torch
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.images import Behind
 from nftbench.evaluation.planning import Work
-from nftbench.evaluation.scoring.batches import Scored, bound_to, score_batch
+from nftbench.evaluation.scoring.batches import Scored, Turn, bound_to, find, score_batch
 from nftbench.evaluation.scoring.files import scorer_identity
 from nftbench.evaluation.scoring.in_turn import stays
 from nftbench.generation.checkpoint import LoadedModel
@@ -75,9 +75,8 @@ class EarlyScores(AbstractContextManager):
             if self._behind.stopped:
                 return
             bound = bound_to(batch, here).assign(scorer=self._scorers[key])
-            score_batch(
-                self._run, work, key, number, batch, bound, retry_failed=self._retry_failed
-            )()
+            turn = Turn(self._run, work, key, number, batch, bound, self._retry_failed)
+            score_batch(turn, find(turn))()
 
     def _tell(self, work: Work, keys: list[str], number: int, batch: list[Sample]) -> None:
         done = number * work.batch_size + len(batch)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +26,25 @@ QUOTED = 80
 """Characters of a prompt that a refusal shows."""
 
 
-def score_files(
-    reward: Reward,
-    paths: Sequence[Path],
-    prompts: Sequence[Prompt],
-    absent: Mapping[Path, str] | None = None,
-) -> Scores:
-    """Score image files of any size.
+@dataclass(frozen=True)
+class Opened:
+    """Image files as they were read."""
+
+    pictures: Mapping[int, Picture]
+    """By place among the files, those that can be scored."""
+    reasons: Sequence[str]
+    """Of every file: why it cannot be scored, else empty."""
+
+
+def open_files(
+    paths: Sequence[Path], prompts: Sequence[Prompt], absent: Mapping[Path, str] | None = None
+) -> Opened:
+    """Read image files of any size; may be called in another thread.
 
     Args:
-        reward: the scorer.
         paths: N image files.
         prompts: N prompts, one a file.
         absent: why a file that cannot be read was never made, where that is known.
-
-    Returns:
-        Scores of the N files; NaN and the reason where a file is absent, truncated or no image.
     """
     pictures: dict[int, Picture] = {}
     reasons = [""] * len(paths)
@@ -54,11 +57,26 @@ def score_files(
         except ImageError as error:
             known = (absent or {}).get(path)
             reasons[i] = known or f"unreadable image: {as_text(str(error))}"
-    if not pictures:
-        return unseen(reasons)
-    readable = [prompts[i] for i in pictures]
-    scores = _score(checked(reward), list(pictures.values()), readable)
-    return gathered([list(pictures)], [scores], reasons)
+    return Opened(pictures, reasons)
+
+
+def score_opened(reward: Reward, opened: Opened, prompts: Sequence[Prompt]) -> Scores:
+    """Score N files that were read; NaN and the reason where a file is absent, truncated or no image."""
+    if not opened.pictures:
+        return unseen(opened.reasons)
+    readable = [prompts[i] for i in opened.pictures]
+    scores = _score(checked(reward), list(opened.pictures.values()), readable)
+    return gathered([list(opened.pictures)], [scores], opened.reasons)
+
+
+def score_files(
+    reward: Reward,
+    paths: Sequence[Path],
+    prompts: Sequence[Prompt],
+    absent: Mapping[Path, str] | None = None,
+) -> Scores:
+    """Read image files (`open_files`) and score them (`score_opened`)."""
+    return score_opened(reward, open_files(paths, prompts, absent), prompts)
 
 
 def unseen(reasons: Sequence[str]) -> Scores:
