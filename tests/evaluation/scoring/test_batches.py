@@ -31,7 +31,7 @@ def test_an_error_comes_in_its_turn():
     one_by_one = []
     with pytest.raises(ZeroDivisionError):
         for item, _ in ahead(lambda item: 1 / item, [2, 1, 0, 5]):
-            one_by_one.append(item)  # noqa: PERF402
+            one_by_one.append(item)
     assert one_by_one == [2, 1]
 
 
