@@ -280,6 +280,18 @@ def _with_loras(
     return replace(model, digest=model.digest + own, loras=(*model.loras, *reports))
 
 
+def _whole(trained: TrainedFolder) -> Reference:
+    """All parts of a fully trained policy: its pipeline; or what of that lies there, on the untrained one's parts."""
+    place = trained.weights_folder
+    if (place / INDEX).is_file():
+        return Reference(str(place))
+    start = parse(trained.base).base
+    while (before := trained_folder(start)) is not None:
+        start = parse(before.base).base
+    own = tuple(Part(p.name, str(p)) for p in sorted(place.iterdir()) if p.is_dir())
+    return Reference(start, own)
+
+
 def _load_trained(
     trained: TrainedFolder, dtype: torch.dtype | None, allowed: Allowed
 ) -> LoadedModel:
@@ -290,7 +302,7 @@ def _load_trained(
             f"export them again: nftbench train --resume {trained.folder}"
         )
     if trained.method == "full":
-        return _load_base(Reference(str(place)), dtype, allowed)
+        return _load_base(_whole(trained), dtype, allowed)
     model = _load(parse(trained.base), dtype, allowed)
     if model.digest != trained.base_digest:
         raise ConfigError(
