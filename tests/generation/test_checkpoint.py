@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import samples
-from nftbench.generation.checkpoint import load_model, own_settings, own_suite, packaged
+from nftbench.generation.checkpoint import load_model, note_of, own_settings, own_suite, packaged
 from nftbench.generation.sampling import generate
 from nftbench.generation.sources.digest import folder_digest
 from nftbench.pocket import networks as parts
@@ -42,6 +42,24 @@ PLAIN = {"height": 64, "width": 64}
 
 
 # --- pocket ---------------------------------------------------------------------------------------
+
+
+def test_a_fully_trained_policy_may_leave_out_what_is_its_bases(tmp_path):
+    """Its base is a trained policy itself: the parts are those of the checkpoint at the start."""
+    transformer, root = Path("pipeline") / "transformer", packaged()["pocket"]
+    other = packaged()["pocket-nft-iterated"] / transformer
+    shutil.copytree(root, tmp_path / "whole" / "pipeline")
+    shutil.copytree(other, tmp_path / "whole" / transformer, dirs_exist_ok=True)
+    shutil.copytree(other, tmp_path / "brief" / transformer)
+    for name in ("whole", "brief"):
+        note = note_of(tmp_path / name, base="pocket-nft-both", base_digest="", method="full")
+        (tmp_path / name / "policy.json").write_bytes(note)
+    whole, brief = (load_model(str(tmp_path / name)) for name in ("whole", "brief"))
+    np.testing.assert_array_equal(*(generate(m.pipeline, WANTED, PROTOCOL) for m in (whole, brief)))
+    assert brief.digest == load_model(f"pocket+transformer={other}").digest
+    (tmp_path / "brief" / transformer / "config.json").write_text("{}", "utf-8")
+    said = refusal(str(tmp_path / "brief"))
+    assert "does not hold the weights that the training left" in said
 
 
 def test_pocket_is_packaged(policy):
