@@ -137,6 +137,7 @@ def test_the_pocket_table_has_the_papers_rows():
         ("+ NFT (OCR)", "pocket-nft-ocr", {}),
         ("+ NFT (multi-reward)", "pocket-nft-multireward", {}),
         ("+ NFT (multi-reward), all captions", "pocket-nft-attributes", {}),
+        ("+ NFT (multi-reward), then pairs", "pocket-nft-pairs", {}),
         ("+ NFT (multi-reward), spelling added", "pocket-nft-both", {}),
     ]
 
