@@ -19,24 +19,11 @@ from torch import nn
 
 from nftbench.benchmark.samples import Sample, image_seed
 from nftbench.benchmark.schema import SamplingParameters
+from nftbench.generation.foreign import ForeignErrors, said_by
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
     from nftbench.generation.settings.effective import Effective
-
-
-FOREIGN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What other people's code raises when it is asked for what it cannot do."""
 
 
 def sampling_arguments(
@@ -99,17 +86,18 @@ def _generate(
 ) -> np.ndarray:
     draw: Any = pipeline  # the base class has no __call__ of its own
     name, arguments = type(pipeline).__name__, call_arguments(pipeline, batch, parameters)
-    with drawing_with(pipeline, getattr(parameters, "other_solver", None)):
-        try:
-            output = draw(**arguments, output_type="np")
-        except (ConfigError, torch.OutOfMemoryError):
-            raise
-        except FOREIGN as error:
-            said = " ".join(str(error).split())[:300]
-            steps = arguments.get("num_inference_steps")
-            raise ConfigError(
-                f"{name} cannot draw {len(batch)} images in {steps} steps: {type(error).__name__}: {said}"
-            ) from error
+
+    def refusal(error: Exception) -> ConfigError:
+        steps = arguments.get("num_inference_steps")
+        return ConfigError(
+            f"{name} cannot draw {len(batch)} images in {steps} steps: {said_by(error)}"
+        )
+
+    with (
+        ForeignErrors(refusal, but=(torch.OutOfMemoryError,)),
+        drawing_with(pipeline, getattr(parameters, "other_solver", None)),
+    ):
+        output = draw(**arguments, output_type="np")
     images = images_of(output, name)
     if len(images) != len(batch):
         raise ConfigError(f"{name} drew {len(images)} images for {len(batch)} prompts")

@@ -82,6 +82,30 @@ def test_shards_that_are_not_there(copied):
     assert f"lacks {lost.name}" in refused(copied, "sound")
 
 
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder"])
+def test_what_a_loader_raises_of_its_own_kind_is_one_line(copied, part):
+    """A bare `Exception` of tokenizers written in Rust, and `struct.error` of an old pickle's reader."""
+    if part == "tokenizer":
+        path = copied / "sound" / part / "tokenizer.json"
+        known = json.loads(path.read_text("utf-8")) | {"model": {"type": "Foo"}}
+        path.write_text(json.dumps(known), "utf-8")
+    else:
+        for path in (copied / "sound" / part).glob("model*"):
+            path.unlink()
+        (copied / "sound" / part / "pytorch_model.bin").write_bytes(b"\x80\x02none")
+    said = refused(copied, "sound")
+    assert (
+        "sound does not load as a diffusers pipeline: " in said and "fetch or save it again" in said
+    )
+
+
+def test_what_a_pipeline_raises_of_its_own_kind_is_one_line(copied):
+    changed_index(copied, _class_name="StableDiffusionLDM3DPipeline")
+    assert "StableDiffusionLDM3DPipeline returned LDM3DPipelineOutput; expected RGB" in refused(
+        copied, "sound"
+    )
+
+
 NAME = "final_layer_norm.weight"
 """A weight of the text encoder; its file may have a beginning before it."""
 

@@ -19,9 +19,10 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nftbench.generation.foreign import ForeignErrors, said_by
 from nftbench.generation.recorder.call_arguments import convert, count
 from nftbench.generation.recorder.trace import first_output, named_arguments
-from nftbench.generation.sampling import FOREIGN, images_of
+from nftbench.generation.sampling import images_of
 from nftbench.generation.sources.files import said_differences
 from rewards.base import ConfigError
 
@@ -164,18 +165,21 @@ def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observ
     """
     seen = Observation()
     own = inspect.signature(pipeline.__call__).parameters
-    with _watched(pipeline, seen), _heard(seen.warnings), torch.no_grad():
-        try:
-            draw: Any = pipeline
-            seen.output = draw(**{k: v for k, v in arguments.items() if k in own})
-        except FOREIGN as error:
-            if isinstance(error, ConfigError):
-                raise
-            said = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"{type(pipeline).__name__} cannot draw with {shown_arguments(arguments)}: "
-                f"{type(error).__name__}: {said}{said_differences(pipeline)}"
-            ) from error
+
+    def refusal(error: Exception) -> ConfigError:
+        return ConfigError(
+            f"{type(pipeline).__name__} cannot draw with {shown_arguments(arguments)}: {said_by(error)}"
+            f"{said_differences(pipeline)}"
+        )
+
+    with (
+        ForeignErrors(refusal),
+        _watched(pipeline, seen),
+        _heard(seen.warnings),
+        torch.no_grad(),
+    ):
+        draw: Any = pipeline
+        seen.output = draw(**{k: v for k, v in arguments.items() if k in own})
     return seen
 
 

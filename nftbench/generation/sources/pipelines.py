@@ -10,14 +10,14 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
 from diffusers.loaders.single_file_utils import (
-    SingleFileComponentError,
     infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
-from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from nftbench.generation.foreign import ForeignErrors
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, files_below, folder_digest
 from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder
@@ -36,18 +36,6 @@ from nftbench.generation.sources.reference import (
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError, MissingExtra
 
-BROKEN = (
-    OSError,
-    ValueError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    NotImplementedError,
-    SafetensorError,
-    SingleFileComponentError,
-)
-"""What diffusers and transformers raise at files that they cannot load."""
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
 CENSORS = ("safety_checker",)
 """Parts that black images out: an image that was drawn must be scored as it was drawn."""
@@ -365,18 +353,17 @@ def _guessed(path: Path) -> str:
 
 def _attempt(source: str, load) -> Any:
     """What `load` gives, or one line for the user."""
-    try:
-        return load()
-    except ConfigError:
-        raise
-    except ImportError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingExtra(f"{source} needs a package that is not installed: {reason}") from None
-    except BROKEN as error:
+
+    def refusal(error: Exception) -> ConfigError:
         kind = type(error).__name__
         reason = (str(error).strip() or kind).splitlines()[0]
+        if isinstance(error, ImportError):
+            return MissingExtra(f"{source} needs a package that is not installed: {reason}")
         reason = f"{kind}: {reason}" if isinstance(error, LookupError) else reason
-        raise ConfigError(
+        return ConfigError(
             f"{source} does not load as a diffusers pipeline: {reason.rstrip('.')}; where a file is damaged, fetch or "
             "save it again"
-        ) from error
+        )
+
+    with ForeignErrors(refusal, but=(torch.OutOfMemoryError,)):
+        return load()
