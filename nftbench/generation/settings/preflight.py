@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nftbench.benchmark.samples import Sample
 from nftbench.generation.foreign import ForeignErrors, said_by
-from nftbench.generation.sampling import call_arguments, drawing_with, images_of
+from nftbench.generation.sampling import called, images_of
 from nftbench.generation.settings.effective import PROBE, Effective
 from nftbench.generation.settings.probe import STEPS
 from rewards.base import ConfigError, Prompt
@@ -42,6 +42,7 @@ def check_prompt_seen(
     Raises:
         ConfigError: both prompts give one image, and so does a third.
     """
+    settings = replace(settings, one_by_one=settings.one_by_one or settings.unseeded)
     texts = list(dict.fromkeys(p.text for p in prompts))
     if len(texts) < 2:
         return settings
@@ -82,14 +83,13 @@ def _refuse_unseen(
 
 @torch.no_grad()
 def _draw(pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective) -> np.ndarray:
-    draw: Any = pipeline
     name = type(pipeline).__name__
 
     def refusal(error: Exception) -> ConfigError:
         return ConfigError(f"{name} cannot draw {len(batch)} prompts at once: {said_by(error)}")
 
-    with ForeignErrors(refusal), drawing_with(pipeline, settings.other_solver):
-        output = draw(**call_arguments(pipeline, batch, settings), output_type="np")
+    with ForeignErrors(refusal):
+        output = called(pipeline, batch, settings)
     return images_of(output, name).astype(np.float64)
 
 

@@ -23,6 +23,7 @@ from nftbench.generation.foreign import ForeignErrors, said_by
 from nftbench.generation.recorder.call_arguments import convert, count
 from nftbench.generation.recorder.trace import first_output, named_arguments
 from nftbench.generation.sampling import images_of
+from nftbench.generation.settings.chance import Chance
 from nftbench.generation.sources.files import said_differences
 from rewards.base import ConfigError
 
@@ -67,6 +68,8 @@ class Observation:
     warnings: list[str] = field(default_factory=list)
     """Of the pipeline and its parts, each once."""
     output: Any = None
+    unseeded: bool = False
+    """Whether it drew random numbers beside those of the generators it was given."""
 
     @property
     def denoisers(self) -> set[str]:
@@ -174,12 +177,14 @@ def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observ
 
     with (
         ForeignErrors(refusal),
+        Chance(0) as chance,
         _watched(pipeline, seen),
         _heard(seen.warnings),
         torch.no_grad(),
     ):
         draw: Any = pipeline
         seen.output = draw(**{k: v for k, v in arguments.items() if k in own})
+    seen.unseeded = chance.used
     return seen
 
 
