@@ -5,6 +5,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -194,6 +195,11 @@ def test_a_broken_configuration_is_named(copied, file, text, expected):
         ({"init_lora_weights": "loftq"}, "also changes the base"),
         ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
         ({"use_dora": True}, "says use_dora, but it holds no lora_magnitude_vector"),
+        ({"lora_bias": True}, "says lora_bias, but it holds no lora_B.bias"),
+        ({"modules_to_save": ["conv_in"]}, "says modules_to_save, but it holds no conv_in"),
+        ({"use_rslora": "false"}, "use_rslora is 'false'; expected true or false"),
+        ({"lora_alpha": 1e308}, "lora_alpha is '1e+308'; expected a finite number"),
+        ({"kasa_config": {"beta": 1e-4}}, "kasa_config makes it another adapter than a LoRA"),
     ],
 )
 def test_a_lora_whose_strength_cannot_be_read(copied, change, expected):
@@ -215,6 +221,17 @@ def test_a_lora_with_its_configuration_in_the_header_that_changes_the_base(copie
     named = {k.replace("base_model.model", "unet"): v for k, v in factors.items()}
     save_file(named, copied / "h.safetensors", said)
     assert "init_lora_weights='olora'" in refused(copied, "sound+lora=h.safetensors")
+
+
+def test_a_dora_of_which_one_layer_lost_its_magnitudes(copied):
+    unet = families.build("sd15").unet
+    config = peft.LoraConfig(r=2, target_modules=["to_q"], use_dora=True)
+    peft.get_peft_model(unet, config).save_pretrained(copied / "dora")
+    path = copied / "dora" / "adapter_model.safetensors"
+    factors = load_file(path)
+    factors.pop(next(name for name in factors if "magnitude" in name))
+    save_file(factors, path)
+    assert "dora lacks the lora_magnitude_vector of " in refused(copied, "sound+lora=dora")
 
 
 def test_a_lora_of_whole_numbers_and_a_scale_that_is_none(copied):
