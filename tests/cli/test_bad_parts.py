@@ -70,6 +70,12 @@ def test_an_index_that_names_what_is_not_there(copied, entries, expected):
     assert expected in refused(copied, "sound")
 
 
+@pytest.mark.parametrize("part", ["vae", "tokenizer", "text_encoder"])
+def test_a_part_that_is_null_in_the_index_is_named(copied, part):
+    changed_index(copied, **{part: [None, None]})
+    assert f"; the checkpoint was saved without {part} (see" in refused(copied, "sound")
+
+
 @pytest.mark.parametrize("part", ["vae", "tokenizer", "scheduler"])
 def test_a_part_without_files(copied, part):
     shutil.rmtree(copied / "sound" / part)

@@ -172,7 +172,7 @@ def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observ
     def refusal(error: Exception) -> ConfigError:
         return ConfigError(
             f"{type(pipeline).__name__} cannot draw with {shown_arguments(arguments)}: {said_by(error)}"
-            f"{said_differences(pipeline)}"
+            f"{said_differences(pipeline)}{_said_absent(pipeline)}"
         )
 
     with (
@@ -186,6 +186,13 @@ def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observ
         seen.output = draw(**{k: v for k, v in arguments.items() if k in own})
     seen.unseeded = chance.used
     return seen
+
+
+def _said_absent(pipeline: DiffusionPipeline) -> str:
+    """For messages: the parts that a checkpoint was saved without, though its class does not call them optional."""
+    optional = pipeline._optional_components
+    absent = [k for k, v in pipeline.components.items() if v is None and k not in optional]
+    return f"; the checkpoint was saved without {', '.join(absent)}" if absent else ""
 
 
 def image_of(seen: Observation, pipeline: DiffusionPipeline) -> Any:
