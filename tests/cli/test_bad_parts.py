@@ -8,6 +8,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -278,6 +279,18 @@ def test_a_part_of_another_family_is_refused_by_what_it_differs_in(home, sdxl, t
         "text_encoder": "hidden_size 48",
     }
     assert named[part] in said and "expected a part of this pipeline's family" in said
+
+
+def test_a_solver_that_is_put_in_is_of_the_class_that_it_was_saved_by(home, copied):
+    """Not of the pipeline's own, which would take of its settings what it knows and draw otherwise."""
+    DDIMScheduler(prediction_type="v_prediction").save_pretrained(copied / "sound" / "scheduler")
+    for source in ("sound", "sound/scheduler"):
+        code, said = run_here(
+            copied, "inspect", f"{home / 'sound'}+scheduler={source}", "--size", "64"
+        )
+        assert code == 0 and "scheduler: DDIMScheduler, v_prediction" in said, said
+    said = refused(copied, f"{home / 'sound'}+scheduler=sound/unet")
+    assert "holds a UNet2DConditionModel; expected a EulerDiscreteScheduler" in said
 
 
 def test_a_part_of_another_depth_is_drawn_with(home, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
 from diffusers.loaders.single_file_utils import (
     infer_diffusers_model_type,
@@ -208,12 +208,19 @@ def _component(
         ), digest
     saved = read_component_class(path)
     if saved not in (None, kind.__name__):
-        raise ConfigError(f"{source} holds a {saved}; expected a {kind.__name__} for +{name}=")
+        other: Any = getattr(diffusers, str(saved), None)
+        if not _solvers(kind, other):  # a solver may be of any class: the protocol names it
+            raise ConfigError(f"{source} holds a {saved}; expected a {kind.__name__} for +{name}=")
+        kind = other
     loads = kind.from_pretrained
     options: dict[str, Any] = {}
     if issubclass(kind, torch.nn.Module):
         options = {"torch_dtype": dtype, "variant": variant(p.name for p in path.iterdir())}
     return _attempt(source, lambda: loads(str(path), **options)), digest
+
+
+def _solvers(*kinds: Any) -> bool:
+    return all(isinstance(kind, type) and issubclass(kind, SchedulerMixin) for kind in kinds)
 
 
 def _component_place(
@@ -239,7 +246,7 @@ def _component_place(
     if path.is_file():
         return path, file_digest(path)
     inside = path / name
-    folder = inside if (inside / "config.json").is_file() else path
+    folder = inside if any(inside.glob("*config.json")) else path
     return folder, folder_digest(folder)
 
 
@@ -251,8 +258,9 @@ def _file_on_hub(place: HubPlace) -> tuple[Path, str]:
 
 def read_component_class(folder: Path) -> str | None:
     """The class that a part was saved by; None where its configuration does not say."""
-    path = folder / "config.json"
-    if not path.is_file():
+    names = ("config.json", "scheduler_config.json")
+    path = next((folder / n for n in names if (folder / n).is_file()), None)
+    if path is None:
         if any(folder.glob("*config.json")):
             return None
         raise ConfigError(
