@@ -9,12 +9,13 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
 from diffusers.loaders.single_file_utils import (
     infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import safe_open
 
 from nftbench.generation.foreign import ForeignErrors
