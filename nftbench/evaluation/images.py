@@ -19,7 +19,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.machine.encoders import RememberedTexts
-from nftbench.generation.sampling import generate
+from nftbench.generation.sampling import generate, refuse_other_steps
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
@@ -149,6 +149,8 @@ def _generated(
         parts = [batch[i : i + at_once] for i in range(0, len(batch), at_once)]
         try:
             drawn = [generate(policy.pipeline, p, work.settings or work.protocol) for p in parts]
+            if work.settings:
+                refuse_other_steps(policy.pipeline, work.settings)
             return [pixels for part in drawn for pixels in part], at_once
         except (torch.OutOfMemoryError, MemoryError) as error:
             if at_once == 1:

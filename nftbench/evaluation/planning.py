@@ -13,7 +13,8 @@ from nftbench.evaluation.scoring.files import refuse_unfit
 from nftbench.evaluation.scoring.in_turn import Turns
 from nftbench.evaluation.scoring.loading import load_named
 from nftbench.generation.checkpoint import LoadedModel
-from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
+from nftbench.generation.settings.described import as_drawn
+from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.generation.settings.preflight import check_prompt_seen, count_cut
 from rewards.base import ConfigError, Prompt, Reward
 

@@ -19,24 +19,16 @@ from torch import nn
 
 from nftbench.benchmark.samples import Sample, image_seed
 from nftbench.benchmark.schema import SamplingParameters
+from nftbench.generation.foreign import ForeignErrors, said_by
+from nftbench.generation.settings.chance import Chance
 from rewards.base import ConfigError
 
 if TYPE_CHECKING:
     from nftbench.generation.settings.effective import Effective
 
 
-FOREIGN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What other people's code raises when it is asked for what it cannot do."""
+OVERSHOOT = 0.5
+"""How far beyond [0, 1] a decoder that is not held to it may go; pixels in [-1, 1] or in grey levels go further."""
 
 
 def sampling_arguments(
@@ -97,19 +89,16 @@ def _generate(
     batch: Sequence[Sample],
     parameters: "SamplingParameters | Effective",
 ) -> np.ndarray:
-    draw: Any = pipeline  # the base class has no __call__ of its own
-    name, arguments = type(pipeline).__name__, call_arguments(pipeline, batch, parameters)
-    with drawing_with(pipeline, getattr(parameters, "other_solver", None)):
-        try:
-            output = draw(**arguments, output_type="np")
-        except (ConfigError, torch.OutOfMemoryError):
-            raise
-        except FOREIGN as error:
-            said = " ".join(str(error).split())[:300]
-            steps = arguments.get("num_inference_steps")
-            raise ConfigError(
-                f"{name} cannot draw {len(batch)} images in {steps} steps: {type(error).__name__}: {said}"
-            ) from error
+    name = type(pipeline).__name__
+
+    def refusal(error: Exception) -> ConfigError:
+        steps = parameters.num_inference_steps
+        return ConfigError(
+            f"{name} cannot draw {len(batch)} images in {steps} steps: {said_by(error)}"
+        )
+
+    with ForeignErrors(refusal, but=(torch.OutOfMemoryError,)):
+        output = called(pipeline, batch, parameters)
     images = images_of(output, name)
     if len(images) != len(batch):
         raise ConfigError(f"{name} drew {len(images)} images for {len(batch)} prompts")
@@ -125,6 +114,41 @@ def _generate(
             "safety checker is on; remove the component from the checkpoint"
         )
     return to_uint8(images)
+
+
+def called(
+    pipeline: DiffusionPipeline,
+    batch: Sequence[Sample],
+    parameters: "SamplingParameters | Effective",
+) -> Any:
+    """What a pipeline returns for a batch, asked for numpy arrays.
+
+    Random numbers that it draws beside its generators follow from the batch's first image.
+    """
+    draw: Any = pipeline  # the base class has no __call__ of its own
+    arguments, first = call_arguments(pipeline, batch, parameters), batch[0]
+    with (
+        Chance(image_seed(parameters.seed, first.prompt.id, first.index)),
+        drawing_with(pipeline, getattr(parameters, "other_solver", None)),
+    ):
+        return draw(**arguments, output_type="np")
+
+
+def refuse_other_steps(pipeline: DiffusionPipeline, settings: "Effective") -> None:
+    """Refuse a pipeline that has just drawn in another number of steps than it was asked for.
+
+    Raises:
+        ConfigError: by what its solver was told.
+    """
+    solver = settings.other_solver or getattr(pipeline, "scheduler", None)
+    asked, taken = (
+        settings.arguments.get("num_inference_steps"),
+        getattr(solver, "num_inference_steps", None),
+    )
+    if None not in (asked, taken) and asked != taken:
+        raise ConfigError(
+            f"{type(pipeline).__name__} was asked for {asked} steps and drew in {taken}; pass --steps {taken}"
+        )
 
 
 def call_arguments(
@@ -171,15 +195,21 @@ def images_of(output: Any, name: str) -> np.ndarray:
     if isinstance(found, list) and found and all(isinstance(i, Image.Image) for i in found):
         found = np.stack([np.asarray(i.convert("RGB")) for i in found]) / 255
     array = np.asarray(found if isinstance(found, np.ndarray | list) else [])
+    array = array / 255 if array.dtype.kind in "iu" else array
     if array.ndim == 5 and array.shape[1] == 1:  # one frame
         array = array[:, 0]
     if array.ndim == 4 and array.shape[-1] == 4 and array.dtype.kind == "f":  # alpha, on white
         array = array[..., :3] * array[..., 3:] + (1 - array[..., 3:])
-    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype.kind not in "fiu":
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype.kind != "f":
         frames = getattr(output, "frames", None)
         shape = array.shape if array.size else type(found).__name__
         what = f"a video {np.shape(frames)}" if frames is not None else shape
         raise ConfigError(f"{name} returned {what}; expected RGB images (N, H, W, 3)")
+    low, high = array.min(initial=0), array.max(initial=0)
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:  # NaN is neither: see `generate`
+        raise ConfigError(
+            f"{name} returned pixels from {low:.3g} to {high:.3g}; expected numbers in [0, 1]"
+        )
     return array
 
 

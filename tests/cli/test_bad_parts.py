@@ -5,8 +5,10 @@ import logging
 import shutil
 from pathlib import Path
 
+import peft
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -69,6 +71,12 @@ def test_an_index_that_names_what_is_not_there(copied, entries, expected):
     assert expected in refused(copied, "sound")
 
 
+@pytest.mark.parametrize("part", ["vae", "tokenizer", "text_encoder"])
+def test_a_part_that_is_null_in_the_index_is_named(copied, part):
+    changed_index(copied, **{part: [None, None]})
+    assert f"; the checkpoint was saved without {part} (see" in refused(copied, "sound")
+
+
 @pytest.mark.parametrize("part", ["vae", "tokenizer", "scheduler"])
 def test_a_part_without_files(copied, part):
     shutil.rmtree(copied / "sound" / part)
@@ -80,6 +88,30 @@ def test_shards_that_are_not_there(copied):
     lost = sorted(folder.glob("*-of-*.safetensors"))[-1]
     lost.unlink()
     assert f"lacks {lost.name}" in refused(copied, "sound")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder"])
+def test_what_a_loader_raises_of_its_own_kind_is_one_line(copied, part):
+    """A bare `Exception` of tokenizers written in Rust, and `struct.error` of an old pickle's reader."""
+    if part == "tokenizer":
+        path = copied / "sound" / part / "tokenizer.json"
+        known = json.loads(path.read_text("utf-8")) | {"model": {"type": "Foo"}}
+        path.write_text(json.dumps(known), "utf-8")
+    else:
+        for path in (copied / "sound" / part).glob("model*"):
+            path.unlink()
+        (copied / "sound" / part / "pytorch_model.bin").write_bytes(b"\x80\x02none")
+    said = refused(copied, "sound")
+    assert (
+        "sound does not load as a diffusers pipeline: " in said and "fetch or save it again" in said
+    )
+
+
+def test_what_a_pipeline_raises_of_its_own_kind_is_one_line(copied):
+    changed_index(copied, _class_name="StableDiffusionLDM3DPipeline")
+    assert "StableDiffusionLDM3DPipeline returned LDM3DPipelineOutput; expected RGB" in refused(
+        copied, "sound"
+    )
 
 
 NAME = "final_layer_norm.weight"
@@ -170,6 +202,11 @@ def test_a_broken_configuration_is_named(copied, file, text, expected):
         ({"init_lora_weights": "loftq"}, "also changes the base"),
         ({"init_lora_weights": "lora_ga"}, "path_initial_model_for_weight_conversion"),
         ({"use_dora": True}, "says use_dora, but it holds no lora_magnitude_vector"),
+        ({"lora_bias": True}, "says lora_bias, but it holds no lora_B.bias"),
+        ({"modules_to_save": ["conv_in"]}, "says modules_to_save, but it holds no conv_in"),
+        ({"use_rslora": "false"}, "use_rslora is 'false'; expected true or false"),
+        ({"lora_alpha": 1e308}, "lora_alpha is '1e+308'; expected a finite number"),
+        ({"kasa_config": {"beta": 1e-4}}, "kasa_config makes it another adapter than a LoRA"),
     ],
 )
 def test_a_lora_whose_strength_cannot_be_read(copied, change, expected):
@@ -191,6 +228,17 @@ def test_a_lora_with_its_configuration_in_the_header_that_changes_the_base(copie
     named = {k.replace("base_model.model", "unet"): v for k, v in factors.items()}
     save_file(named, copied / "h.safetensors", said)
     assert "init_lora_weights='olora'" in refused(copied, "sound+lora=h.safetensors")
+
+
+def test_a_dora_of_which_one_layer_lost_its_magnitudes(copied):
+    unet = families.build("sd15").unet
+    config = peft.LoraConfig(r=2, target_modules=["to_q"], use_dora=True)
+    peft.get_peft_model(unet, config).save_pretrained(copied / "dora")
+    path = copied / "dora" / "adapter_model.safetensors"
+    factors = load_file(path)
+    factors.pop(next(name for name in factors if "magnitude" in name))
+    save_file(factors, path)
+    assert "dora lacks the lora_magnitude_vector of " in refused(copied, "sound+lora=dora")
 
 
 def test_a_lora_of_whole_numbers_and_a_scale_that_is_none(copied):
@@ -231,6 +279,18 @@ def test_a_part_of_another_family_is_refused_by_what_it_differs_in(home, sdxl, t
         "text_encoder": "hidden_size 48",
     }
     assert named[part] in said and "expected a part of this pipeline's family" in said
+
+
+def test_a_solver_that_is_put_in_is_of_the_class_that_it_was_saved_by(home, copied):
+    """Not of the pipeline's own, which would take of its settings what it knows and draw otherwise."""
+    DDIMScheduler(prediction_type="v_prediction").save_pretrained(copied / "sound" / "scheduler")
+    for source in ("sound", "sound/scheduler"):
+        code, said = run_here(
+            copied, "inspect", f"{home / 'sound'}+scheduler={source}", "--size", "64"
+        )
+        assert code == 0 and "scheduler: DDIMScheduler, v_prediction" in said, said
+    said = refused(copied, f"{home / 'sound'}+scheduler=sound/unet")
+    assert "holds a UNet2DConditionModel; expected a EulerDiscreteScheduler" in said
 
 
 def test_a_part_of_another_depth_is_drawn_with(home, tmp_path):

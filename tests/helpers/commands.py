@@ -9,7 +9,19 @@ from pathlib import Path
 
 from nftbench.benchmark import places
 from nftbench.cli.main import main
-from nftbench.generation.sampling import FOREIGN
+
+UNCAUGHT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What may end a command with a traceback; anything else ends the test itself."""
 
 
 def run_here(cwd: Path, *arguments: str) -> tuple[int, str]:
@@ -23,7 +35,7 @@ def run_here(cwd: Path, *arguments: str) -> tuple[int, str]:
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
-    except FOREIGN:
+    except UNCAUGHT:
         said.write(traceback.format_exc())
         code = 1
     finally:

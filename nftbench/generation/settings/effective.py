@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from diffusers import DiffusionPipeline
 
-from nftbench.benchmark.schema import Protocol, SamplingParameters
+from nftbench.benchmark.schema import SamplingParameters
 from nftbench.generation.sampling import drawing_with
 from nftbench.generation.settings import probe
 from nftbench.generation.settings.guidance import (
@@ -26,6 +26,7 @@ from nftbench.generation.settings.guidance import (
     find_knobs,
     fitted_scale,
     follows,
+    main_knob,
 )
 from nftbench.generation.settings.solvers import chosen_solver, described_solver
 from rewards.base import ConfigError
@@ -34,6 +35,7 @@ PROBE = "a photo of a cat"
 Guidance = Literal["off", "cfg", "embedded"]
 SWITCHED_OFF = ("use_resolution_binning", "clean_caption")
 """Drawing at another size and shrinking the image; rewriting prompts, which is done only where ftfy and bs4 are."""
+UNSEEDED = "draws random numbers beside its generators: each image alone, all of them from its seed"
 AREA = "max_area"
 """Pipelines with it take of height and width the proportion alone."""
 
@@ -58,6 +60,8 @@ class Effective:
     """Of the pipeline's call, besides prompt, generator and output type."""
     one_by_one: bool = False
     """Whether images must be drawn one at a time: the pipeline takes no list of generators."""
+    unseeded: bool = False
+    """Whether the pipeline draws random numbers beside its generators, which no two images may share."""
     further: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that no flag names, and what they are set to: `use_resolution_binning` off, `clean_caption` off."""
     notes: tuple[str, ...] = ()
@@ -74,7 +78,9 @@ class Effective:
     def at(self, *, num_inference_steps: int | None = None, seed: int | None = None) -> "Effective":
         """The same with another number of steps or seed."""
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
-        arguments = {**self.arguments, "num_inference_steps": steps}
+        arguments = dict(self.arguments)
+        if "num_inference_steps" in arguments:
+            arguments["num_inference_steps"] = steps
         seed = self.seed if seed is None else seed
         return replace(self, num_inference_steps=steps, seed=seed, arguments=arguments)
 
@@ -112,27 +118,6 @@ UNSEEN = ("seed", "num_inference_steps")
 """What a probe of two steps does not turn on."""
 _KNOWN: WeakKeyDictionary[DiffusionPipeline, dict[str, Effective]] = WeakKeyDictionary()
 """What was learned of each pipeline: nothing of it changes with the weights."""
-
-
-def as_drawn(protocol: Protocol, settings: Effective) -> Protocol:
-    """The protocol with what will really be drawn in every field."""
-    further = " ".join(f"{k}={v}" for k, v in sorted(settings.further.items()))
-    return protocol.model_copy(
-        update={
-            "height": settings.height,
-            "width": settings.width,
-            "num_inference_steps": settings.num_inference_steps,
-            "guidance": settings.guidance,
-            "guidance_scale": settings.guidance_scale,
-            "max_sequence_length": settings.max_sequence_length,
-            "negative_prompt": settings.negative_prompt,
-            "network_calls": settings.network_calls,
-            "further": further or None,
-            "solver": settings.solver,
-            "text_encoders": settings.text_encoders,
-            "precision": settings.precision,
-        }
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,12 +269,12 @@ class _Learner:
         seen = self.natural
         if seen.guided:
             fitted = fitted_scale(seen.last)
-            main = _main([k for k in knobs if k.kind == "cfg"])
+            main = main_knob([k for k in knobs if k.kind == "cfg"])
             known = main.default + main.shift if main and main.default is not None else None
             if fitted is None or (known and abs(fitted - known) <= TOLERANCE * known):
                 fitted = known  # what is fitted carries rounding
             return _Guidance(kind="cfg", scale=fitted, arguments={}, seen=seen)
-        inside = _main([k for k in knobs if k.kind == "embedded"])
+        inside = main_knob([k for k in knobs if k.kind == "embedded"])
         if inside:
             return _Guidance(kind="embedded", scale=inside.default, arguments={}, seen=seen)
         return _Guidance(kind="off", scale=1.0, arguments={}, seen=seen)
@@ -313,7 +298,7 @@ class _Learner:
         return _Guidance(kind="off", scale=1.0, arguments=arguments, seen=seen)
 
     def _cfg(self, knobs: Sequence[Knob], scale: float) -> _Guidance:
-        main = _main([k for k in knobs if k.kind == "cfg"])
+        main = main_knob([k for k in knobs if k.kind == "cfg"])
         if main is None:
             raise ConfigError(self._cannot(f"classifier-free guidance {scale:g}", knobs))
         arguments: dict[str, Any] = {main.name: scale - main.shift}
@@ -332,7 +317,7 @@ class _Learner:
         return _Guidance(kind="cfg", scale=scale, arguments=arguments, seen=seen, notes=notes)
 
     def _embedded(self, knobs: Sequence[Knob], scale: float) -> _Guidance:
-        inside = _main([k for k in knobs if k.kind == "embedded"])
+        inside = main_knob([k for k in knobs if k.kind == "embedded"])
         if inside is None:
             raise ConfigError(self._cannot(f"embedded guidance {scale:g}", knobs))
         arguments = {k.name: k.off for k in knobs if k.kind == "cfg" and not k.needs_negative}
@@ -349,12 +334,14 @@ class _Learner:
         seen = self.draw(guidance.arguments)
         _, height, width, _ = probe.image_of(seen, self.pipeline).shape
         self._check_size(height, width)
-        steps = self.requested.num_inference_steps or self._default("num_inference_steps")
-        if not isinstance(steps, int):
-            raise ConfigError(f"{self.name} has no number of steps of its own; pass --steps")
         length = self.requested.max_sequence_length
-        given = {**self.fixed, **self.further, **guidance.arguments, "num_inference_steps": steps}
+        given = {**self.fixed, **self.further, **guidance.arguments}
+        steps = self._steps(seen)
+        if "num_inference_steps" in self.parameters:
+            given["num_inference_steps"] = steps
         negative = given.pop("negative_prompt", [None])[0]
+        if negative is None and guidance.kind == "cfg":
+            negative = self._own_negative()
         written = tuple(f"{n} writes text while drawing" for n in dict.fromkeys(seen.sampled))
         return Effective(
             height=height,
@@ -368,9 +355,25 @@ class _Learner:
             seed=self.requested.seed,
             arguments=given,
             one_by_one=self.one_by_one,
+            unseeded=seen.unseeded,
             further=self.further,
-            notes=(*guidance.notes, *written, *seen.warnings),
+            notes=(*guidance.notes, *written, *seen.warnings, *([UNSEEDED] * seen.unseeded)),
         )
+
+    def _steps(self, seen: probe.Observation) -> int:
+        """What is asked, else the pipeline's own number; counted where it takes none."""
+        steps = self.requested.num_inference_steps or self._default("num_inference_steps")
+        if "num_inference_steps" not in self.parameters:
+            steps = len(seen.stages[seen.last.scheduler]) if seen.last else 1
+        if steps is None:
+            raise ConfigError(f"{self.name} has no number of steps of its own; pass --steps")
+        return steps
+
+    def _own_negative(self) -> str | None:
+        """The negative prompt that the pipeline takes unasked, if it says anything."""
+        parameter = self.parameters.get("negative_prompt")
+        text = parameter.default if parameter else None
+        return text if isinstance(text, str) and text.strip() else None
 
     def _default(self, name: str) -> int | None:
         parameter = self.parameters.get(name)
@@ -383,9 +386,3 @@ class _Learner:
                 f"{self.name} was asked for {wanted[0]}x{wanted[1]} pixels (height x width) and drew {height}x{width}; "
                 "images are never resized: choose a --size that this model draws"
             )
-
-
-def _main(knobs: Sequence[Knob]) -> Knob | None:
-    """The knob that is meant where there are several: one that the model uses itself, and the plainest name."""
-    order = sorted(knobs, key=lambda k: (k.needs_negative, not k.used_by_default, len(k.name)))
-    return order[0] if order else None

@@ -8,7 +8,7 @@ s (guided - unguided) to the guided output, which is a scale of s + 1 in everybo
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -113,6 +113,12 @@ def find_knobs(
         _turn(draw, k.name, k.default, natural, off) if turned else k
         for k, turned in zip(found, again, strict=True)
     ]
+
+
+def main_knob(knobs: Sequence[Knob]) -> Knob | None:
+    """The knob that is meant where there are several: one that the model uses itself, and the plainest name."""
+    order = sorted(knobs, key=lambda k: (k.needs_negative, not k.used_by_default, len(k.name)))
+    return order[0] if order else None
 
 
 def _turn(

@@ -11,7 +11,8 @@ from diffusers import DiffusionPipeline
 from transformers import PreTrainedTokenizerBase
 
 from nftbench.benchmark.samples import Sample
-from nftbench.generation.sampling import FOREIGN, call_arguments, drawing_with, images_of
+from nftbench.generation.foreign import ForeignErrors, said_by
+from nftbench.generation.sampling import called, images_of
 from nftbench.generation.settings.effective import PROBE, Effective
 from nftbench.generation.settings.probe import STEPS
 from rewards.base import ConfigError, Prompt
@@ -41,6 +42,7 @@ def check_prompt_seen(
     Raises:
         ConfigError: both prompts give one image, and so does a third.
     """
+    settings = replace(settings, one_by_one=settings.one_by_one or settings.unseeded)
     texts = list(dict.fromkeys(p.text for p in prompts))
     if len(texts) < 2:
         return settings
@@ -81,16 +83,14 @@ def _refuse_unseen(
 
 @torch.no_grad()
 def _draw(pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective) -> np.ndarray:
-    draw: Any = pipeline
-    try:
-        with drawing_with(pipeline, settings.other_solver):
-            output = draw(**call_arguments(pipeline, batch, settings), output_type="np")
-    except FOREIGN as error:
-        said = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"{type(pipeline).__name__} cannot draw {len(batch)} prompts at once: {type(error).__name__}: {said}"
-        ) from error
-    return images_of(output, type(pipeline).__name__).astype(np.float64)
+    name = type(pipeline).__name__
+
+    def refusal(error: Exception) -> ConfigError:
+        return ConfigError(f"{name} cannot draw {len(batch)} prompts at once: {said_by(error)}")
+
+    with ForeignErrors(refusal):
+        output = called(pipeline, batch, settings)
+    return images_of(output, name).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,11 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from nftbench.generation.foreign import ForeignErrors, said_by
 from nftbench.generation.recorder.call_arguments import convert, count
 from nftbench.generation.recorder.trace import first_output, named_arguments
-from nftbench.generation.sampling import FOREIGN, images_of
+from nftbench.generation.sampling import images_of
+from nftbench.generation.settings.chance import Chance
 from nftbench.generation.sources.files import said_differences
 from rewards.base import ConfigError
 
@@ -66,6 +68,8 @@ class Observation:
     warnings: list[str] = field(default_factory=list)
     """Of the pipeline and its parts, each once."""
     output: Any = None
+    unseeded: bool = False
+    """Whether it drew random numbers beside those of the generators it was given."""
 
     @property
     def denoisers(self) -> set[str]:
@@ -164,19 +168,31 @@ def observe(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Observ
     """
     seen = Observation()
     own = inspect.signature(pipeline.__call__).parameters
-    with _watched(pipeline, seen), _heard(seen.warnings), torch.no_grad():
-        try:
-            draw: Any = pipeline
-            seen.output = draw(**{k: v for k, v in arguments.items() if k in own})
-        except FOREIGN as error:
-            if isinstance(error, ConfigError):
-                raise
-            said = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"{type(pipeline).__name__} cannot draw with {shown_arguments(arguments)}: "
-                f"{type(error).__name__}: {said}{said_differences(pipeline)}"
-            ) from error
+
+    def refusal(error: Exception) -> ConfigError:
+        return ConfigError(
+            f"{type(pipeline).__name__} cannot draw with {shown_arguments(arguments)}: {said_by(error)}"
+            f"{said_differences(pipeline)}{_said_absent(pipeline)}"
+        )
+
+    with (
+        ForeignErrors(refusal),
+        Chance(0) as chance,
+        _watched(pipeline, seen),
+        _heard(seen.warnings),
+        torch.no_grad(),
+    ):
+        draw: Any = pipeline
+        seen.output = draw(**{k: v for k, v in arguments.items() if k in own})
+    seen.unseeded = chance.used
     return seen
+
+
+def _said_absent(pipeline: DiffusionPipeline) -> str:
+    """For messages: the parts that a checkpoint was saved without, though its class does not call them optional."""
+    optional = pipeline._optional_components
+    absent = [k for k, v in pipeline.components.items() if v is None and k not in optional]
+    return f"; the checkpoint was saved without {', '.join(absent)}" if absent else ""
 
 
 def image_of(seen: Observation, pipeline: DiffusionPipeline) -> Any:

@@ -159,6 +159,11 @@ def _inject(
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     more = {name for layer in layers.values() for name in layer.more}
+    for module, layer in layers.items():
+        if lost := sorted(more - layer.more.keys()):
+            raise ConfigError(
+                f"{part.source} lacks the {lost[0]} of {module}, which its other layers have; save the LoRA again"
+            )
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # peft divides it; files hold fractions too

@@ -1,6 +1,5 @@
 """peft's configuration of a LoRA, from beside its weights or from their header: what it says of the strength."""
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,14 @@ CONFIG_BYTES = 1_000_000
 CHANGE_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Beginnings of peft's `init_lora_weights` that take the adapter's first value out of the base's weights; `eva`,
 `orthogonal`, `gaussian` and `mica` leave them."""
+
+BEYOND_FACTORS = (
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "use_bdlora",
+)  # fmt: skip
+"""Fields that make of peft's LoRA another adapter than two factors a layer, whatever tensors are left of it."""
+SWITCHES = ("lora_bias", "use_dora", "use_rslora")
+LARGEST = 3.4e38
+"""Of float32."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -76,6 +83,13 @@ def _sound(config: Any, source: str) -> dict[str, Any]:
             _check_pattern(key, value)
         if field == "init_lora_weights":
             _refuse_changed_base(value, source)
+        if field in BEYOND_FACTORS and value:
+            raise ConfigError(
+                f"{source}: {field} makes it another adapter than a LoRA of two factors a layer; save it merged into "
+                "its network"
+            )
+        if field in SWITCHES and not isinstance(value, bool | None):
+            raise ValueError(f"{key} is {str(value)[:40]!r}; expected true or false")
     return config
 
 
@@ -89,7 +103,8 @@ def _refuse_changed_base(init: Any, source: str) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and abs(value) <= LARGEST):
         raise ValueError(f"{name} is {str(value)[:40]!r}; expected a finite number")
 
 

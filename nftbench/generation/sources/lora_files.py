@@ -89,7 +89,7 @@ def read_lora(source: str) -> LoraFile:
     tensors, header = _tensors(path, source)
     _check(tensors, source)
     config = read_config(config_path) if config_path.is_file() else header_config(header, source)
-    _refuse_plain_dora(config, tensors, source)
+    _refuse_lost(config, tensors, source)
     if not digest:
         digest = _local_digest(place_of(source), path, config_path)
     return LoraFile(source, path, digest, tensors, config)
@@ -201,15 +201,19 @@ def _check(tensors: Mapping[str, Tensor], source: str) -> None:
         )
 
 
-def _refuse_plain_dora(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str
-) -> None:
-    """Refuse a DoRA that lost its magnitudes: without them it would be loaded as a LoRA that nobody trained."""
-    asked = any(v is True for k, v in config.items() if k.rpartition(".")[2] == "use_dora")
-    if asked and not any("lora_magnitude_vector" in name for name in tensors):
-        raise ConfigError(
-            f"{source}: its configuration says use_dora, but it holds no lora_magnitude_vector; save the LoRA again"
-        )
+def _refuse_lost(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse an adapter that lost what its configuration speaks of: the rest would be a LoRA that nobody trained."""
+    promised = {"use_dora": ["lora_magnitude_vector"], "lora_bias": ["lora_B.bias"]}
+    for key, value in config.items():
+        field = key.rpartition(".")[2]
+        wanted = promised.get(field, []) if value is True else []
+        if field == "modules_to_save" and isinstance(value, list):
+            wanted = [f".{module}." for module in map(str, value)]
+        for part in wanted:
+            if not any(part in f".{name}" for name in tensors):
+                raise ConfigError(
+                    f"{source}: its configuration says {field}, but it holds no {part.strip('.')}; save the LoRA again"
+                )
 
 
 def layers_of(file: LoraFile, pipeline: DiffusionPipeline) -> tuple[Layers, Layers, int]:

@@ -10,14 +10,15 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
 from diffusers.loaders.single_file_utils import (
-    SingleFileComponentError,
     infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
-from diffusers.loaders.single_file_utils import fetch_diffusers_config as default_config
-from safetensors import SafetensorError, safe_open
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors import safe_open
 
+from nftbench.generation.foreign import ForeignErrors
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, files_below, folder_digest
 from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder
@@ -36,18 +37,6 @@ from nftbench.generation.sources.reference import (
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError, MissingExtra
 
-BROKEN = (
-    OSError,
-    ValueError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    NotImplementedError,
-    SafetensorError,
-    SingleFileComponentError,
-)
-"""What diffusers and transformers raise at files that they cannot load."""
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
 CENSORS = ("safety_checker",)
 """Parts that black images out: an image that was drawn must be scored as it was drawn."""
@@ -220,12 +209,19 @@ def _component(
         ), digest
     saved = read_component_class(path)
     if saved not in (None, kind.__name__):
-        raise ConfigError(f"{source} holds a {saved}; expected a {kind.__name__} for +{name}=")
+        other: Any = getattr(diffusers, str(saved), None)
+        if not _solvers(kind, other):  # a solver may be of any class: the protocol names it
+            raise ConfigError(f"{source} holds a {saved}; expected a {kind.__name__} for +{name}=")
+        kind = other
     loads = kind.from_pretrained
     options: dict[str, Any] = {}
     if issubclass(kind, torch.nn.Module):
         options = {"torch_dtype": dtype, "variant": variant(p.name for p in path.iterdir())}
     return _attempt(source, lambda: loads(str(path), **options)), digest
+
+
+def _solvers(*kinds: Any) -> bool:
+    return all(isinstance(kind, type) and issubclass(kind, SchedulerMixin) for kind in kinds)
 
 
 def _component_place(
@@ -251,7 +247,7 @@ def _component_place(
     if path.is_file():
         return path, file_digest(path)
     inside = path / name
-    folder = inside if (inside / "config.json").is_file() else path
+    folder = inside if any(inside.glob("*config.json")) else path
     return folder, folder_digest(folder)
 
 
@@ -263,8 +259,9 @@ def _file_on_hub(place: HubPlace) -> tuple[Path, str]:
 
 def read_component_class(folder: Path) -> str | None:
     """The class that a part was saved by; None where its configuration does not say."""
-    path = folder / "config.json"
-    if not path.is_file():
+    names = ("config.json", "scheduler_config.json")
+    path = next((folder / n for n in names if (folder / n).is_file()), None)
+    if path is None:
         if any(folder.glob("*config.json")):
             return None
         raise ConfigError(
@@ -365,18 +362,17 @@ def _guessed(path: Path) -> str:
 
 def _attempt(source: str, load) -> Any:
     """What `load` gives, or one line for the user."""
-    try:
-        return load()
-    except ConfigError:
-        raise
-    except ImportError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingExtra(f"{source} needs a package that is not installed: {reason}") from None
-    except BROKEN as error:
+
+    def refusal(error: Exception) -> ConfigError:
         kind = type(error).__name__
         reason = (str(error).strip() or kind).splitlines()[0]
+        if isinstance(error, ImportError):
+            return MissingExtra(f"{source} needs a package that is not installed: {reason}")
         reason = f"{kind}: {reason}" if isinstance(error, LookupError) else reason
-        raise ConfigError(
+        return ConfigError(
             f"{source} does not load as a diffusers pipeline: {reason.rstrip('.')}; where a file is damaged, fetch or "
             "save it again"
-        ) from error
+        )
+
+    with ForeignErrors(refusal, but=(torch.OutOfMemoryError,)):
+        return load()

@@ -13,7 +13,8 @@ from nftbench.benchmark.samples import Sample, samples
 from nftbench.benchmark.schema import Protocol
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.sampling import generate
-from nftbench.generation.settings.effective import Effective, as_drawn, learn_settings
+from nftbench.generation.settings.described import as_drawn
+from nftbench.generation.settings.effective import Effective, learn_settings
 from nftbench.runs.contact_sheet import Tile, heading
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import Estimate

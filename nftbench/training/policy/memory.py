@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nftbench.benchmark.schema import SamplingParameters
+from nftbench.generation.foreign import ForeignErrors, said_by
 from nftbench.generation.machine.hardware import dtype_of
 from nftbench.generation.machine.memory import (
     GB,
@@ -26,7 +27,7 @@ from nftbench.generation.machine.memory import (
 )
 from nftbench.generation.recorder.call_arguments import convert, flat
 from nftbench.generation.recorder.trace import denoiser_of, first_output
-from nftbench.generation.sampling import FOREIGN, Sample, call_arguments
+from nftbench.generation.sampling import Sample, call_arguments
 from nftbench.generation.settings.effective import PROBE, Effective, learn_settings
 from nftbench.generation.settings.probe import Call, observe
 from nftbench.training.config.recipe import AUTO, PolicyConfig
@@ -91,11 +92,12 @@ def update_memory(
     found = []
     for images in (1, 2):
         call = network_call(pipeline, component, settings, images)
-        try:
+        with ForeignErrors(
+            lambda error: ConfigError(
+                f"{type(denoiser).__name__} cannot be counted: {said_by(error)}"
+            )
+        ):
             found.append(_counted(denoiser, call, config, kind))
-        except FOREIGN as error:
-            said = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{type(denoiser).__name__} cannot be counted: {said}") from None
     one, two = found
     return replace(one, further=max(0, two.first - one.first))
 

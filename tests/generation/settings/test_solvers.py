@@ -10,7 +10,8 @@ from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, P
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import Sample
 from nftbench.generation.sampling import generate
-from nftbench.generation.settings.effective import as_drawn, learn_settings
+from nftbench.generation.settings.described import as_drawn
+from nftbench.generation.settings.effective import learn_settings
 from nftbench.generation.settings.probe import described_encoders, described_precision
 from nftbench.generation.settings.solvers import Dpm2Scheduler, build_solver, configuration_digest
 from rewards.base import ConfigError, Prompt

@@ -1,0 +1,132 @@
+"""Pipelines of other habits, each a folder with its own class: drawn as the row says, or refused in one line."""
+
+import json
+import shutil
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from tests.helpers.commands import run_here
+from tests.helpers.models import families
+
+ASKED = ("--prompts", "p.txt", "--rewards", "jpeg", "--size", "64")
+CODE = '''
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+
+class Odd(StableDiffusionPipeline):
+    @torch.no_grad()
+    def __call__(
+        self, prompt, height=None, width=None, num_inference_steps=4, guidance_scale=5.0, negative_prompt=None,
+        generator=None, output_type="pil",
+    ):
+        draw, options = super().__call__, dict(height=height, width=width, generator=generator, output_type="np")
+        options |= dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+        count = 1 if isinstance(prompt, str) else len(prompt)
+        if isinstance(negative_prompt, str) and not isinstance(prompt, str):
+            negative_prompt = [negative_prompt] * count
+'''  # fmt: skip
+PLAIN = "return draw(prompt, negative_prompt=negative_prompt, **options)"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("odd")
+    families.build("sd15").save_pretrained(made / "plain")
+    (made / "p.txt").write_text("a red cat\ntwo blue dogs\na sign\n", "utf-8")
+    return made
+
+
+def odd(home: Path, name: str, body: str, *, instead: tuple[str, str] = ("", "")) -> str:
+    """A copy of the plain checkpoint whose class calls `body`."""
+    folder = shutil.copytree(home / "plain", home / name)
+    code = CODE.replace(*instead) if instead[0] else CODE
+    (folder / "pipeline.py").write_text(code + indent(body, " " * 8), "utf-8")
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index["_class_name"] = ["pipeline", "Odd"]
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    return name
+
+
+def evaluated(home: Path, checkpoint: str, *more: str, out: str = "run") -> tuple[int, str]:
+    asked = (*ASKED, "--trust-remote-code", *more, "--out", f"{checkpoint}-{out}")
+    code, said = run_here(home, "eval", checkpoint, *asked)
+    return code, " ".join(said.split())
+
+
+def protocol(home: Path, run: str) -> dict:
+    manifest = json.loads((home / run / "manifest.json").read_text("utf-8"))
+    return next(iter(manifest["protocols"].values()))
+
+
+def images(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.glob("*/images/*.png"))]
+
+
+def test_whole_numbers_are_grey_levels(home):
+    """Taken for numbers in [0, 1], all but black would be white."""
+    body = "return ((draw(prompt, **options).images * 255).round().astype('uint8'),)"
+    name = odd(home, "levels", body)
+    for checkpoint in (name, "plain"):
+        code, said = evaluated(home, checkpoint, "--steps", "1", "--guidance", "off")
+        assert code == 0, said
+    assert images(home / f"{name}-run") == images(home / "plain-run")
+
+
+def test_pixels_of_another_range_are_refused(home):
+    name = odd(home, "signed", "return (draw(prompt, **options).images * 2 - 1,)")
+    code, said = evaluated(home, name, "--steps", "1", "--guidance", "off")
+    assert code == 2 and "returned pixels from -1 to 1; expected numbers in [0, 1]" in said
+
+
+def test_a_negative_prompt_of_the_pipelines_own_is_in_the_row(home):
+    name = odd(home, "negative", PLAIN, instead=("negative_prompt=None", "negative_prompt='ugly'"))
+    code, said = evaluated(home, name, "--steps", "1")
+    assert code == 0, said
+    assert protocol(home, f"{name}-run")["negative_prompt"] == "ugly"
+
+
+def test_steps_that_a_pipeline_caps_are_refused(home):
+    body = f"options['num_inference_steps'] = min(3, num_inference_steps)\n{PLAIN}"
+    name = odd(home, "capped", body)
+    code, said = evaluated(home, name, "--steps", "5", "--guidance", "off")
+    assert code == 2 and "Odd was asked for 5 steps and drew in 3; pass --steps 3" in said
+    assert not images(home / f"{name}-run")
+
+
+def test_steps_that_a_pipeline_cannot_be_told_are_counted(home):
+    name = odd(home, "fixed", PLAIN, instead=("num_inference_steps=4, ", ""))
+    path = home / name / "pipeline.py"
+    path.write_text(path.read_text("utf-8").replace("=num_inference_steps", "=3"), "utf-8")
+    code, said = evaluated(home, name, "--guidance", "off")
+    assert code == 0, said
+    assert protocol(home, f"{name}-run")["num_inference_steps"] == 3
+
+
+# --- random numbers beside the generators ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["solver", "pipeline"])
+def test_an_image_is_its_own_whatever_the_process_drew_before(home, source):
+    """A solver that adds noise which no generator gave, and a pipeline with noise of numpy's."""
+    if source == "pipeline":
+        noise = "torch.from_numpy(np.random.randn(count, 4, 8, 8)).float()"
+        odd(home, source, f"return draw(prompt, latents={noise}, **options)")
+    else:
+        pipeline = families.build("sd3")
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+        pipeline.save_pretrained(home / source)
+    drawn = []
+    for out, size in (("a", "1"), ("b", "3")):
+        torch.rand(len(drawn) + 1)
+        code, said = evaluated(
+            home, source, "--steps", "3", "--guidance", "off", "--batch-size", size, out=out
+        )
+        assert code == 0 and "note: draws random numbers beside its generators" in said, said
+        drawn.append(images(home / f"{source}-{out}"))
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 3
