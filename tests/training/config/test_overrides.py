@@ -81,6 +81,19 @@ def test_every_stage_or_one(mine):
     assert [s.groups for s in both.stages] == [5, 5]
     second = load_recipe(mine, ["stages[1].groups=6", "stages[1].iterations=9"])
     assert [(s.groups, s.iterations) for s in second.stages] == [(48, 3), (6, 9)]
+    named = ["stages.1.groups=6", "stages.1.iterations=9"]  # as faults and differences name them
+    assert load_recipe(mine, named) == second
+    weights = load_recipe(mine, ["stages.1.prompt_weights.7=2"]).stages[1].prompt_weights
+    assert weights == {"7": 2}, "a tag of digits is no number of a section"
+
+
+def test_one_stage_by_its_number_on_the_command_line(tmp_path):
+    """Bad values, so that nothing is trained: what is said names what was written."""
+    for setting in ("stages.0.iterations=0", "stages[0].iterations=0"):
+        code, said = run_here(tmp_path, "train", "--recipe", "pocket", "--set", setting)
+        assert code == 2 and "stages.0.iterations: expected a number greater than" in said
+    code, said = run_here(tmp_path, "train", "--recipe", "pocket", "--set", "stages.4.groups=1")
+    assert code == 2 and "--set stages.4.groups=1: there is no stages[4]" in said
 
 
 @pytest.mark.parametrize("setting", ["lr=1e-6", "final_lr=1e-6", "={lr=1e-6}"])
