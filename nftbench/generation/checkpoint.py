@@ -244,8 +244,8 @@ def _load(reference: Reference, dtype: torch.dtype | None, allowed: Allowed) -> 
     if reference.parts:
         merge_loras(model.pipeline)
     whole = _with_loras(model, reference.parts, allowed)
-    inside = {report.digest for report in model.loras}
-    twice = next((r for r in whole.loras[len(model.loras) :] if r.digest in inside), None)
+    added = whole.loras[len(model.loras) :]
+    twice = next((r for r in added if any(map(r.is_of, model.loras))), None)
     if twice is not None:
         raise ConfigError(
             f"{reference.base} has the LoRA {twice.source} in it already; leave it out, or for another strength name "
