@@ -50,6 +50,9 @@ def test_one_limit_of_a_guard_leaves_the_other(mine):
 
 
 OPTIONAL = {
+    "flow_grpo.window": ("[0, 2]", lambda r: r.flow_grpo.window),
+    "evaluation.limit": ("3", lambda r: r.evaluation.limit),
+    "evaluation.num_inference_steps": ("3", lambda r: r.evaluation.num_inference_steps),
     "stages.trust_region": ("{kl=1}", lambda r: r.stages[0].trust_region),
     "stages.lr": ("1e-3", lambda r: r.stages[0].lr),
     "stages.final_lr": ("1e-3", lambda r: r.stages[0].final_lr),
@@ -62,6 +65,7 @@ OPTIONAL = {
 def test_what_is_optional_is_switched_off_by_a_word(mine, key):
     value, read = OPTIONAL[key]
     given = ["stages.lr=1e-2"] * (key == "stages.final_lr") + ["stages.old_schedule=keep"]
+    given += ["algorithm=flow-grpo"] * key.startswith("flow_grpo.")
     on = load_recipe(mine, [*given, f"{key}={value}"])
     assert read(on)
     assert read(changed(on, [f"{key}=off"])) is None
@@ -85,6 +89,15 @@ def test_every_stage_or_one(mine):
     assert load_recipe(mine, named) == second
     weights = load_recipe(mine, ["stages.1.prompt_weights.7=2"]).stages[1].prompt_weights
     assert weights == {"7": 2}, "a tag of digits is no number of a section"
+
+
+@pytest.mark.parametrize(
+    "key", ["stages.groups", "stages.trust_region.kl", "seed", "optimizer.lr", "guards.kl.warn"]
+)
+def test_true_is_no_number(tmp_path, key):
+    code, said = run_here(tmp_path, "train", "--recipe", "pocket", "--set", f"{key}=true")
+    assert code == 2 and "expected another value than true or false, got True" in said
+    assert load_recipe("pocket", ["policy.folded=true"]).policy.folded
 
 
 def test_one_stage_by_its_number_on_the_command_line(tmp_path):
