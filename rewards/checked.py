@@ -25,6 +25,8 @@ class CheckedReward:
     def __init__(self, reward: Reward) -> None:
         self.reward = reward
         self.info = reward.info
+        self._batches = 0
+        self._parts: list[str] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "reward":  # not yet there: a copy is being made
@@ -87,7 +89,22 @@ class CheckedReward:
                 f"reward {self.info.key!r} gave {count} for {len(pictures)} images;"
                 " expected Scores with one value an image."
             )
+        self._refuse_other_parts(scores)
         return in_range(scores, self.info)
+
+    def _refuse_other_parts(self, scores: Scores) -> None:
+        """Sub-scores are columns of a table: every batch has the same; one of which nothing was scored has any."""
+        self._batches += 1
+        if np.isnan(scores.values).all():
+            return
+        names = sorted(scores.parts)
+        self._parts = names if self._parts is None else self._parts
+        if names != self._parts:
+            raise ConfigError(
+                f"reward {self.info.key!r} gave other sub-scores in batch {self._batches} than before: "
+                f"{', '.join(names) or 'none'}, not {', '.join(self._parts) or 'none'}; expected the same names of "
+                "every batch, with NaN where an image has no such number"
+            )
 
 
 def checked(reward: Reward) -> CheckedReward:

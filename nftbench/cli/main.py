@@ -3,6 +3,7 @@
 import errno
 import io
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+import typer.core
 
 import nftbench
 from nftbench.cli import console
@@ -74,6 +76,8 @@ def options(
         console.LOG.setLevel(logging.ERROR if quiet else logging.DEBUG)
 
 
+ROOMY = 100
+"""Columns from which on help stands in boxes, which cut off names of flags in fewer; plain help breaks its lines."""
 UNWRITABLE = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -100,6 +104,7 @@ def _write_in_any_locale() -> None:
 def main() -> None:
     """Run the command line; errors of the user are one line and exit code 2."""
     _write_in_any_locale()
+    typer.core.HAS_RICH = shutil.get_terminal_size().columns >= ROOMY
     signal.signal(signal.SIGTERM, _stop)
     try:
         code = app(standalone_mode=False, prog_name="nftbench") or 0

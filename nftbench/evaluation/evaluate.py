@@ -321,6 +321,18 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
             for number, batch in work.batches()
         ]
         if not any(part is None for part in parts):
+            _refuse_other_parts(key, [p for p in parts if p is not None and p[key].notna().any()])
             found = pd.concat([p for p in parts if p is not None], ignore_index=True)
             table = table.merge(found, on="key", how="left", validate="one_to_one")
     return table
+
+
+def _refuse_other_parts(key: str, scored: Sequence[pd.DataFrame]) -> None:
+    """Refuse sub-scores that only some batches have, such as of several processes: means over unlike images."""
+    for part in scored[1:]:
+        apart = set(part.columns) ^ set(scored[0].columns)
+        if apart:
+            raise ConfigError(
+                f"{min(apart)} is a sub-score of some batches and not of others (from image {part['key'].iloc[0]} on); "
+                f"expected reward {key!r} to give the same of every batch: mend it, and score with another --out"
+            )

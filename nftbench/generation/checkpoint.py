@@ -243,7 +243,15 @@ def _load(reference: Reference, dtype: torch.dtype | None, allowed: Allowed) -> 
     model = _load_trained(trained, dtype, allowed)
     if reference.parts:
         merge_loras(model.pipeline)
-    return _with_loras(model, reference.parts, allowed)
+    whole = _with_loras(model, reference.parts, allowed)
+    added = whole.loras[len(model.loras) :]
+    twice = next((r for r in added if any(map(r.is_of, model.loras))), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{reference.base} has the LoRA {twice.source} in it already; leave it out, or for another strength name "
+            f"the base: {trained.base}+lora={twice.source}@SCALE"
+        )
+    return whole
 
 
 def _load_base(reference: Reference, dtype: torch.dtype | None, allowed: Allowed) -> LoadedModel:

@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +38,23 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         data: all of it.
         durable: once this returns, the file outlives a loss of power. Without it a file may then be empty: only for
             what is checked against a digest before it is used.
+
+    Raises:
+        ConfigError: a device or a pipe lies there, such as /dev/null, whose place no file may take.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{path} is a device or a pipe; expected the path of a file")
     make_folder(path.parent)
     temporary = temporary_path(path)
     try:
-        temporary.write_bytes(data)
-        if durable:
-            sync(temporary)
-        temporary.replace(path)
+        with _said_of(path):
+            temporary.write_bytes(data)
+            if durable:
+                sync(temporary)
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     if durable:
         sync(path.parent)
 
@@ -73,7 +80,8 @@ def whole_folder(
     temporary, old = temporary_path(path), path.with_name(aside.format(name=path.name))
     for left in path.parent.glob(f".nftbench-*-{_which(path)}.tmp"):
         _sweep(left)
-    temporary.mkdir()
+    with _said_of(path):
+        temporary.mkdir()
     try:
         yield temporary
         for one in (*temporary.rglob("*"), temporary) if durable else ():
@@ -111,9 +119,25 @@ def make_folder(folder: Path) -> None:
         except FileNotFoundError:
             if not one.parent.exists():
                 raise
-            # a file system that takes no folders, such as /proc, says that there is none
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(one)) from None
+            raise takes_nothing(one) from None
         sync(one.parent)
+
+
+def takes_nothing(path: Path) -> PermissionError:
+    """What a file system that takes no files, such as /proc, means where it says that there is none of this name."""
+    return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """What goes wrong is said of the path that was to be written, and not of the temporary one beside it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOENT and path.parent.exists():
+            raise takes_nothing(path) from None
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def sync(path: Path) -> None:

@@ -20,13 +20,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nftbench.parsing import parse_json
-from nftbench.runs.io import alive, make_folder, write_atomic
+from nftbench.runs.io import alive, make_folder, takes_nothing, write_atomic
 from rewards.base import ConfigError
 
 LOCK = ".lock"
 PATIENCE = 600.0
 """Seconds that a process waits for others which hold a folder for a moment only."""
 _POLL = 0.05
+_GONE = 40
+"""Looks in a row that find no lock to wait for, and get none: then the folder takes none."""
 _COMMAND_LENGTH = 200
 
 
@@ -87,6 +89,7 @@ def new_folder(parent: Path, name: str) -> Path:
 
 def _acquired(folder: Path, name: str) -> FileLock:
     end = time.monotonic() + PATIENCE
+    gone = 0
     while True:
         make_folder(folder)
         lock = FileLock(folder / name)
@@ -94,7 +97,7 @@ def _acquired(folder: Path, name: str) -> FileLock:
             lock.acquire(timeout=0)
             return lock
         except FileNotFoundError:
-            continue  # the folder was empty, and its last holder removed it
+            pass  # the folder was empty, and its last holder removed it
         except Timeout:
             owner = _owner_of(lock)
             if not owner.get("brief") or time.monotonic() > end:
@@ -105,6 +108,9 @@ def _acquired(folder: Path, name: str) -> FileLock:
             raise ConfigError(
                 f"{folder / name} is a link or a folder, and not a lock of nftbench; remove it"
             ) from None
+        gone = 0 if Path(lock.lock_file).exists() else gone + 1
+        if gone > _GONE:
+            raise takes_nothing(folder)
         time.sleep(_POLL)
 
 

@@ -17,7 +17,7 @@ class Estimate:
 
     value: float
     stderr: float
-    """Clustered by prompt; where no prompt differs from another, that of the share with the same interval."""
+    """Clustered by prompt; where no prompt differs from another, that of the share with the same interval, or NaN."""
     low: float
     """The interval lies in the metric's range and is never of zero width; NaN where nothing is known of the error."""
     high: float
@@ -37,8 +37,8 @@ def clustered_mean(values: np.ndarray, prompts: np.ndarray, within: MetricRange)
         within: what the metric can be; `SHARE` of right and wrong.
 
     Returns:
-        The estimate; all NaN when nothing was scored. Of a metric without a finite range the error is NaN where no
-        two prompts differ.
+        The estimate; all NaN when nothing was scored. Of a metric that does not pile up at its ends the error is NaN
+        where no two prompts differ.
 
     Source: Miller, Adding Error Bars to Evals, arXiv:2411.00640 Sec. 2.2; see `nftbench.stats.intervals`.
     """

@@ -162,15 +162,16 @@ def interval(tasks: Strata, weights: np.ndarray, within: MetricRange) -> Interva
         within: what the metric can be; holds every value.
 
     Returns:
-        An interval that lies in the range, and has a width. Unknown only where no two prompts of a task differ and
-        the range is not finite.
+        An interval that lies in the range, and has a width. Of a metric that does not pile up at its ends it is
+        unknown where no two prompts of a task differ: then no image says how far such values scatter, and what is left,
+        the range itself, was stated and not measured.
     """
     if within.piles_up:
         return _share(tasks, weights, within)
     variance = _with_lonely(tasks)
     if np.sum(weights**2 * variance) > 0:
         return _student(tasks, weights, variance, within)
-    return _share(tasks, weights, within) if within.finite else UNKNOWN
+    return UNKNOWN
 
 
 # --- values between the ends ----------------------------------------------------------------------

@@ -285,7 +285,7 @@ def _nowhere(weight: Weight, answers: Sequence[str], *, offline: bool) -> str:
     else:
         remedy = "run the same command again, or name a --mirror"
     mode = "offline, " if offline else ""
-    return f"weights {weight.name} cannot be had ({mode}{tried}); {remedy}."
+    return f"{weight.name} cannot be had ({mode}{tried}); {remedy}."
 
 
 def _beside(path: Path, ending: str) -> Path:

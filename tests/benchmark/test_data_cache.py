@@ -165,8 +165,9 @@ def test_a_mirror_feeds_a_machine_without_network(server, signs, scheme):
 
 def test_offline_without_a_mirror_says_what_to_do(signs):
     signs()
-    with pytest.raises(ConfigError, match=r"offline, no source is left.*--mirror"):
+    with pytest.raises(ConfigError, match=r"offline, no source is left.*--mirror") as refused:
         command("pull", "signs", "--offline")
+    assert str(refused.value).startswith(f"{NAME} cannot be had"), "of prompts and not of weights"
 
 
 def test_a_file_without_a_known_digest_wants_a_word(server, signs):

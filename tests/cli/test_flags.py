@@ -6,9 +6,11 @@ Made anew by `python -m tests.cli.test_flags`.
 import json
 from typing import Any
 
+import pytest
 import typer.main
 
 from nftbench.cli.main import app
+from tests.helpers.commands import run_here
 from tests.helpers.paths import GOLDEN
 
 FLAGS = GOLDEN / "cli_flags.json"
@@ -40,6 +42,17 @@ def listed() -> str:
 def test_flags_are_frozen():
     """No flag, argument or default comes, goes or changes unseen."""
     assert listed() == FLAGS.read_text("utf-8"), f"flags changed; if meant, run: {REMAKE}"
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_help_names_every_flag_whole_in_a_narrow_terminal(tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    for name, parameters in json.loads(listed()).items():
+        code, said = run_here(tmp_path, *name.split()[1:], "--help")
+        flags = [word for one in parameters for word in one.split() if word.startswith("--")]
+        own = [flag for flag in flags if "completion" not in flag]  # typer's
+        assert code == 0 and not [flag for flag in own if flag not in said], name
+        assert "…" not in said, name
 
 
 if __name__ == "__main__":

@@ -6,17 +6,15 @@ are reported; one that does not cross is censored: its cost is more than what it
 the clock. A run that is finished is not made again, and one that was cut goes on from its last checkpoint, so that the
 whole can be stopped and begun again, or made a run a call.
 
-Run: python tests/performance/head_to_head.py OUT [--protocol FILE]
-     python tests/performance/head_to_head.py OUT --list            the runs, and which are done
-     python tests/performance/head_to_head.py OUT --run nft-screen-0   this run alone
-     python tests/performance/head_to_head.py OUT --table           the table of what is done
+Run: python -m tests.performance.head_to_head OUT [--protocol FILE]
+     python -m tests.performance.head_to_head OUT --list            the runs, and which are done
+     python -m tests.performance.head_to_head OUT --run nft-screen-0   this run alone
+     python -m tests.performance.head_to_head OUT --table           the table of what is done
 """
 
 import argparse
-import contextlib
 import json
 import time
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,17 +26,20 @@ from accelerate import Accelerator
 
 from nftbench.evaluation.scoring.loading import quiet
 from nftbench.runs.io import write_atomic
+from nftbench.training import RewardFailed, TrainingFailed
 from nftbench.training.callbacks.base import Iteration
 from nftbench.training.callbacks.checkpoints import checkpoints
-from nftbench.training.config.overrides import load_recipe
+from nftbench.training.config.overrides import difference, load_recipe
 from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.record import as_chosen, stored_recipe
 from nftbench.training.run import TrainingRun
 from rewards.base import ConfigError
+from tests.performance.head_to_head_protocol import read_protocol
+from tests.performance.head_to_head_table import COSTS, lines_of, ratios
 
 PROTOCOL = Path(__file__).with_name("head_to_head.toml")
 POINTS = "points.json"
 """In a run's folder, once it is finished."""
-COSTS = ("images", "cpu_seconds", "network_calls")
 SPAN = 3
 """Validations in the running mean."""
 
@@ -135,6 +136,10 @@ def recipe_of(
     first = bool(side.get("first_stage"))
     recipe = load_recipe(side["recipe"], ["stages.lr=off", "stages.final_lr=off"] * first + own)
     size = recipe.stages[0].groups * recipe.stages[0].group_size
+    if images < size:
+        raise ConfigError(
+            f"{images} images are less than one iteration of {side['recipe']}, which has {size}; allow more"
+        )
     fields = recipe.model_dump(mode="json")
     if first:
         fields["stages"] = fields["stages"][:1]
@@ -144,13 +149,13 @@ def recipe_of(
     return Recipe.model_validate(fields)
 
 
-def measure(
-    recipe: Recipe, seed: int, folder: Path, protocol: dict[str, Any], threshold: float
-) -> list[dict]:
-    """The validations of one run, made unless it is there; one that was cut goes on from its last checkpoint."""
+def measure(recipe: Recipe, folder: Path, protocol: dict[str, Any], threshold: float) -> list[dict]:
+    """The validations of one run, made unless it is there; one that was cut goes on from its last checkpoint.
+
+    One that fails, such as of a learning rate that is too high, is over: it did not cross, and its last point says why.
+    """
     path = folder / POINTS
     if not path.is_file():
-        recipe = recipe.model_copy(update={"seed": seed})
         run = TrainingRun(recipe, folder, Accelerator(), lambda *_: None, lambda _: None)
         run.open(resume=bool(checkpoints(folder / "checkpoints")))
         metric = f"held_out/{protocol['benchmark']}/{protocol['metric']}"
@@ -158,10 +163,36 @@ def measure(
         run.callbacks.insert(
             -1, meter
         )  # before the checkpoint, which must not know more than the costs
-        with contextlib.suppress(Crossed):
+        try:
             run._iterate()  # no validation of the whole before and after
+        except Crossed:
+            pass
+        except RewardFailed:  # nothing of the policy: it goes on once the reward is back
+            raise
+        except TrainingFailed as error:
+            if not meter.points:
+                raise
+            meter.points[-1] |= {"failed": str(error)}
+        if not meter.points:
+            raise ConfigError(f"{folder} has no {metric}; expected a validation that measures it")
         write_atomic(path, json.dumps(meter.points, indent=1).encode())
-    return json.loads(path.read_text("utf-8"))
+    return read_points(folder, recipe)
+
+
+def read_points(folder: Path, recipe: Recipe) -> list[dict]:
+    """The validations of a finished run.
+
+    Raises:
+        ConfigError: it is a run of something else than the protocol asks for here.
+    """
+    stored = stored_recipe(folder)
+    other = difference(as_chosen(recipe, stored), stored)
+    if other:
+        raise ConfigError(
+            f"{folder} is a finished run of another protocol (other {', '.join(other[:3])}); choose another OUT, or "
+            "remove that folder to have it made again"
+        )
+    return json.loads((folder / POINTS).read_text("utf-8"))
 
 
 # --- the runs -------------------------------------------------------------------------------------
@@ -204,8 +235,8 @@ class Comparison:
         return (self.out / name / POINTS).is_file()
 
     def points(self, name: str) -> list[dict]:
-        """The validations of a run that is finished."""
-        return json.loads((self.out / name / POINTS).read_text("utf-8"))
+        """The validations of a run that is finished, and is of this protocol."""
+        return read_points(self.out / name, self.recipe(name))
 
     def make(self, name: str) -> list[dict]:
         """One run's validations.
@@ -215,18 +246,23 @@ class Comparison:
         """
         if name not in self.names:
             raise ConfigError(f"no run {name!r}; expected one of {', '.join(self.names)}")
+        last = np.inf if name.rsplit("-", 2)[1] == "screen" else self.protocol["thresholds"][-1]
+        return measure(self.recipe(name), self.out / name, self.protocol, last)
+
+    def recipe(self, name: str) -> Recipe:
+        """What a run does, its seed included.
+
+        Raises:
+            ConfigError: it needs others first.
+        """
         side, kind, number = name.rsplit("-", 2)
         if kind == "screen":
-            recipe = self._recipe(side, self.sides[side]["settings"][int(number)], "screen_images")
-            return measure(
-                recipe, self.protocol["screen_seed"], self.out / name, self.protocol, np.inf
-            )
-        recipe = self._recipe(side, self.best(side), "confirm_images")
-        last = self.protocol["thresholds"][-1]
-        return measure(recipe, int(number), self.out / name, self.protocol, last)
-
-    def _recipe(self, side: str, settings: Sequence[str], budget: str) -> Recipe:
-        return recipe_of(self.sides[side], settings, self.protocol, self.protocol[budget])
+            settings, seed = self.sides[side]["settings"][int(number)], self.protocol["screen_seed"]
+        else:
+            settings, seed = self.best(side), int(number)
+        images = self.protocol["screen_images" if kind == "screen" else "confirm_images"]
+        recipe = recipe_of(self.sides[side], settings, self.protocol, images)
+        return recipe.model_copy(update={"seed": seed})
 
     def best(self, side: str) -> list[str]:
         """The settings with the best last validation.
@@ -240,7 +276,7 @@ class Comparison:
         if open_ones:
             raise ConfigError(f"first make {', '.join(open_ones)}; the best of them is confirmed")
         scores = [self.points(name)[-1]["score"] for name in names]
-        return settings[int(np.argmax(scores))]
+        return settings[int(np.nanargmax(scores))]
 
     def found(self) -> dict[str, Any]:
         """All that is done so far, each side's screens and confirming runs."""
@@ -265,84 +301,6 @@ class Comparison:
         return {"screened": screened, "best": best, "confirmed": confirmed}
 
 
-# --- the table ------------------------------------------------------------------------------------
-
-
-def lines_of(found: dict[str, Any], thresholds: Sequence[float]) -> list[str]:
-    """Every run in a line; what did not cross as more than it was given."""
-    lines = []
-    for side, of in found.items():
-        for one in of["screened"]:
-            chosen = " (chosen)" if one["settings"] == of["best"] else ""
-            lines.append(
-                f"{side} screen {one['points'][-1]['score']:.3f} {one['settings']}{chosen}"
-            )
-    for threshold in map(str, thresholds):
-        for side, of in found.items():
-            for seed, run in of["confirmed"].items():
-                costs = [_cost(run, threshold, key) for key in COSTS]
-                told = ", ".join(f"{_told(c)} {k}" for c, k in zip(costs, COSTS, strict=True))
-                lines.append(f"{threshold} {side} seed {seed}: {told}")
-    return lines
-
-
-def _cost(run: dict[str, Any], threshold: str, key: str) -> tuple[float, bool]:
-    """What a run paid, and whether it crossed; what it spent where it did not."""
-    crossed = run[threshold]
-    return (crossed[key], True) if crossed else (run["spent"][key], False)
-
-
-def _told(cost: tuple[float, bool]) -> str:
-    value, crossed = cost
-    return f"{'' if crossed else '> '}{value:,.0f}"
-
-
-def ratios(found: dict[str, Any], thresholds: Sequence[float]) -> list[str]:
-    """Lines of the second side's cost over the first's: of the medians, and its range over all pairs of seeds.
-
-    A censored run costs more than it spent: so a ratio with one above is more than it says, with one below less, and
-    with one in both nothing.
-    """
-    one, other = found
-    lines = []
-    for threshold in map(str, thresholds):
-        runs = {name: list(found[name]["confirmed"].values()) for name in found}
-        crossed = {name: sum(bool(run[threshold]) for run in of) for name, of in runs.items()}
-        told = ", ".join(f"{n} {crossed[n]} of {len(of)} crossed" for n, of in runs.items())
-        if not all(runs.values()) or not any(crossed.values()):
-            lines.append(f"{threshold}: {told}: no ratio")
-            continue
-        for key in COSTS:
-            mine, theirs = ([_cost(run, threshold, key) for run in runs[n]] for n in (one, other))
-            pairs = [_ratio(b, a) for a in mine for b in theirs]
-            known = sorted((pair for pair in pairs if pair), key=lambda pair: pair[1])
-            ends = f"{_shown(known[0])} to {_shown(known[-1])}"
-            middle = _ratio(_median(theirs), _median(mine))
-            lines.append(
-                f"{threshold}: {key} {other} / {one} = {_shown(middle) if middle else 'unknown'} ({ends}); {told}"
-            )
-    return lines
-
-
-def _median(costs: Sequence[tuple[float, bool]]) -> tuple[float, bool]:
-    """The middle cost, censored ones above all others; of an even number the mean of two, censored if either is."""
-    ranked = sorted(costs, key=lambda cost: (not cost[1], cost[0]))
-    middle = ranked[(len(ranked) - 1) // 2 : len(ranked) // 2 + 1]
-    return float(np.mean([c for c, _ in middle])), all(crossed for _, crossed in middle)
-
-
-def _ratio(above: tuple[float, bool], below: tuple[float, bool]) -> tuple[str, float] | None:
-    """(sign, number): `>` where only the one above is censored, `<` where only the one below; None where both are."""
-    if not above[1] and not below[1]:
-        return None
-    sign = "" if above[1] and below[1] else "<" if above[1] else ">"
-    return sign, above[0] / below[0]
-
-
-def _shown(ratio: tuple[str, float]) -> str:
-    return f"{ratio[0]}{ratio[1]:.2f}"
-
-
 def main() -> None:
     """Make what is asked for, print the table and write `result.json`."""
     parser = argparse.ArgumentParser(
@@ -358,10 +316,12 @@ def main() -> None:
         _main(parser.parse_args())
     except ConfigError as error:
         parser.exit(2, f"{error}\n")
+    except TrainingFailed as error:
+        parser.exit(3, f"{error}\n")
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    file = tomllib.loads(arguments.protocol.read_text("utf-8"))
+    file = read_protocol(arguments.protocol)
     whole = Comparison(file["protocol"], file["sides"], arguments.out)
     if arguments.list:
         print("\n".join(f"{'done' if whole.done(n) else 'open'} {n}" for n in whole.names))

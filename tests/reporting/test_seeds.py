@@ -11,9 +11,12 @@ import pytest
 from scipy.stats import t as student
 from typer.testing import CliRunner
 
+from nftbench.benchmark.suites import Column, Suite
 from nftbench.cli import main as cli
 from nftbench.reporting.compare import compare, grids, records
 from nftbench.reporting.html_report.build import write_report
+from nftbench.reporting.paper.protocol import Wanted
+from nftbench.reporting.paper.table import paper_table
 from nftbench.reporting.results import read_result
 from nftbench.reporting.seed_rows import rows_of
 from nftbench.reporting.tables.text_tables import render
@@ -307,3 +310,29 @@ def test_eval_of_a_parent_evaluates_each_seed_and_shows_their_mean(tmp_path, mon
     assert read_result(out).seeds == (0, 4)
     result = CliRunner().invoke(cli.app, ["eval", str(trained), "--publish"])
     assert "--publish takes one run" in str(result.exception)
+
+
+def test_what_a_table_lacks_of_several_seeds_is_asked_of_each(tmp_path, monkeypatch):
+    """Scored where the images are there, drawn by all trainings of the parent where they are not."""
+    monkeypatch.setattr(made_runs, "BENCHMARK", "geneval-pocket")
+    evaluated, trained = tmp_path / "evaluated", tmp_path / "trained"
+    for run, training in zip(
+        write_parent(evaluated, [3, 4]), write_parent(trained, [3, 4]), strict=True
+    ):
+        made_runs.evaluation(run, PROMPTS)
+        manifest = Run(run).manifest
+        rows = [row.model_copy(update={"model": str(training)}) for row in run_rows(Run(run))]
+        checkpoint = manifest["checkpoint"] | {"name": str(training)}
+        Run(run).save_manifest(manifest | {"checkpoint": checkpoint})
+        Run(run).save_rows(rows)
+    columns = (Column(name="A", benchmark="geneval-pocket", metric="jpeg"),)
+    columns += (Column(name="B", benchmark="ocr-pocket", metric="jpeg"),)
+    names = ("geneval-pocket", "ocr-pocket")
+    suite = Suite(name="made", title="Made", benchmarks=names, columns=columns)
+    (line,) = [one for one in paper_table(suite, [str(evaluated)]).lines if one.result]
+    assert [c.command for c in line.cells] == [f"nftbench eval {trained} --suite made"] * 2
+    monkeypatch.setattr(Wanted, "faults", lambda *_: ())  # images drawn as the column asks
+    (line,) = [one for one in paper_table(suite, [str(evaluated)]).lines if one.result]
+    assert line.cells[0].command == " && ".join(
+        f"nftbench score {evaluated}/seed-{seed} --rewards jpeg" for seed in (3, 4)
+    )

@@ -247,3 +247,22 @@ def test_score_takes_it_and_another_file_is_told_apart(start, file, tmp_path):
     assert (code, err) == (0, "") and "0.500" in out
     code, out, err = start(*command, "my_reward.py:Brigth").finish()
     assert (code, out) == (2, "") and err.count("\n") == 1 and "did you mean 'Brightness'" in err
+
+
+def test_sub_scores_that_differ_from_batch_to_batch_are_refused(tmp_path):
+    """By the reward, the batch and the names; a batch that scored nothing has none of its own."""
+    odd = GOOD.replace(
+        "return Scores.of([float(image.mean()) / 255 for image in images])",
+        """parts = {"left": [1.0]} if images.mean() < 128 else {"right": [1.0]}
+        return Scores.of([float(image.mean()) / 255 for image in images], parts=parts)""",
+    )
+    (tmp_path / "odd.py").write_text(odd)
+    for name, shade in (("a", 10), ("b", 250)):
+        Image.new("RGB", (16, 16), (shade,) * 3).save(tmp_path / f"{name}.png")
+    lines = [json.dumps({"image": f"{n}.png", "prompt": "snow"}) for n in ("a", "b")]
+    (tmp_path / "images.jsonl").write_text("\n".join(lines))
+    command = ("score", "images.jsonl", "--rewards", "odd.py:Brightness", "--batch-size", "1")
+    code, said = run_here(tmp_path, *command)
+    assert code == 2 and "reward 'brightness' gave other sub-scores in batch 2 than before" in said
+    assert "right, not left; expected the same names of every batch" in said
+    assert not list(tmp_path.glob("*.parquet"))

@@ -9,23 +9,21 @@ from types import SimpleNamespace
 
 import pytest
 
+from nftbench.training import TrainingFailed
 from nftbench.training.algorithms import load_algorithm
 from nftbench.training.callbacks.base import Iteration
 from rewards.base import ConfigError
 from tests.helpers.paths import ROOT
 from tests.performance.head_to_head import (
-    COSTS,
     PROTOCOL,
     Comparison,
     Meter,
-    _cost,
-    _told,
     crossing,
-    lines_of,
-    ratios,
+    main,
     recipe_of,
 )
 from tests.performance.head_to_head_plot import drawn
+from tests.performance.head_to_head_table import COSTS, _cost, _told, lines_of, ratios
 
 
 def points(*scores: float) -> list[dict[str, float]]:
@@ -111,21 +109,97 @@ def test_a_comparison_that_is_none_is_refused(tmp_path, sides, seeds, wrong):
         Comparison(protocol, {n: {"settings": s} for n, s in sides.items()}, tmp_path)
 
 
+def finished(whole: Comparison, name: str, *scores: float) -> None:
+    """A run as `measure` leaves it."""
+    folder = whole.out / name
+    folder.mkdir()
+    (folder / "recipe.json").write_text(whole.recipe(name).model_dump_json())
+    (folder / "points.json").write_text(json.dumps(points(*scores)))
+
+
 def test_runs_are_named_and_made_in_their_order(tmp_path):
-    protocol = {"confirm_seeds": [1, 2], "screen_seed": 0}
-    sides = {"a": {"settings": [["x=1"], ["x=2"]]}, "b-c": {"settings": [[], []]}}
-    whole = Comparison(protocol, sides, tmp_path)
+    file = tomllib.loads(PROTOCOL.read_text("utf-8"))
+    nft = file["sides"]["nft"]
+    sides = {n: nft | {"settings": nft["settings"][:2]} for n in ("a", "b-c")}
+    whole = Comparison(file["protocol"] | {"confirm_seeds": [1, 2]}, sides, tmp_path)
     assert whole.names[:4] == ["a-screen-0", "a-screen-1", "b-c-screen-0", "b-c-screen-1"]
     assert whole.names[4:] == ["a-seed-1", "b-c-seed-1", "a-seed-2", "b-c-seed-2"]
     with pytest.raises(ConfigError, match="no run 'a-screen-7'; expected one of a-screen-0"):
         whole.make("a-screen-7")
-    (tmp_path / "a-screen-0").mkdir()
-    (tmp_path / "a-screen-0" / "points.json").write_text(json.dumps(points(0.1, 0.4)))
+    finished(whole, "a-screen-0", 0.1, 0.4)
     with pytest.raises(ConfigError, match="first make a-screen-1"):
         whole.make("a-seed-1")
-    (tmp_path / "a-screen-1").mkdir()
-    (tmp_path / "a-screen-1" / "points.json").write_text(json.dumps(points(0.1, 0.6)))
-    assert whole.best("a") == ["x=2"] and whole.done("a-screen-1") and not whole.done("a-seed-1")
+    finished(whole, "a-screen-1", 0.1, 0.6)
+    assert whole.best("a") == nft["settings"][1]
+    assert whole.done("a-screen-1") and not whole.done("a-seed-1")
+
+
+def said_by(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["head_to_head", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+def test_a_finished_run_of_another_protocol_is_not_taken_for_this_ones(
+    tmp_path, monkeypatch, capsys
+):
+    file = tomllib.loads(PROTOCOL.read_text("utf-8"))
+    finished(Comparison(file["protocol"], file["sides"], tmp_path), "nft-screen-0", 0.1, 0.4)
+    other = PROTOCOL.read_text("utf-8").replace("optimizer.lr=7e-4", "optimizer.lr=8e-4")
+    (tmp_path / "other.toml").write_text(other, "utf-8")
+    protocol = ("--protocol", str(tmp_path / "other.toml"))
+    for what in (("--table",), ("--run", "nft-screen-0")):
+        code, said = said_by(monkeypatch, capsys, str(tmp_path), *protocol, *what)
+        assert code == 2 and "nft-screen-0 is a finished run of another protocol" in said
+        assert "(other optimizer.lr); choose another OUT" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("screen_images = 7200", "screen_images = 7", "7 images are less than one iteration of"),
+        ("screen_images = 7200", "", "protocol.screen_images: expected a value, got none"),
+        ("screen_seed = 0", "screen_sed = 0", "unknown key 'protocol.screen_sed'"),
+        ("[0.55, 0.65, 0.75]", "[]", "protocol.thresholds: expected a list of at least 1"),
+        ("[0.55, 0.65, 0.75]", "[0.7, 0.5]", "expected rising thresholds"),
+        ("[protocol]", "[protocol", "is no protocol: "),
+    ],
+)
+def test_a_mistake_in_a_protocol_is_one_line(tmp_path, monkeypatch, capsys, old, new, wrong):
+    (tmp_path / "mine.toml").write_text(PROTOCOL.read_text("utf-8").replace(old, new), "utf-8")
+    out = str(tmp_path / "out")
+    code, said = said_by(
+        monkeypatch, capsys, out, "--protocol", str(tmp_path / "mine.toml"), "--run", "nft-screen-0"
+    )
+    assert code == 2 and wrong in said and said.count("\n") == 1
+
+
+def test_a_setting_that_fails_is_over_and_said(tmp_path, monkeypatch):
+    """As with a learning rate that is too high: the other settings are still tried."""
+    file = tomllib.loads(PROTOCOL.read_text("utf-8"))
+    whole = Comparison(file["protocol"], file["sides"], tmp_path)
+
+    class Failing:
+        def __init__(self, recipe, folder, *_):
+            self.recipe, self.folder, self.callbacks = recipe, folder, []
+            self.trainer = Trainer(0)
+            hook = lambda *_, **__: None  # noqa: E731
+            self.policy = SimpleNamespace(denoiser=SimpleNamespace(register_forward_pre_hook=hook))
+
+        def open(self, resume):
+            self.folder.mkdir()
+            (self.folder / "recipe.json").write_text(self.recipe.model_dump_json())
+
+        def _iterate(self):
+            (meter,) = self.callbacks
+            meter(Iteration(done=0, metrics={"images": 0, meter.metric: 0.4}))
+            raise TrainingFailed("the loss of iteration 1 is nan")
+
+    monkeypatch.setattr("tests.performance.head_to_head.TrainingRun", Failing)
+    (point,) = whole.make("nft-screen-0")
+    assert point["score"] == 0.4 and point["failed"] == "the loss of iteration 1 is nan"
+    assert "(failed: the loss of iteration 1 is nan)" in lines_of(whole.found(), [0.5])[0]
 
 
 @pytest.mark.slow

@@ -154,9 +154,13 @@ def build(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train the pocket policy and its judges from nothing."""
+    from nftbench import commands
     from nftbench.generation.checkpoint import local_folder
     from nftbench.pocket.train.build import build_all
+    from nftbench.runs.io import make_folder
 
+    for folder in (work, commands.named(out) or out):  # before hours of training
+        make_folder(folder)
     with console.progress() as progress:
         build_all(work, out, threads, progress, start=local_folder(start) if start else None)
     console.line(f"weights: {out}")

@@ -1,5 +1,6 @@
 """LoRAs put into a pipeline: how much of each fitted, at what strength; and merged for good where training goes on."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -49,6 +50,14 @@ class LoraReport:
     def manifest(self) -> dict[str, Any]:
         """As it is written down; the norm to six digits, for its last ones differ between machines."""
         return asdict(self) | {"norm": float(f"{self.norm:.6g}")}
+
+    def is_of(self, other: "LoraReport") -> bool:
+        """Whether it is the same LoRA, at whatever scale; in another layout it has another digest and the same norm."""
+        if self.digest == other.digest:
+            return True
+        alike = (self.parts, self.ranks) == (other.parts, other.ranks)
+        mine, theirs = self.norm * abs(other.scale), other.norm * abs(self.scale)
+        return alike and mine > 0 and math.isclose(mine, theirs, rel_tol=1e-9)
 
     def __str__(self) -> str:
         ranks = _span(self.ranks)

@@ -25,6 +25,7 @@ from nftbench.reporting.seed_rows import rows_of
 from nftbench.runs.row_files import Entry, stated
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import Run
+from nftbench.runs.seeds import is_parent
 from rewards.base import ConfigError, Metric
 
 NEAR = 0.8
@@ -269,14 +270,17 @@ def _cells(suite: Suite, result: Result, rival: _Rival) -> list[PaperCell]:
         for row in rows_of(result)
     ]
     name, cells = run.manifest["checkpoint"]["name"], []
-    again = _evaluate(suite, name, rival)
+    again = _evaluate(suite, _checkpoint(result, name), rival)
     made_elsewhere = any(p.noise == "given" for p in protocols.values())
     for column in suite.columns:
         entry = rival.published.get(column)
         target = wanted(suite, column, rival.settings, entry, rival.free)
         row, faults = _nearest(column, target, rows, protocols)
         drawn = [p for p in protocols.values() if p.benchmark == column.benchmark]
-        score = f"nftbench score {shlex.quote(str(run.folder))} --rewards {column.reward}"
+        score = " && ".join(
+            f"nftbench score {shlex.quote(str(folder))} --rewards {column.reward}"
+            for folder in result.runs
+        )
         given = f"nftbench import IMAGES --name {shlex.quote(name)} --benchmark {column.benchmark}"
         ready = any(made_elsewhere or not target.faults(p) for p in drawn)
         cells.append(
@@ -290,6 +294,12 @@ def _cells(suite: Suite, result: Result, rival: _Rival) -> list[PaperCell]:
             )
         )
     return cells
+
+
+def _checkpoint(result: Result, name: str) -> str:
+    """What is evaluated again: of several seeds their parent, which is all of them."""
+    parent = Path(name).parent
+    return str(parent) if result.seeds and is_parent(parent) else name
 
 
 def _nearest(

@@ -1,6 +1,6 @@
 """Rows, gains, benchmarks and suites as tables.
 
-An interval is unknown where no image was scored, or where no two scores of a metric without ends differ.
+An interval is unknown where no image was scored, or where no two prompts differ in a metric without ends.
 """
 
 import math

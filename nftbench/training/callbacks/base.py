@@ -197,7 +197,10 @@ class WatchGuards:
         self._report(iteration, self._guards.check(iteration.metrics))
 
     def check_held_out(
-        self, iteration: Iteration, trained: Estimate, watched: Mapping[str, Estimate]
+        self,
+        iteration: Iteration,
+        trained: Mapping[str, Estimate],
+        watched: Mapping[str, Estimate],
     ) -> None:
         """Check the changes of held-out rewards, as `Guards.held_out` takes them."""
         self._report(iteration, self._guards.held_out(trained, watched))

@@ -136,16 +136,22 @@ class Guards:
             findings.append(self._still(measured["old_deviation"]))
         return [f for f in findings if f]
 
-    def held_out(self, trained: Estimate, watched: Mapping[str, Estimate]) -> list[Finding]:
+    def held_out(
+        self, trained: Mapping[str, Estimate], watched: Mapping[str, Estimate]
+    ) -> list[Finding]:
         """Look at an evaluation: does the policy lose elsewhere what it gains where it is trained?
 
+        Where several rewards are trained, one of them may be lost for another: each is watched, too.
+
         Args:
-            trained: mean change of the trained reward since the start; above 0 is better.
-            watched: the same of each reward that is not trained on, by name; above 0 is better there, too.
+            trained: mean change since the start of each reward that is trained on, by name; above 0 is better.
+            watched: the same of each reward that is not; above 0 is better there, too.
         """
+        everything = {**trained, **watched}
         found = [
-            self._fallen(name, trained.value, change.value, change.stderr)
-            for name, change in watched.items()
+            self._fallen(name, change, {n: e.value for n, e in trained.items() if n != name})
+            for name, change in everything.items()
+            if name in watched or len(trained) > 1
         ]
         return [f for f in found if f]
 
@@ -194,16 +200,18 @@ class Guards:
             "NFT has no contrast then; take another old_schedule, or more updates an iteration",
         )
 
-    def _fallen(self, name: str, trained: float, change: float, stderr: float) -> Finding | None:
-        known = trained > 0 and not np.isnan(stderr)
-        fall = max(0.0, -change) if known else 0.0
-        errors = min(fall / max(stderr, 1e-12), MOST_ERRORS) if known else 0.0
+    def _fallen(self, name: str, change: Estimate, others: Mapping[str, float]) -> Finding | None:
+        """A reward that fell while another one, which is trained on, rose."""
+        rose = [f"{n} got better by {value:.3g}" for n, value in others.items() if value > 0]
+        known = bool(rose) and not np.isnan(change.stderr)
+        fall = max(0.0, -change.value) if known else 0.0
+        errors = min(fall / max(change.stderr, 1e-12), MOST_ERRORS) if known else 0.0
         return self._judge(
             "held_out",
             f"held_out {name}",
             errors,
-            f"{name} got worse by {fall:.3g}, {errors:.1f} standard errors, while the trained reward got better by "
-            f"{trained:.3g}",
+            f"{name} got worse by {fall:.3g}, {errors:.1f} standard errors, while the trained "
+            f"{' and '.join(rose)}",
             "the policy exploits what it is trained on; look at grids/",
         )
 

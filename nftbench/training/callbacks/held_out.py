@@ -274,20 +274,16 @@ class Validate:
         self._pace(f"{stage}: {done} of {total} images")
 
     def _compare_with_first(self, iteration: Iteration, table: pd.DataFrame) -> None:
-        """Have the guards check rewards that are watched and not trained, against the base if it was measured."""
+        """Have the guards check rewards that are watched or trained, against the base if it was measured."""
         if iteration.done == 0 or self._first.empty:
             return
         found = changes(self._first, table, averaging(table, self._sets))
-        trained_by = {r.key: r for r in self._setup.trained}
-        watched_by = {r.key: r for r in self._setup.watched}
-        trained = [_gain(c, trained_by[c.metric]) for c in found if c.metric in trained_by]
-        watched = {
-            f"{c.benchmark}/{c.metric}": _gain(c, watched_by[c.metric])
-            for c in found
-            if c.metric in watched_by
-        }
-        if trained and watched:
-            self._watch.check_held_out(iteration, trained[0], watched)
+        trained, watched = (
+            {f"{c.benchmark}/{c.metric}": _gain(c, by[c.metric]) for c in found if c.metric in by}
+            for by in ({r.key: r for r in of} for of in (self._setup.trained, self._setup.watched))
+        )
+        if trained:
+            self._watch.check_held_out(iteration, trained, watched)
 
     def _scales(self) -> dict[str, float]:
         return {r.key: r.spec.weight / r.scale for r in self._setup.trained}

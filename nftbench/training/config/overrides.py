@@ -1,5 +1,6 @@
 """A recipe as it is named and overridden: found, read, changed by `--set`, compared; near names where one is wrong."""
 
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
@@ -12,6 +13,9 @@ from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_toml, whole_number
 from nftbench.training.config.recipe import Recipe
 from rewards.base import ConfigError, did_you_mean
+
+NUMBERED = re.compile(r"\.([0-9]+)(?=\.)")
+"""One of several sections as faults name it, `stages.0.lr`; beside `stages[0].lr`."""
 
 
 def folder() -> Path:
@@ -30,7 +34,7 @@ def load_recipe(name: str, settings: Iterable[str] = (), **top: Any) -> Recipe:
     Args:
         name: a shipped recipe or a TOML file.
         settings: `section.key=value` each, the value in TOML or bare text; `stages.key` means every stage,
-            `stages[0].key` the first.
+            `stages[0].key` or `stages.0.key` the first.
         top: values of top-level keys; None leaves one as it is.
 
     Raises:
@@ -122,7 +126,7 @@ def _set(fields: dict[str, Any], setting: str) -> dict[str, Any]:
     path, equals, text = setting.partition("=")
     if not equals or not path:
         raise ConfigError(f"expected --set section.key=value, got {setting!r}")
-    *sections, key = path.strip().split(".")
+    *sections, key = NUMBERED.sub(r"[\1]", path.strip()).split(".")
     value = _value(text.strip())
     for target in _targets(fields, sections, setting):
         target[key] = value

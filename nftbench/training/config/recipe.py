@@ -70,6 +70,14 @@ class _Frozen(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for the number 1; who writes it means a switch, which most keys are not."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)]):
+            raise ValueError("expected another value than true or false")
+        return value
+
 
 class PolicyConfig(_Frozen):
     """What of the network is trained."""
@@ -163,7 +171,9 @@ class FlowGrpoConfig(_Frozen):
     noise_level: float = Field(default=0.7, gt=0)
     clip_range: float = Field(default=1e-4, gt=0)
     window: tuple[int, int] | None = None
-    """First stochastic step and the one after the last; None is every step but the last."""
+    """First stochastic step and the one after the last; None (`off`) is every step but the last."""
+
+    _without = field_validator("window", mode="before")(_off)
 
 
 class EvaluationConfig(_Frozen):
@@ -174,13 +184,15 @@ class EvaluationConfig(_Frozen):
     every: int = Field(default=20, ge=0)
     """Iterations between two validations; 0 is no validation at all, not even before and after."""
     limit: int | None = Field(default=None, ge=1)
-    """Prompts of each benchmark in a validation; before and after the training all are drawn."""
+    """Prompts of each benchmark in a validation, `off` all of them, as are drawn before and after the training."""
     images_per_prompt: int = Field(default=1, ge=1)
     """In a validation; before and after the training as the benchmark has it."""
     num_inference_steps: int | None = Field(default=None, ge=1)
-    """None leaves the benchmark's own."""
+    """None (`off`) leaves the benchmark's own."""
     held_out_rewards: str = ""
     """Rewards that are watched and never trained on, besides the trained ones."""
+
+    _without = field_validator("limit", "num_inference_steps", mode="before")(_off)
 
 
 class CheckpointConfig(_Frozen):

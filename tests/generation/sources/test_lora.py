@@ -199,6 +199,16 @@ def test_scales_add_up(tmp_path, trained):
     np.testing.assert_array_equal(drawn(f"pocket+lora={OWN}@0"), drawn("pocket"))
 
 
+def test_a_lora_that_is_in_the_checkpoint_already_is_refused(tmp_path):
+    """By its weights, wherever they lie; its strength is a scale beside the base."""
+    shutil.copy(OWN, tmp_path / "mine.safetensors")
+    for again in ("pocket-nft", "mine.safetensors@0.5"):
+        code, said = run_here(tmp_path, "eval", f"pocket-nft+lora={again}", "--out", "run")
+        assert code == 2 and "pocket-nft has the LoRA" in said and "in it already" in said
+        assert "name the base: pocket+lora=" in said
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_packaged_lora_is_meant_by_its_name_as_it_is_alone(tmp_path, monkeypatch):
     """From any folder, with a scale as anyone writes numbers; what is packaged and no LoRA is none."""
     monkeypatch.chdir(tmp_path)

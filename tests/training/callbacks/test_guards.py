@@ -207,22 +207,32 @@ def test_idle_says_how_long():
     ],
 )
 def test_a_reward_that_falls_while_the_trained_one_rises(trained, fell, level):
-    found = Guards(CONFIG).held_out(change(trained), {"pickscore": change(fell)})
+    found = Guards(CONFIG).held_out({"ocr": change(trained)}, {"pickscore": change(fell)})
     assert [f.level for f in found] == level
 
 
 def test_held_out_says_which_and_how_much():
     watched = {"clipscore": change(0.2), "pickscore": change(-0.25)}
-    (found,) = Guards(CONFIG).held_out(change(0.3), watched)
+    (found,) = Guards(CONFIG).held_out({"ocr": change(0.3)}, watched)
     assert found.text.startswith(
-        "held_out: pickscore got worse by 0.25, 2.5 standard errors, while the trained reward got better by 0.3 (warn "
+        "held_out: pickscore got worse by 0.25, 2.5 standard errors, while the trained ocr got better by 0.3 (warn "
     )
+
+
+@pytest.mark.parametrize("falling", ["geneval", "ocr"])
+def test_of_several_trained_rewards_any_may_rise_and_each_is_watched(falling):
+    """Whichever is named first."""
+    moved = {"geneval": change(0.3), "ocr": change(0.3)} | {falling: change(-0.25)}
+    rising = {"geneval": "ocr", "ocr": "geneval"}[falling]
+    found = Guards(CONFIG).held_out(moved, {"pickscore": change(-0.25)})
+    assert [f.text.split()[1] for f in found] == [falling, "pickscore"]
+    assert all(f"while the trained {rising} got better by 0.3 (warn " in f.text for f in found)
 
 
 def test_each_watched_reward_is_said_once():
     guards = Guards(CONFIG)
-    first = guards.held_out(change(0.3), {"a": change(-0.25), "b": change(-0.1)})
-    again = guards.held_out(change(0.3), {"a": change(-0.26), "b": change(-0.3)})
+    first = guards.held_out({"ocr": change(0.3)}, {"a": change(-0.25), "b": change(-0.1)})
+    again = guards.held_out({"ocr": change(0.3)}, {"a": change(-0.26), "b": change(-0.3)})
     assert [f.text.split()[1] for f in first + again] == ["a", "b"]
 
 
@@ -230,7 +240,7 @@ def test_each_watched_reward_is_said_once():
 def test_no_standard_error(stderr, level):
     """Zero: every prompt fell alike. NaN: too few prompts to know."""
     guards = Guards(CONFIG)
-    found = guards.held_out(change(0.3), {"a": change(-0.1, stderr)})
+    found = guards.held_out({"ocr": change(0.3)}, {"a": change(-0.1, stderr)})
     assert [f.level for f in found] == level
     json.dumps(guards.state(), allow_nan=False)
 

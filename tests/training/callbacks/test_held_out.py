@@ -82,6 +82,15 @@ def test_long_work_says_what_it_is_at(tmp_path, monkeypatch):
     assert any(line.startswith(f"validation: {FEW}: 12 of 16") for line in said)
 
 
+def test_a_trained_reward_that_is_lost_for_another_is_said(tmp_path):
+    """Of two that are each other's opposite one falls, whichever is named first."""
+    said: list[str] = []
+    both = "stages.rewards=jpeg@compressibility,jpeg"
+    begin(recipe(both, "guards.held_out.warn=0.01"), tmp_path / "run", say=said.append).run()
+    (line,) = (line for line in said if line.startswith("warn: held_out: "))
+    assert "got worse by" in line and f"while the trained {FEW}/jpeg" in line
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_another_table_is_not_shown_as_this_runs(trained, run, when):
     path = run / "held_out" / f"{when}.parquet"

@@ -50,6 +50,9 @@ def test_one_limit_of_a_guard_leaves_the_other(mine):
 
 
 OPTIONAL = {
+    "flow_grpo.window": ("[0, 2]", lambda r: r.flow_grpo.window),
+    "evaluation.limit": ("3", lambda r: r.evaluation.limit),
+    "evaluation.num_inference_steps": ("3", lambda r: r.evaluation.num_inference_steps),
     "stages.trust_region": ("{kl=1}", lambda r: r.stages[0].trust_region),
     "stages.lr": ("1e-3", lambda r: r.stages[0].lr),
     "stages.final_lr": ("1e-3", lambda r: r.stages[0].final_lr),
@@ -62,6 +65,7 @@ OPTIONAL = {
 def test_what_is_optional_is_switched_off_by_a_word(mine, key):
     value, read = OPTIONAL[key]
     given = ["stages.lr=1e-2"] * (key == "stages.final_lr") + ["stages.old_schedule=keep"]
+    given += ["algorithm=flow-grpo"] * key.startswith("flow_grpo.")
     on = load_recipe(mine, [*given, f"{key}={value}"])
     assert read(on)
     assert read(changed(on, [f"{key}=off"])) is None
@@ -81,6 +85,28 @@ def test_every_stage_or_one(mine):
     assert [s.groups for s in both.stages] == [5, 5]
     second = load_recipe(mine, ["stages[1].groups=6", "stages[1].iterations=9"])
     assert [(s.groups, s.iterations) for s in second.stages] == [(48, 3), (6, 9)]
+    named = ["stages.1.groups=6", "stages.1.iterations=9"]  # as faults and differences name them
+    assert load_recipe(mine, named) == second
+    weights = load_recipe(mine, ["stages.1.prompt_weights.7=2"]).stages[1].prompt_weights
+    assert weights == {"7": 2}, "a tag of digits is no number of a section"
+
+
+@pytest.mark.parametrize(
+    "key", ["stages.groups", "stages.trust_region.kl", "seed", "optimizer.lr", "guards.kl.warn"]
+)
+def test_true_is_no_number(tmp_path, key):
+    code, said = run_here(tmp_path, "train", "--recipe", "pocket", "--set", f"{key}=true")
+    assert code == 2 and "expected another value than true or false, got True" in said
+    assert load_recipe("pocket", ["policy.folded=true"]).policy.folded
+
+
+def test_one_stage_by_its_number_on_the_command_line(tmp_path):
+    """Bad values, so that nothing is trained: what is said names what was written."""
+    for setting in ("stages.0.iterations=0", "stages[0].iterations=0"):
+        code, said = run_here(tmp_path, "train", "--recipe", "pocket", "--set", setting)
+        assert code == 2 and "stages.0.iterations: expected a number greater than" in said
+    code, said = run_here(tmp_path, "train", "--recipe", "pocket", "--set", "stages.4.groups=1")
+    assert code == 2 and "--set stages.4.groups=1: there is no stages[4]" in said
 
 
 @pytest.mark.parametrize("setting", ["lr=1e-6", "final_lr=1e-6", "={lr=1e-6}"])

@@ -1,0 +1,62 @@
+"""A user's own prompts and benchmarks on the command line: runs keep what was asked."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.helpers.commands import run_here
+from tests.helpers.paths import written
+
+
+@pytest.mark.slow
+def test_a_run_of_own_prompts_is_scored_anywhere(start, tmp_path):
+    written(tmp_path, "my.txt", "a red circle\na blue square\na red circle\n")
+    made = start("eval", "pocket", "--prompts", "my.txt", "--rewards", "jpeg", "--steps", "2")
+    code, _, error = made.finish()
+    assert code == 0, error
+    (run,) = (tmp_path / "runs").iterdir()
+    table = pd.read_parquet(next(run.glob("*/samples.parquet")))
+    assert table["cluster"].tolist() == ["00000", "00001", "00000"]
+    rows = pd.read_csv(run / "rows.csv")
+    assert rows["n_prompts"].tolist() == [2] and rows["n"].tolist() == [3]
+    assert np.isclose(rows["value"][0], table["jpeg"].mean())
+    (tmp_path / "my.txt").unlink()
+    code, _, error = start("score", str(run), "--rewards", "pickscore@pocket").finish()
+    assert code == 0, error
+
+
+def test_own_prompts_need_rewards_and_no_suite(start, tmp_path):
+    written(tmp_path, "my.txt", "a red circle\n")
+    code, _, error = start("eval", "pocket", "--prompts", "my.txt").finish()
+    assert code == 2 and "--rewards" in error
+    both = ("--prompts", "my.txt", "--suite", "pocket", "--rewards", "jpeg")
+    code, _, error = start("eval", "pocket", *both).finish()
+    assert code == 2 and "leave out one" in error
+
+
+def test_an_own_benchmark_s_lines_mean_what_they_say(tmp_path, caplog):
+    """Null is no cluster of that name, one text is one cluster, and what is not followed is named."""
+    lines = '{"prompt": "a", "cluster": null, "tag": null}\n{"prompt": "a", "cluster": null}\n'
+    lines += '{"prompt": "b", "seed": 3, "cluster": null}\n'
+    written(tmp_path, "mine/prompts/three.jsonl", lines)
+    written(tmp_path, "mine/three.toml", 'rewards = ["jpeg"]\n[prompts]\nfile = "three.jsonl"\n')
+    command = ("eval", "pocket", "--suite", "mine/three.toml", "--steps", "1", "--out", "run")
+    code, out = run_here(tmp_path, *command)
+    assert code == 0, out
+    assert caplog.text.count("passed over, for they mean nothing here: 'seed'") == 1
+    table = pd.read_parquet(tmp_path / "run" / "three" / "samples.parquet")
+    assert table["cluster"].tolist() == ["00000", "00000", "00002"]
+    assert table["tag"].tolist() == [""] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.txt", "one\rtwo\r"), ("a.jsonl", '{"prompt": "one"}\r{"prompt": "two"}\r')],
+)
+def test_lines_that_a_carriage_return_alone_ends_are_lines(tmp_path, name, text):
+    written(tmp_path, name, text)
+    command = ("--rewards", "jpeg", "--steps", "1", "--limit", "2", "--out", "run")
+    code, out = run_here(tmp_path, "eval", "pocket", "--prompts", name, *command)
+    assert code == 0, out
+    (table,) = (tmp_path / "run").glob("*/samples.parquet")
+    assert pd.read_parquet(table)["prompt"].tolist() == ["one", "two"]
