@@ -127,7 +127,9 @@ def test_the_difference_of_pairs_is_exact_and_names_the_protocol_field(tmp_path,
     row = b.row("made", "pick@made", "image_mean")
     found = report_data.difference(a, b, row)
     assert (found.value, found.n) == (1.5, 8)
-    assert np.isnan([found.low, found.high]).all()  # four prompts that gain the same cannot tell it from chance
+    assert np.isnan(
+        [found.low, found.high]
+    ).all()  # four prompts that gain the same cannot tell it from chance
     write_report(runs, tmp_path / "out", quiet)
     page = (tmp_path / "out" / PAGE).read_text("utf-8")
     assert "Protocols or rewards differ: guidance_scale (A 1.0, B 4.5)." in page
