@@ -176,7 +176,10 @@ def load_model(
 
 @dataclass(frozen=True, slots=True)
 class TrainedFolder:
-    """What a training leaves as a checkpoint: `POLICY_FILE`, and beside it `lora/` or `pipeline/`."""
+    """What a training leaves as a checkpoint: `POLICY_FILE`, and beside it `lora/` or `pipeline/`.
+
+    `pipeline/` may hold the trained network alone (`_whole`), as those that ship with the project do.
+    """
 
     folder: Path
     base: str
