@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nftbench.benchmark.samples import Sample
 from nftbench.runs.io import write_atomic
-from nftbench.runs.run_folder import Run
+from nftbench.runs.run_folder import QUICK, Run
 from rewards.images.pixels import ImageError, read_picture
 
 COLUMNS = 8
@@ -83,7 +83,7 @@ def sheet(tiles: Sequence[Sequence[Tile]]) -> bytes:
         for j, tile in enumerate(row):
             _put(page, tile, (j * cell[0], i * cell[1]), scale, (scale * width, scale * height))
     buffer = io.BytesIO()
-    page.save(buffer, format="PNG")
+    page.save(buffer, format="PNG", compress_level=QUICK)
     return buffer.getvalue()
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow
+from pyarrow.parquet import ParquetFile
 
 from rewards.base import ConfigError
 
@@ -219,7 +220,10 @@ def read_table(path: Path, *, remedy: str) -> pd.DataFrame:
         ConfigError: it is not there, is not a whole parquet file, or holds other values than were written.
     """
     try:
-        table = pd.read_parquet(path)
+        with ParquetFile(
+            path
+        ) as file:  # half the time of `read_parquet`, which looks for a dataset
+            table = file.read().to_pandas()
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; {remedy}") from None
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
@@ -233,9 +237,9 @@ def read_table(path: Path, *, remedy: str) -> pd.DataFrame:
 def _content(table: pd.DataFrame) -> str:
     """Digest of a table's columns and values, whatever a file makes of their types; what is missing is missing."""
     digest = hashlib.sha256()
-    for name in table:
-        values, there = table[name].tolist(), table[name].notna().tolist()
-        found = [value if known else None for value, known in zip(values, there, strict=True)]
+    for name, gone in zip(table, table.isna().to_numpy().T.tolist(), strict=True):
+        values = table[name].tolist()
+        found = [None if lost else value for value, lost in zip(values, gone, strict=True)]
         digest.update(json.dumps([name, found], default=_plain).encode())
     return digest.hexdigest()
 

@@ -73,6 +73,8 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._written: dict[Path, pd.DataFrame] = {}
+        """Score files that this very object wrote, by path: not read again."""
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -240,7 +242,9 @@ class Run:
     ) -> None:
         """Write one batch's scores (`score_table`) beside what they are bound to (`BOUND`)."""
         table = pd.concat([scores, bound[[c for c in BOUND if c != "key"]]], axis=1)
-        write_table(self.scores_path(benchmark, reward, batch), table)
+        path = self.scores_path(benchmark, reward, batch)
+        write_table(path, table)
+        self._written[path] = table
 
     def batch_scores(
         self, benchmark: str, reward: str, batch: int, bound: pd.DataFrame
@@ -253,8 +257,10 @@ class Run:
             batch: number of the batch.
             bound: what they must be bound to; without the column `scorer` any one scorer is taken.
         """
+        path = self.scores_path(benchmark, reward, batch)
         try:
-            table = read_table(self.scores_path(benchmark, reward, batch), remedy="")
+            written = self._written.get(path)
+            table = read_table(path, remedy="") if written is None else written
             here = table[list(bound.columns)]
         except (ConfigError, KeyError):
             return None

@@ -29,6 +29,8 @@ from rewards.base import Progress, Prompt, Reward
 
 T = TypeVar("T")
 R = TypeVar("R")
+PICTURES = 1 << 28
+"""Bytes of pixels that wait for the rewards to come: 85 images of 1024 pixels, all of a benchmark of pocket's."""
 Scored = tuple[str, str, int]
 """A batch and who scored it: the benchmark's name, the reward's key, the batch's number."""
 
@@ -59,6 +61,7 @@ def score_images(
     rewards = {key: reward for work in works for key, reward in work.rewards.items()}
     scorers = {key: scorer_identity(reward) for key, reward in rewards.items()}
     turns = [(key, *pair) for key in in_order(rewards) for pair in zip(works, here, strict=True)]
+    pictures = Pictures(PICTURES if len(rewards) > 1 else 0)
     for key, work, images in turns:
         mine = processes.share(list(work.batches())) if key in work.rewards else []
         ends = [number * work.batch_size + len(batch) for number, batch in mine]
@@ -77,7 +80,9 @@ def score_images(
             for number, batch in in_turn
         )
         with Behind() as writing:  # a second core writes what this one has scored
-            for done, (turn, found) in zip(ends, ahead(find, asked), strict=True):
+            for done, (turn, found) in zip(
+                ends, ahead(partial(find, pictures), asked), strict=True
+            ):
                 tell = partial(progress, f"{work.name}: {key}", done, len(work.samples))
                 saved = score_batch(turn, found)
                 writing.follow(saved, tell if turn.number not in known else nothing)
@@ -119,10 +124,35 @@ class Turn:
         return {p: failed.get(s.key, "") for p, s in zip(self.paths, self.batch, strict=True)}
 
 
-def find(turn: Turn) -> pd.DataFrame | Opened:
+class Pictures:
+    """Images that were read for one reward, kept for the next ones: of the first batches, as many as fit."""
+
+    def __init__(self, most: int) -> None:
+        """None yet.
+
+        Args:
+            most: bytes of pixels that are kept.
+        """
+        self._left = most
+        self._kept: dict[tuple[str, int], Opened] = {}
+
+    def of(self, turn: Turn) -> Opened:
+        """A batch's images."""
+        name = (turn.work.name, turn.number)
+        if name in self._kept:
+            return self._kept[name]
+        opened = open_files(turn.paths, turn.prompts, turn.absent)
+        size = sum(picture.pixels.nbytes for picture in opened.pictures.values())
+        if size <= self._left:
+            self._kept[name] = opened
+            self._left -= size
+        return opened
+
+
+def find(pictures: Pictures, turn: Turn) -> pd.DataFrame | Opened:
     """The scores that a batch has, given to these images and prompts by this scorer; else its images."""
     known = turn.run.batch_scores(turn.work.name, turn.key, turn.number, turn.bound)
-    return known if known is not None else open_files(turn.paths, turn.prompts, turn.absent)
+    return known if known is not None else pictures.of(turn)
 
 
 def score_batch(turn: Turn, found: pd.DataFrame | Opened) -> Callable[[], None]:

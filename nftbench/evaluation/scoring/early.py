@@ -12,7 +12,15 @@ import torch
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.images import Behind
 from nftbench.evaluation.planning import Work
-from nftbench.evaluation.scoring.batches import Scored, Turn, bound_to, find, score_batch
+from nftbench.evaluation.scoring.batches import (
+    PICTURES,
+    Pictures,
+    Scored,
+    Turn,
+    bound_to,
+    find,
+    score_batch,
+)
 from nftbench.evaluation.scoring.files import scorer_identity
 from nftbench.evaluation.scoring.in_turn import stays
 from nftbench.generation.checkpoint import LoadedModel
@@ -71,12 +79,13 @@ class EarlyScores(AbstractContextManager):
 
     def _score(self, work: Work, keys: list[str], number: int, batch: list[Sample]) -> None:
         here = {s.key: self._run.image_digest(work.name, s) for s in batch}
+        pictures = Pictures(PICTURES)
         for key in keys:
             if self._behind.stopped:
                 return
             bound = bound_to(batch, here).assign(scorer=self._scorers[key])
             turn = Turn(self._run, work, key, number, batch, bound, self._retry_failed)
-            score_batch(turn, find(turn))()
+            score_batch(turn, find(pictures, turn))()
 
     def _tell(self, work: Work, keys: list[str], number: int, batch: list[Sample]) -> None:
         done = number * work.batch_size + len(batch)

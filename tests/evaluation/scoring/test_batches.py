@@ -1,10 +1,15 @@
-"""What is read ahead of the scoring: all of it, in order, one at a time."""
+"""What is read ahead of the scoring: all of it, in order, one at a time, and once for all rewards."""
 
 import threading
 
 import pytest
 
+from nftbench.evaluation.evaluate import score
+from nftbench.evaluation.scoring import batches, files
 from nftbench.evaluation.scoring.batches import ahead
+from nftbench.runs.run_folder import Run
+from rewards.images.pixels import read_picture
+from tests.helpers.runs.small_evaluation import evaluated, quietly, work
 
 
 def test_the_next_one_is_made_while_this_one_is_used_and_no_more():
@@ -37,3 +42,33 @@ def test_an_error_comes_in_its_turn():
 
 def test_nothing_ahead_of_nothing():
     assert list(ahead(str, [])) == []
+
+
+IMAGE = 64 * 64 * 3
+"""Bytes of a picture of pocket's."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("most", "reads"),
+    [(1 << 28, 12), (5 * IMAGE, 12 + 7 + 7), (0, 36)],
+    ids=["all", "some", "none"],
+)
+def test_an_image_is_read_once_for_all_rewards_if_it_fits(
+    policy, tmp_path, monkeypatch, most, reads
+):
+    """Batches of 5, 5 and 2: where five images fit it is the first batch that is kept."""
+    judges, asked = "jpeg,pickscore@pocket,clipscore@pocket", []
+    whole = evaluated(tmp_path / "whole", policy, work(judges=judges))
+    run = evaluated(tmp_path / "run", policy, work())
+    for path in (run.folder / "geneval-pocket" / "scores").rglob("*.parquet"):
+        path.unlink()
+    monkeypatch.setattr(batches, "PICTURES", most)
+    monkeypatch.setattr(
+        files, "read_picture", lambda path: asked.append(path) or read_picture(path)
+    )
+    rows = score(Run(run.folder), [work(judges=judges)], quietly)
+    assert len(asked) == reads
+    assert sorted((r.metric, r.value) for r in rows) == sorted(
+        (r.metric, r.value) for r in score(Run(whole.folder), [work(judges=judges)], quietly)
+    )
