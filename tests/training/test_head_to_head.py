@@ -14,7 +14,7 @@ from nftbench.training.algorithms import load_algorithm
 from nftbench.training.callbacks.base import Iteration
 from rewards.base import ConfigError
 from tests.helpers.paths import ROOT
-from tests.performance.head_to_head import (
+from tests.performance.head_to_head.__main__ import (
     PROTOCOL,
     Comparison,
     Meter,
@@ -22,8 +22,8 @@ from tests.performance.head_to_head import (
     main,
     recipe_of,
 )
-from tests.performance.head_to_head_plot import drawn
-from tests.performance.head_to_head_table import COSTS, _cost, _told, lines_of, ratios
+from tests.performance.head_to_head.plot import drawn
+from tests.performance.head_to_head.table import COSTS, _cost, _told, lines_of, ratios
 
 
 def points(*scores: float) -> list[dict[str, float]]:
@@ -196,7 +196,7 @@ def test_a_setting_that_fails_is_over_and_said(tmp_path, monkeypatch):
             meter(Iteration(done=0, metrics={"images": 0, meter.metric: 0.4}))
             raise TrainingFailed("the loss of iteration 1 is nan")
 
-    monkeypatch.setattr("tests.performance.head_to_head.TrainingRun", Failing)
+    monkeypatch.setattr("tests.performance.head_to_head.__main__.TrainingRun", Failing)
     (point,) = whole.make("nft-screen-0")
     assert point["score"] == 0.4 and point["failed"] == "the loss of iteration 1 is nan"
     assert "(failed: the loss of iteration 1 is nan)" in lines_of(whole.found(), [0.5])[0]
@@ -237,7 +237,7 @@ def test_a_comparison_is_made_whole_by_the_command(tmp_path):
 
 
 def test_the_published_table_is_what_the_committed_runs_give():
-    found = json.loads(PROTOCOL.with_suffix(".json").read_text("utf-8"))
+    found = json.loads(PROTOCOL.with_name("runs.json").read_text("utf-8"))
     table, thresholds = found.pop("table"), found.pop("protocol")["thresholds"]
     assert table == [*lines_of(found, thresholds), *ratios(found, thresholds)]
     document = (ROOT / "nftbench" / "training" / "README.md").read_text("utf-8")

@@ -1,6 +1,6 @@
 """The validations of every run of a head-to-head as curves: screens thin, confirming runs thick, thresholds dotted.
 
-Run: python tests/performance/head_to_head_plot.py OUT/result.json PICTURE.png
+Run: python -m tests.performance.head_to_head.plot OUT/result.json PICTURE.png
 """
 
 import argparse
@@ -18,7 +18,7 @@ def drawn(found: dict[str, Any]) -> Figure:
     """The picture.
 
     Args:
-        found: what tests/performance/head_to_head.py wrote.
+        found: what `python -m tests.performance.head_to_head` wrote.
     """
     protocol = found["protocol"]
     sides = [name for name in found if name not in ("protocol", "table")]

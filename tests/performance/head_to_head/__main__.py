@@ -34,10 +34,10 @@ from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import as_chosen, stored_recipe
 from nftbench.training.run import TrainingRun
 from rewards.base import ConfigError
-from tests.performance.head_to_head_protocol import read_protocol
-from tests.performance.head_to_head_table import COSTS, lines_of, ratios
+from tests.performance.head_to_head.protocol import read_protocol
+from tests.performance.head_to_head.table import COSTS, lines_of, ratios
 
-PROTOCOL = Path(__file__).with_name("head_to_head.toml")
+PROTOCOL = Path(__file__).with_name("protocol.toml")
 POINTS = "points.json"
 """In a run's folder, once it is finished."""
 SPAN = 3
