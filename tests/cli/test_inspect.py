@@ -8,6 +8,7 @@ import pytest
 from nftbench.cli.main import main
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_each_part_is_named_with_its_size(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["nftbench", "inspect", "pocket"])

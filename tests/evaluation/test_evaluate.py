@@ -220,7 +220,7 @@ def scene(chance, sample) -> np.ndarray:
     ("benchmark", "judges"),
     [
         ("geneval-pocket", "clipscore@pocket,geneval@pocket-nft,jpeg,pickscore@pocket"),
-        ("ocr-pocket", "ocr@rapidocr,pickscore@pocket"),
+        pytest.param("ocr-pocket", "ocr@rapidocr,pickscore@pocket", marks=pytest.mark.thorough),
     ],
 )
 def test_batch_size_moves_no_score(tmp_path, policy, benchmark, judges):

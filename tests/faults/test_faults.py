@@ -25,6 +25,7 @@ def broken(code: int, out: str, err: str) -> dict[str, list[str]]:
     return {line["fault"]: line["broken"] for line in lines}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_is_promised_holds_in_a_part_of_the_trials(start_code):
     found = broken(*start_code(QUICK).finish())

@@ -180,6 +180,7 @@ def test_a_run_keeps_what_was_chosen(tmp_path, monkeypatch):
     assert resumed_recipe(tmp_path / "auto", small(*one, *auto), []) == small(*one)
 
 
+@pytest.mark.thorough
 def test_short_memory_checkpoints_gradients(tmp_path, monkeypatch):
     """And the update is the same one: passes that are computed again take attention as it was computed before."""
     one = ("stages.iterations=1", "stages.updates=1", "optimizer.eps=1", "optimizer.lr=1")

@@ -266,6 +266,7 @@ main()
 COMMAND = "eval pocket --suite geneval-pocket --limit 8 --steps 2 --batch-size 3 --rewards jpeg,jpeg@compressibility"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_command_stopped_by_a_signal_and_shared_by_two(start, start_code, tmp_path):
     """SIGTERM while both go on: one line, nothing half-written; two processes resume it, to the bytes of one."""

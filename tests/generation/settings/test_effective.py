@@ -200,6 +200,7 @@ def test_a_call_that_fails_leaves_no_other_attention_behind():
     assert pipeline.transformer.attn_processors == before
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_scale_that_is_refused_alone_is_found_beside_the_others_off(tmp_path):
     """HunyuanDiT with perturbed attention draws unguided only where that is off as well; asked for by the command."""

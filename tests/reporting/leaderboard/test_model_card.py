@@ -114,6 +114,7 @@ def test_what_may_not_be_published_gets_no_card(tmp_path, changes, said):
         card(a_run(tmp_path / "run", [row("geneval-pocket", **changes)]))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_readmes_example_draws_the_image_that_was_scored(start, tmp_path):
     """A LoRA, trained and asked by commands; plain diffusers, told by the README, makes the run's first picture."""

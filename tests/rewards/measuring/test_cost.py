@@ -86,6 +86,7 @@ print(before, peak_memory() - before)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_peak_memory_counts_what_is_filled_and_not_the_parents():
     held = np.ones(120_000_000)  # 960 MB in this process
