@@ -140,7 +140,8 @@ def fitted(works: Sequence[Work], model: LoadedModel) -> list[Work]:
         own = {"dtype": model.dtype, "numerics": model.numerics}
         requested = work.protocol.filled(model.own).model_copy(update=own)
         settings = learn_settings(model.pipeline, requested)
-        settings = check_prompt_seen(model.pipeline, settings, work.prompts)
+        count = requested.images_per_prompt
+        settings = check_prompt_seen(model.pipeline, settings, work.prompts, count)
         protocol = as_drawn(requested, settings)
         name = work.name.replace(f"+{work.protocol.hash}", f"+{protocol.hash}")
         cut = count_cut(model.pipeline, settings, work.prompts)

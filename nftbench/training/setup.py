@@ -129,7 +129,9 @@ def set_up(
     policy = TrainedPolicy(base.pipeline, recipe.policy, seed=recipe.seed)
     settings = _settings(base, recipe)
     layout = learn(base.pipeline, lambda texts: _draw_briefly(base, settings, texts))
-    settings = check_prompt_seen(base.pipeline, settings, stages[0].prompts)
+    settings = check_prompt_seen(
+        base.pipeline, settings, stages[0].prompts, recipe.stages[0].group_size
+    )
     say(_drawing(settings))
     stages = [_guided(data, base, recipe) for data in stages]
     trained = {r.key: r for data in stages for r in data.rewards}

@@ -91,6 +91,33 @@ def test_a_negative_prompt_of_the_pipelines_own_is_in_the_row(home):
     assert protocol(home, f"{name}-run")["negative_prompt"] == "ugly"
 
 
+ONE_NOISE = f"options['generator'] = torch.Generator().manual_seed(7)\n{PLAIN}"
+
+
+def test_a_pipeline_that_starts_from_one_noise_draws_no_copies(home):
+    name = odd(home, "one_noise", ONE_NOISE)
+    asked = ("--steps", "1", "--guidance", "off", "--images-per-prompt")
+    code, said = evaluated(home, name, *asked, "2")
+    assert code == 2 and "Odd draws one image from two seeds" in said
+    assert not images(home / f"{name}-run")
+    assert evaluated(home, name, *asked, "1")[0] == 0
+
+
+FIRST_NOISE = """if isinstance(generator, list):
+    noise = torch.randn(1, 4, height // 8, width // 8, generator=generator[0])
+    options = dict(options, generator=None, latents=noise.repeat(count, 1, 1, 1))
+"""
+
+
+def test_a_batch_that_shares_its_first_images_noise_is_drawn_one_by_one(home):
+    name = odd(home, "first_noise", FIRST_NOISE + PLAIN)
+    asked = ("--steps", "1", "--guidance", "off", "--size", "64")
+    for size in ("1", "3"):
+        code, said = evaluated(home, name, *asked, "--batch-size", size, out=size)
+        assert code == 0, said
+    assert images(home / f"{name}-1") == images(home / f"{name}-3")
+
+
 def test_steps_that_a_pipeline_caps_are_refused(home):
     body = f"options['num_inference_steps'] = min(3, num_inference_steps)\n{PLAIN}"
     name = odd(home, "capped", body)

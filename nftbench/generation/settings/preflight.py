@@ -1,4 +1,4 @@
-"""Before a long run: does the prompt reach the image, is an image its own whatever its batch, which prompts are cut."""
+"""Before a long run: do prompt and seed reach the image, is it its own whatever its batch, which prompts are cut."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,31 +27,39 @@ BATCH_TOLERANCE = 0.01
 
 
 def check_prompt_seen(
-    pipeline: DiffusionPipeline, settings: Effective, prompts: Sequence[Prompt]
+    pipeline: DiffusionPipeline,
+    settings: Effective,
+    prompts: Sequence[Prompt],
+    images_per_prompt: int = 1,
 ) -> Effective:
-    """Draw two different prompts from one noise, in two steps.
+    """Draw two different prompts from one noise, in two steps, one of them from two, and both at once.
 
     Args:
         pipeline: any.
         settings: learned for it.
         prompts: of the run.
+        images_per_prompt: of the run; several have to be different ones.
 
     Returns:
         The settings; with `one_by_one` where an image would depend on its neighbours in a batch.
 
     Raises:
-        ConfigError: both prompts give one image, and so does a third.
+        ConfigError: both prompts give one image, and so does a third; or both noises do.
     """
     settings = replace(settings, one_by_one=settings.one_by_one or settings.unseeded)
-    texts = list(dict.fromkeys(p.text for p in prompts))
-    if len(texts) < 2:
-        return settings
-    # One id, so one noise: only the words differ.
-    pair = [Sample(Prompt(id=SAME_NOISE, text=text), 0) for text in (texts[0], texts[-1])]
     brief = settings.at(num_inference_steps=STEPS)
-    alone = [_draw(pipeline, [sample], brief)[0] for sample in pair]
-    if np.abs(alone[0] - alone[1]).max() <= SAME:
-        _refuse_unseen(pipeline, brief, (texts[0], texts[-1]), alone[0])
+    texts = list(dict.fromkeys(p.text for p in prompts))
+    # One id, so one noise: only the words differ; then only the noise.
+    first, last = (Sample(Prompt(id=SAME_NOISE, text=text), 0) for text in (texts[0], texts[-1]))
+    pair = [last, replace(first, index=1)]
+    image, *alone = (_draw(pipeline, [one], brief)[0] for one in (first, *pair))
+    if first != last and _one(image, alone[0]):
+        _refuse_unseen(pipeline, brief, (texts[0], texts[-1]), image)
+    if images_per_prompt > 1 and _one(image, alone[1]):
+        raise ConfigError(
+            f"{type(pipeline).__name__} draws one image from two seeds: all images of a prompt would be copies; "
+            "expected that it starts from the generator that it is given, or --images-per-prompt 1; nothing was drawn"
+        )
     if settings.one_by_one:
         return settings
     try:
@@ -62,6 +70,10 @@ def check_prompt_seen(
     return replace(settings, one_by_one=bool(off > BATCH_TOLERANCE))
 
 
+def _one(image: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.abs(image - other).max() <= SAME)
+
+
 def _refuse_unseen(
     pipeline: DiffusionPipeline, brief: Effective, texts: tuple[str, str], image: np.ndarray
 ) -> None:
@@ -70,7 +82,7 @@ def _refuse_unseen(
     Prompts that differ only behind what the tokenizer keeps are counted as cut, not refused.
     """
     other = Sample(Prompt(id=SAME_NOISE, text=PROBE), 0)
-    if np.abs(image - _draw(pipeline, [other], brief)[0]).max() > SAME:
+    if not _one(image, _draw(pipeline, [other], brief)[0]):
         return
     length = brief.max_sequence_length
     known = f" (max_sequence_length {length})" if length is not None else ""
