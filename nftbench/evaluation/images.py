@@ -19,7 +19,7 @@ from nftbench.benchmark.schema import Protocol
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.machine.encoders import RememberedTexts
-from nftbench.generation.sampling import generate, refuse_other_steps
+from nftbench.generation.sampling import generate_each, refuse_not_finite, refuse_other_steps
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
@@ -106,12 +106,13 @@ def make_images(
         then: told of each batch, by number, once its images and their digests lie there.
 
     Raises:
-        ConfigError: the memory does not do for one image.
+        ConfigError: the memory does not do for one image; or none has pixels that are finite numbers. Where only some
+            have none they failed, and the run goes on.
     """
     origin, total, at_once = image_origin(policy.digest, work.protocol), len(work.samples), 0
     mine = processes.share(list(work.batches()))
     missing = [(n, batch) for n, batch in mine if not _made(run, work, n, batch, origin)]
-    numbers = {number for number, _ in missing}
+    numbers, works = {number for number, _ in missing}, len(missing) < len(mine)
     with RememberedTexts(policy.pipeline) as texts, Behind() as behind:
         encoded = texts.ahead(missing, work.settings or work.protocol)
         for number, batch in mine:
@@ -122,6 +123,9 @@ def make_images(
                 continue
             next(encoded)
             pixels, at_once = _generated(policy, work, batch, at_once or work.batch_size)
+            works = works or not all(isinstance(one, str) for one in pixels)
+            if not works:
+                refuse_not_finite(policy.pipeline, batch, pixels)
             saved = partial(run.save_images, work.name, number, batch, pixels, origin)
             behind.follow(saved, partial(_told, said, partial(then, number, batch)))
 
@@ -143,12 +147,13 @@ def _made(run: Run, work: Work, number: int, batch: Sequence[Sample], origin: st
 
 def _generated(
     policy: LoadedModel, work: Work, batch: Sequence[Sample], at_once: int
-) -> tuple[list[np.ndarray], int]:
-    """A batch's pixels, and how many images at once the memory does for: fewer from then on, where it did not."""
+) -> tuple[list[np.ndarray | str], int]:
+    """A batch's pixels, or why there are none, and how many images at once the memory does for from then on."""
     while True:
         parts = [batch[i : i + at_once] for i in range(0, len(batch), at_once)]
         try:
-            drawn = [generate(policy.pipeline, p, work.settings or work.protocol) for p in parts]
+            settings = work.settings or work.protocol
+            drawn = [generate_each(policy.pipeline, part, settings) for part in parts]
             if work.settings:
                 refuse_other_steps(policy.pipeline, work.settings)
             return [pixels for part in drawn for pixels in part], at_once

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 OVERSHOOT = 0.5
 """How far beyond [0, 1] a decoder that is not held to it may go; pixels in [-1, 1] or in grey levels go further."""
+NOT_FINITE = "pixels that are not finite numbers"
+"""Why an image has no pixels."""
 
 
 def sampling_arguments(
@@ -79,16 +81,43 @@ def generate(
     Raises:
         ConfigError: pixels that are not finite numbers, or that a safety checker took away: never scored as black.
     """
+    drawn = generate_each(pipeline, batch, parameters)
+    refuse_not_finite(pipeline, batch, drawn)
+    return np.stack(drawn)
+
+
+def generate_each(
+    pipeline: DiffusionPipeline,
+    batch: Sequence[Sample],
+    parameters: "SamplingParameters | Effective",
+) -> list[np.ndarray | str]:
+    """As `generate`, image by image: in place of pixels that are not finite numbers there is the reason."""
     if getattr(parameters, "one_by_one", False):
-        return np.concatenate([_generate(pipeline, [s], parameters) for s in batch])
+        return [_generate(pipeline, [s], parameters)[0] for s in batch]
     return _generate(pipeline, batch, parameters)
+
+
+def refuse_not_finite(
+    pipeline: DiffusionPipeline, batch: Sequence[Sample], drawn: Sequence[np.ndarray | str]
+) -> None:
+    """Refuse a batch of which an image has no pixels.
+
+    Raises:
+        ConfigError: by the first one's reason.
+    """
+    for sample, one in zip(batch, drawn, strict=True):
+        if isinstance(one, str):
+            raise ConfigError(
+                f"{type(pipeline).__name__} made {one} (the first in {sample.key}); its weights do not work in this "
+                "dtype: choose another --dtype"
+            )
 
 
 def _generate(
     pipeline: DiffusionPipeline,
     batch: Sequence[Sample],
     parameters: "SamplingParameters | Effective",
-) -> np.ndarray:
+) -> list[np.ndarray | str]:
     name = type(pipeline).__name__
 
     def refusal(error: Exception) -> ConfigError:
@@ -99,21 +128,14 @@ def _generate(
 
     with ForeignErrors(refusal, but=(torch.OutOfMemoryError,)):
         output = called(pipeline, batch, parameters)
-    images = images_of(output, name)
-    if len(images) != len(batch):
-        raise ConfigError(f"{name} drew {len(images)} images for {len(batch)} prompts")
-    if not np.isfinite(images).all():
-        raise ConfigError(
-            f"{name} made pixels that are not finite numbers (first prompt of the batch: "
-            f"{batch[0].prompt.id}); its weights do not work in this dtype"
-        )
+    images = images_of(output, name, len(batch))
     censored = getattr(output, "nsfw_content_detected", None)
     if isinstance(censored, Sequence) and any(censored):
         raise ConfigError(
             f"{name} blacked out {sum(map(bool, censored))} images of the batch that begins with {batch[0].key}: its "
             "safety checker is on; remove the component from the checkpoint"
         )
-    return to_uint8(images)
+    return [to_uint8(one) if np.isfinite(one).all() else NOT_FINITE for one in images]
 
 
 def called(
@@ -174,15 +196,16 @@ def call_arguments(
     return given if negative is None else {**given, "negative_prompt": [negative] * len(batch)}
 
 
-def images_of(output: Any, name: str) -> np.ndarray:
+def images_of(output: Any, name: str, count: int) -> np.ndarray:
     """The images of a pipeline's output, float (N, H, W, 3) in [0, 1].
 
     Args:
         output: what the pipeline returned, asked for numpy arrays.
         name: of the pipeline, for the error.
+        count: how many were asked for.
 
     Raises:
-        ConfigError: it returned something else, such as a video.
+        ConfigError: it returned something else, such as a video, or another number of images.
     """
     found = next(
         (v for k in ("images", "image") if (v := getattr(output, k, None)) is not None), None
@@ -205,8 +228,11 @@ def images_of(output: Any, name: str) -> np.ndarray:
         shape = array.shape if array.size else type(found).__name__
         what = f"a video {np.shape(frames)}" if frames is not None else shape
         raise ConfigError(f"{name} returned {what}; expected RGB images (N, H, W, 3)")
-    low, high = array.min(initial=0), array.max(initial=0)
-    if low < -OVERSHOOT or high > 1 + OVERSHOOT:  # NaN is neither: see `generate`
+    if len(array) != count:
+        raise ConfigError(f"{name} drew {len(array)} images for {count} prompts")
+    known = array[np.isfinite(array)]  # of the rest see `generate`
+    low, high = known.min(initial=0), known.max(initial=0)
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ConfigError(
             f"{name} returned pixels from {low:.3g} to {high:.3g}; expected numbers in [0, 1]"
         )

@@ -38,7 +38,7 @@ def test_where_the_memory_does_not_do_fewer_are_made_at_once(
     work, policy, tmp_path, monkeypatch, caplog
 ):
     sizes: list[int] = []
-    monkeypatch.setattr(images, "generate", memory_for(1, sizes))
+    monkeypatch.setattr(images, "generate_each", memory_for(1, sizes))
     run = Run(tmp_path / "run")
     images.make_images(run, work, policy, lambda *_: None)
     assert sizes == [3, 2, 1, 1, 1, 1, 1, 1]  # what does not do is not tried again
@@ -52,7 +52,7 @@ def test_where_the_memory_does_not_do_fewer_are_made_at_once(
 
 
 def test_where_it_does_not_do_for_one_the_remedy_is_one_line(work, policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "generate", memory_for(0, []))
+    monkeypatch.setattr(images, "generate_each", memory_for(0, []))
     with pytest.raises(ConfigError, match=r"one image at once \(CUDA out of memory\); choose a"):
         images.make_images(Run(tmp_path / "run"), work, policy, lambda *_: None)
     assert not list(tmp_path.rglob("*.png"))
@@ -76,7 +76,7 @@ def test_the_next_batch_is_drawn_while_one_is_written(work, policy, tmp_path, mo
             assert second.wait(60), "the drawing waits for the writing"
             super().save_images(*given, **more)
 
-    monkeypatch.setattr(images, "generate", drawing)
+    monkeypatch.setattr(images, "generate_each", drawing)
     told = []
     images.make_images(Slow(tmp_path / "slow"), work, policy, lambda *said: told.append(said))
     assert told == [(f"{work.name}: images", done, 6) for done in (3, 6)]
@@ -124,7 +124,7 @@ def test_an_error_of_the_drawing_leaves_what_was_drawn_before(work, policy, tmp_
             raise ConfigError("broken")
         return generate(pipeline, batch, settings)
 
-    monkeypatch.setattr(images, "generate", drawing)
+    monkeypatch.setattr(images, "generate_each", drawing)
     run = Run(tmp_path / "run")
     with pytest.raises(ConfigError, match="broken"):
         images.make_images(run, work, policy, lambda *_: None)

@@ -172,7 +172,7 @@ def draw_as(pipeline: Any, manifest: dict[str, Any]) -> np.ndarray:
         output = pipeline(
             prompt=prompt["prompt"], generator=generator, output_type="np", **arguments
         )
-    return to_uint8(images_of(output, "plain"))[0]
+    return to_uint8(images_of(output, "plain", 1))[0]
 
 
 class Counts:

@@ -39,7 +39,7 @@ def growth(bench: Bench) -> Observed:
         from nftbench.evaluation.evaluate import evaluate
         from nftbench.runs.run_folder import Run
 
-        images.generate = lambda pipeline, batch, settings: np.zeros(
+        images.generate_each = lambda pipeline, batch, settings: np.zeros(
             (len(batch), SIDE, SIDE, 3), dtype=np.uint8
         )
         me, moments = psutil.Process(), []

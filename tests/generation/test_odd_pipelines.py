@@ -118,6 +118,43 @@ def test_a_batch_that_shares_its_first_images_noise_is_drawn_one_by_one(home):
     assert images(home / f"{name}-1") == images(home / f"{name}-3")
 
 
+NO_NUMBERS = """drawn = draw(prompt, negative_prompt=negative_prompt, **options).images
+texts = [prompt] if isinstance(prompt, str) else prompt
+drawn[[i for i, text in enumerate(texts) if text in {texts!r}]] = np.nan
+return (drawn,)"""
+
+
+@pytest.mark.parametrize("size", ["1", "3"])
+def test_an_image_without_numbers_failed_and_the_others_did_not(home, size):
+    name = odd(home, f"some_{size}", NO_NUMBERS.replace("{texts!r}", "['a sign']"))
+    asked = ("--steps", "1", "--guidance", "off", "--batch-size", size, "--json")
+    code, said = evaluated(home, name, *asked)
+    assert code == 4 and "pixels that are not finite numbers" in said
+    (row,), _ = json.JSONDecoder().raw_decode(said[said.index("[ {") :])
+    assert (row["n"], row["n_failed"]) == (2, 1)
+    assert len(images(home / f"{name}-run")) == 2
+    again, _ = evaluated(home, name, *asked, "--max-failed", "0.5")
+    assert again == 0, "and it is drawn again, as what a reward failed on is scored again"
+
+
+def test_a_model_without_any_numbers_is_refused(home):
+    name = odd(home, "none", NO_NUMBERS.replace("in {texts!r}", ""))
+    code, said = evaluated(home, name, "--steps", "1", "--guidance", "off", "--batch-size", "1")
+    assert code == 2 and "(the first in 00000-00)" in said and "another --dtype" in said
+    assert not images(home / f"{name}-run")
+
+
+@pytest.mark.parametrize("change", ["np.concatenate([drawn, drawn])", "drawn[:1]"])
+def test_another_number_of_images_is_refused_or_asked_for_one_by_one(home, change):
+    body = f"drawn = draw(prompt, **options).images\nreturn ({change},)"
+    code, said = evaluated(home, odd(home, change[:5], body), "--steps", "1", "--guidance", "off")
+    if "drawn[:1]" in change:
+        assert code == 0, said
+        assert len(images(home / "drawn-run")) == 3
+    else:
+        assert code == 2 and "Odd drew 2 images for 1 prompts" in said
+
+
 def test_steps_that_a_pipeline_caps_are_refused(home):
     body = f"options['num_inference_steps'] = min(3, num_inference_steps)\n{PLAIN}"
     name = odd(home, "capped", body)

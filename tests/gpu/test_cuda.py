@@ -109,7 +109,7 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, caplog):
 
     What they took is no bound: convolutions take more memory where there is more.
     """
-    at_once, taken, room, draw = [], [], [], images.generate
+    at_once, taken, room, draw = [], [], [], images.generate_each
 
     def watched(pipeline, batch, settings):
         at_once.append(len(batch))
@@ -127,7 +127,7 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, caplog):
         evaluated(tmp_path, name, "--batch-size", "48", "--limit", "24", rewards="jpeg")
 
     total = torch.cuda.get_device_properties(0).total_memory
-    monkeypatch.setattr(images, "generate", watched)
+    monkeypatch.setattr(images, "generate_each", watched)
     all_at_once("roomy")
     assert at_once == [48]
     tight = ""

@@ -102,7 +102,7 @@ def _draw(pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective)
 
     with ForeignErrors(refusal):
         output = called(pipeline, batch, settings)
-    return images_of(output, name).astype(np.float64)
+    return images_of(output, name, len(batch)).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)

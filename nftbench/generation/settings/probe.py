@@ -196,8 +196,8 @@ def _said_absent(pipeline: DiffusionPipeline) -> str:
 
 
 def image_of(seen: Observation, pipeline: DiffusionPipeline) -> Any:
-    """The images of an observed call, float (N, H, W, 3)."""
-    return images_of(seen.output, type(pipeline).__name__)
+    """The image of an observed call with one prompt, float (1, H, W, 3)."""
+    return images_of(seen.output, type(pipeline).__name__, 1)
 
 
 def shown_arguments(arguments: Mapping[str, Any]) -> str:

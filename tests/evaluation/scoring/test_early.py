@@ -61,7 +61,7 @@ def watched(monkeypatch):
         happened.append("drawn")
         return found
 
-    monkeypatch.setattr(images, "generate", drawing)
+    monkeypatch.setattr(images, "generate_each", drawing)
     monkeypatch.setattr(Watched, "before", staticmethod(lambda: happened.append("scored")))
     return happened
 
@@ -79,7 +79,7 @@ def test_a_batch_is_scored_before_the_last_one_is_drawn(watched, policy, tmp_pat
 
     By then `BEHIND` batches may still be waiting to be written, on the slowest disk, and no more.
     """
-    scored, drawn, draw = threading.Event(), [], images.generate
+    scored, drawn, draw = threading.Event(), [], images.generate_each
 
     def drawing(*given):
         drawn.append(1)
@@ -88,7 +88,7 @@ def test_a_batch_is_scored_before_the_last_one_is_drawn(watched, policy, tmp_pat
         )
         return draw(*given)
 
-    monkeypatch.setattr(images, "generate", drawing)
+    monkeypatch.setattr(images, "generate_each", drawing)
     monkeypatch.setattr(Watched, "before", staticmethod(scored.set))
     evaluated(tmp_path / "run", policy, work(3, judges="watched"))
     assert len(drawn) == BEHIND + 2
@@ -197,7 +197,7 @@ def test_stopped_after_any_batch(whole, policy, tmp_path, moment):
 
 def test_the_drawing_is_never_far_ahead(watched, policy, tmp_path, monkeypatch):
     """While the first score is given only so many are drawn: a little is waited for one more, which never comes."""
-    beyond, count, draw = threading.Event(), [], images.generate
+    beyond, count, draw = threading.Event(), [], images.generate_each
 
     def drawing(*given):
         found = draw(*given)
@@ -211,7 +211,7 @@ def test_the_drawing_is_never_far_ahead(watched, policy, tmp_path, monkeypatch):
             first.append(1)
             assert not beyond.wait(1), "nothing holds the drawing back"
 
-    monkeypatch.setattr(images, "generate", drawing)
+    monkeypatch.setattr(images, "generate_each", drawing)
     monkeypatch.setattr(Watched, "before", staticmethod(scoring))
     evaluated(tmp_path / "run", policy, work(1, judges="watched"))
     assert len(count) == 12
