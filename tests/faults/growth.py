@@ -42,6 +42,7 @@ def growth(bench: Bench) -> Observed:
         images.generate_each = lambda pipeline, batch, settings: np.zeros(
             (len(batch), SIDE, SIDE, 3), dtype=np.uint8
         )
+        images.refuse_other_steps = lambda pipeline, settings: None  # it takes none
         me, moments = psutil.Process(), []
 
         def progress(stage: str, done: int, total: int) -> None:
