@@ -44,12 +44,19 @@ def is_main() -> bool:
     return launched()[0] == 0
 
 
-_answers = {"in_json": False}
-"""How the command that runs answers."""
+_answers: dict[str, Any] = {"in_json": False, "output": None}
+"""How the command that runs answers; and where, when everything else that is printed goes elsewhere."""
 
 
 def answer_in_json(wanted: bool) -> bool:
-    """From here on standard output takes JSON alone, or everything."""
+    """From here on standard output takes JSON alone, or everything.
+
+    What rewards and pipelines of the user's own print goes to standard error beside JSON, too.
+    """
+    if wanted and not _answers["in_json"]:
+        _answers["output"], sys.stdout = sys.stdout, sys.stderr
+    elif not wanted and _answers["in_json"]:
+        sys.stdout = _answers["output"]
     _answers["in_json"] = wanted
     return wanted
 
@@ -91,8 +98,9 @@ def _plain(value: Any) -> Any:
 def write(text: str) -> None:
     """Text for standard output, as it is."""
     if is_main():
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        output = _answers["output"] if _answers["in_json"] else sys.stdout
+        output.write(text)
+        output.flush()
 
 
 def line(text: str) -> None:
@@ -109,9 +117,8 @@ def show(grids: "Sequence[Grid]") -> None:
 
     from nftbench.reporting.tables import text_tables
 
-    stream = sys.stderr if _answers["in_json"] else sys.stdout
-    if stream.isatty() and is_main():
-        text_tables.show(Console(file=stream), grids)
+    if sys.stdout.isatty() and is_main():
+        text_tables.show(Console(file=sys.stdout), grids)
     else:
         line(text_tables.render("terminal", grids, []).removesuffix("\n"))
 

@@ -123,6 +123,8 @@ def main() -> None:
         if not said:
             raise
         fail(said, REFUSED)
+    finally:
+        console.answer_in_json(False)
     if code == INTERRUPTED:  # typer makes Ctrl-C this code, without a word
         fail("stopped; run the same command again to resume", code)
     sys.exit(code)

@@ -53,6 +53,39 @@ def test_numbers_that_are_none(capsys):
     assert out.isascii() and err == "beside it\n"
 
 
+TALKATIVE = """
+from dataclasses import replace
+import numpy as np
+import rewards
+from rewards.base import Scores
+
+
+class Talkative:
+    def __init__(self, *, device):
+        self.info = replace(rewards.reward_info("jpeg"), name="talkative", files=())
+
+    def check(self, prompts):
+        print("checking", len(prompts))
+
+    def score(self, images, prompts):
+        print("scoring", len(images))
+        return Scores(values=np.zeros(len(images), np.float32), reasons=("",) * len(images))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_reward_of_the_users_own_prints_is_not_in_the_json(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(TALKATIVE, "utf-8")
+    asked = (
+        "eval pocket --suite ocr-pocket --limit 2 --steps 1 --rewards mine.py:Talkative --out run"
+    )
+    code, out, err = run(f"{asked} --json")
+    assert code == 0 and len(json.loads(out)["rows"]) == 1, err
+    assert "checking" in err and "scoring" in err
+    assert "checking" in run(f"{asked}2")[1], "without the flag it prints where it wants"
+
+
 @pytest.mark.slow
 def test_an_evaluation_as_json(start, tmp_path):
     small = ("--suite", "ocr-pocket", "--limit", "2", "--steps", "1", "--rewards", "jpeg")
