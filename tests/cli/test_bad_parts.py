@@ -128,9 +128,12 @@ def damaged(folder: Path, part: str, how: str) -> Path:
         if how == "prefixed":
             state = {f"module.{k}": v for k, v in state.items()}
         for name in [k for k in state if k.endswith((NAME, "conv_in.weight"))]:
-            lost = state.pop(name) if how != "prefixed" else None
-            state |= {f"{name}x": lost} if how == "renamed" else {}
-            state |= {name.replace("weight", "qweight"): lost} if how == "packed" else {}
+            if how == "prefixed":
+                continue
+            lost = state.pop(name)
+            other = {"renamed": f"{name}x", "packed": name.replace("weight", "qweight")}.get(how)
+            if other:
+                state[other] = lost
         save_file(state, path, {"format": "pt"})
     return folder / "sound" / part
 
@@ -151,7 +154,7 @@ class PackingConfig(QuantizationConfigMixin):
     """Of `Packing`."""
 
     def __init__(self, **_: object) -> None:
-        self.quant_method = "packing"
+        self.quant_method = "packing"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Packing(HfQuantizer):
