@@ -99,11 +99,8 @@ def import_images(
         loaded, samples = _own_benchmark(source, images)
     else:
         samples = _samples(images, loaded.load(), loaded.name, source)
-    notes = [
-        *uneven_note(images),
-        *unread_note(source, {i.prompt.id for i in images}),
-        *geneval_notes(source),
-    ]
+    ids = {i.prompt.id for i in images}
+    notes = [*uneven_note(images), *unread_note(source, ids), *geneval_notes(source)]
     with hold(out):
         if strangers(out):  # of a command that was faster
             raise ConfigError(f"{out} holds something already; choose another --out")
@@ -187,8 +184,7 @@ def _geneval(folder: Path, first: dict[str, str]) -> Iterator[GivenImage]:
     samples = folder / "samples"
     if not (found := samples_of(samples)[0] if samples.is_dir() else []):
         raise ConfigError(f"{samples}: expected GenEval's images, such as 0000.png; found none")
-    for image in found:
-        yield GivenImage(image, prompt)
+    yield from (GivenImage(image, prompt) for image in found)
 
 
 def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage]:

@@ -14,7 +14,7 @@ from nftbench.benchmark.samples import Sample
 from nftbench.generation.foreign import ForeignErrors, said_by
 from nftbench.generation.sampling import called, images_of
 from nftbench.generation.settings.effective import PROBE, Effective
-from nftbench.generation.settings.probe import STEPS
+from nftbench.generation.settings.probe import brief_steps
 from rewards.base import ConfigError, Prompt
 
 SAME_NOISE = "preflight"
@@ -48,7 +48,7 @@ def check_prompt_seen(
         return settings
     # One id, so one noise: only the words differ.
     pair = [Sample(Prompt(id=SAME_NOISE, text=text), 0) for text in (texts[0], texts[-1])]
-    brief = settings.at(num_inference_steps=STEPS)
+    brief = settings.at(num_inference_steps=brief_steps(pipeline))
     alone = [_draw(pipeline, [sample], brief)[0] for sample in pair]
     if np.abs(alone[0] - alone[1]).max() <= SAME:
         _refuse_unseen(pipeline, brief, (texts[0], texts[-1]), alone[0])
@@ -121,7 +121,7 @@ def draw_briefly(
     pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective
 ) -> np.ndarray:
     """Images of a batch in two steps, float (N, H, W, 3); in the pipeline's own words where it cannot."""
-    return _draw(pipeline, batch, settings.at(num_inference_steps=STEPS))
+    return _draw(pipeline, batch, settings.at(num_inference_steps=brief_steps(pipeline)))
 
 
 def readings(draw: Callable[[], object], prompt: str) -> list[TokenizerCall]:
