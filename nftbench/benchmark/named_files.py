@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence, Set
+from itertools import pairwise
 from pathlib import Path
 
 from nftbench.benchmark.prompts import LONGEST_ID
@@ -16,8 +17,54 @@ NUMBERED = re.compile(r"(?P<id>.+?)[-_](?P<index>[0-9]{1,6})")
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The images of a folder, in their names' order."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    """The images of a folder, in their names' order.
+
+    Raises:
+        ConfigError: a link that leads nowhere, or two images of one name (`a.png`, `a.jpg`): one too few or too many
+            would be counted in silence.
+    """
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.is_dir())
+    stems: dict[str, Path] = {}
+    for path in found:
+        if not path.exists():
+            raise ConfigError(f"{path} is a link to no file; put the image there, or take it away")
+        if (other := stems.setdefault(path.stem, path)) != path:
+            raise ConfigError(f"{other} and {path.name} are two images of one name; keep one")
+    return [path for path in found if path.is_file()]
+
+
+def samples_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """GenEval's images of one prompt, which have numbers for names, and others beside them, such as a grid of them.
+
+    Where none has a number, all of them are its images.
+
+    Raises:
+        ConfigError: a number is the name of a file of no format that is read.
+
+    Source: djghosh13/geneval@af4902f evaluation/evaluate_images.py, which passes over names that are no number.
+    """
+    found = pictures(folder)
+    numbered = [path for path in found if path.stem.isdecimal()] or found
+    refuse_unread(folder, {p.stem for p in folder.iterdir() if p.stem.isdecimal()})
+    return numbered, [path for path in found if path not in numbered]
+
+
+def geneval_notes(source: Path) -> list[str]:
+    """Said of GenEval's folder: prompts between others that are not there, files that are none of its images."""
+    folders = sorted(p.parent for p in source.glob("*/metadata.jsonl")) if source.is_dir() else []
+    notes = []
+    numbers = sorted({int(folder.name) for folder in folders if folder.name.isdecimal()})
+    if lost := [before + 1 for before, after in pairwise(numbers) if after > before + 1]:
+        count = numbers[-1] - numbers[0] + 1 - len(numbers)
+        notes.append(
+            f"missing: {count} of the folders {numbers[0]:05d} to {numbers[-1]:05d} are not there, the first "
+            f"{lost[0]:05d}; their prompts count nowhere"
+        )
+    if others := [path for folder in folders for path in samples_of(folder / "samples")[1]]:
+        notes.append(
+            f"passed over: {len(others)} files whose name is no number, the first {others[0]}"
+        )
+    return notes
 
 
 def id_of(stem: str) -> str:
@@ -67,11 +114,16 @@ def refuse_missing(asked: Sequence[Prompt], shown: Set[str], name: str, source: 
     raise ConfigError(f"{said}; add the images, or pass --prompts without these")
 
 
-def refuse_unread(folder: Path) -> None:
-    """Refuse captions whose image is of no format that is read: the others' mean would be taken for one over all."""
-    if unread := unread_files(folder, {path.stem for path in folder.glob("*.txt")}):
+def refuse_unread(folder: Path, names: Set[str]) -> None:
+    """Refuse images of no format that is read: the others' mean would be taken for one over all.
+
+    Args:
+        folder: of the images.
+        names: that an image has, such as those of captions, without ending.
+    """
+    if unread := unread_files(folder, names):
         raise ConfigError(
-            f"{len(unread)} files with captions are of no format that is read, the first {unread[0].name}; make them "
+            f"{len(unread)} images of {folder} are of no format that is read, the first {unread[0].name}; make them "
             f"{', '.join(sorted(ENDINGS))}, or take them and their captions away"
         )
 

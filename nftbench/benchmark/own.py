@@ -38,6 +38,8 @@ from rewards.base import ConfigError, Prompt
 KEYS = {"prompt": "prompt", "text": "prompt", "caption": "prompt", "id": "id", "tag": "tag"}
 KEYS |= {"task": "tag", "cluster": "cluster", "include": "include", "exclude": "exclude"}
 """What a line or column may be called, and what it means."""
+TABLES = (".csv", ".tsv", ".json")
+"""Endings of files that hold more than a prompt a line."""
 TARGETS = ("include", "exclude")
 OWN_KEYS = frozenset({"id", "prompt", "tag", "cluster", *TARGETS})
 """What a line of a benchmark's own file may say, as `canonical` writes it."""
@@ -333,7 +335,12 @@ def _counted(path: Path, source: dict[str, Any]) -> None:
         raise ConfigError(f"{path}: {source['file']!r} leaves {folder}; put the file there")
     if not file.is_file():
         raise ConfigError(f"{path}: no prompt file {file}")
-    source.setdefault("layout", "own" if file.suffix == ".jsonl" else "text")
+    if "layout" not in source and file.suffix.lower() in TABLES:
+        raise ConfigError(
+            f"{path}: {source['file']!r} would be read as a prompt a line, its header among them; expected .txt or "
+            ".jsonl (a .csv is asked by --prompts)"
+        )
+    source.setdefault("layout", "own" if file.suffix.lower() == ".jsonl" else "text")
     source.setdefault("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
     if "count" not in source and source["layout"] in ("geneval", "text", "own"):
         copies = source.get("copies", 1)

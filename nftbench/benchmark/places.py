@@ -129,6 +129,7 @@ def parse(path: Path) -> dict[str, Any]:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise ConfigError(f"{path}: expected a TOML of at most {LARGEST} bytes")
+        data = data.removeprefix(b"\xef\xbb\xbf")  # a mark that Windows' editors write
         return parse_toml(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(

@@ -3,6 +3,7 @@
 Nothing heavy is imported before something is shown.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -128,12 +129,29 @@ def fail(message: str, code: int) -> NoReturn:
     if code == INTERRUPTED and not is_main():
         sys.exit(code)  # all were asked to stop, and the first one says so
     line = f"nftbench: {' '.join(message.split())}"
-    sys.stderr.write(f"{line}\n")
+    if _is_first_to_say(line):
+        sys.stderr.write(f"{line}\n")
     if told := os.environ.get(TORCHRUNS_FILE):
         with suppress(OSError):
             about = {"message": line, "timestamp": int(time.time())}
             Path(told).write_text(json.dumps(about), encoding="utf-8")
     sys.exit(code)
+
+
+def _is_first_to_say(line: str) -> bool:
+    """Whether none of the processes that torchrun started on this machine has said a line; alone, always."""
+    if not (told := os.environ.get(TORCHRUNS_FILE)):
+        return True
+    mark = hashlib.sha256(line.encode("utf-8", "replace")).hexdigest()[:16]
+    try:
+        Path(told).parent.with_name(f"said-{mark}").touch(
+            exist_ok=False
+        )  # beside each one's folder
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

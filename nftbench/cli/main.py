@@ -19,6 +19,7 @@ from nftbench.cli.console import INTERRUPTED, REFUSED, STOPPED, fail
 from nftbench.cli.results import leaderboard, report, view
 from nftbench.cli.running import evaluate, import_, inspect, stress, train
 from nftbench.cli.supplies import certify, data, doctor, pull, recipes, rewards
+from nftbench.runs.launched import OthersEnded
 from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 
@@ -116,6 +117,8 @@ def main() -> None:
         fail(f"{error} (see {_command_named(sys.argv[1:])} --help)", REFUSED)
     except Interrupted as error:
         fail(str(error), INTERRUPTED)
+    except OthersEnded as error:
+        fail(f"{error}; what was done is kept: run the same command again", INTERRUPTED)
     except TrainingFailed as error:
         fail(str(error), STOPPED)
     except (OSError, MemoryError, RuntimeError) as error:

@@ -29,6 +29,7 @@ from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
 from nftbench.evaluation.scoring.batches import bound_to, score_images
 from nftbench.evaluation.scoring.early import EarlyScores, draws_elsewhere
+from nftbench.evaluation.scoring.files import scorer_identity
 from nftbench.evaluation.scoring.in_turn import leave
 from nftbench.evaluation.services import ask_for_images
 from nftbench.generation.checkpoint import LoadedModel
@@ -74,6 +75,7 @@ def evaluate(
     """
     if isinstance(policy, LoadedModel) and any(work.settings is None for work in works):
         works = fitted(works, policy)
+    processes.refuse_unlike(facts(run, works, policy))
     with ExitStack() as held:
 
         def begun() -> None:
@@ -150,6 +152,17 @@ def score(
         score_images(run, works, here, progress, processes, retry_failed=retry_failed)
         processes.wait()
         return processes.from_main(finished)
+
+
+def facts(run: Run, works: Sequence[Work], policy: LoadedModel | ImageService) -> dict[str, str]:
+    """What decides a run's bytes, in words: the same for all processes that share it."""
+    found = {"--out": str(run.folder), "--batch-size": str(works[0].batch_size)}
+    found["checkpoint"] = f"{policy.name} {policy.digest}"
+    for work in works:
+        found[f"protocol of {work.name}"] = work.protocol.hash
+        scorers = {key: scorer_identity(reward) for key, reward in work.rewards.items()}
+        found |= {f"reward {key}": scorer for key, scorer in scorers.items()}
+    return found
 
 
 # --- begin ----------------------------------------------------------------------------------------

@@ -17,11 +17,13 @@ from typing import Any
 from nftbench.benchmark import own
 from nftbench.benchmark.named_files import (
     ENDINGS,
+    geneval_notes,
     id_of,
     named_after,
     pictures,
     refuse_missing,
     refuse_unread,
+    samples_of,
     unread_note,
 )
 from nftbench.benchmark.prompts import (
@@ -97,7 +99,8 @@ def import_images(
         loaded, samples = _own_benchmark(source, images)
     else:
         samples = _samples(images, loaded.load(), loaded.name, source)
-    notes = [*uneven_note(images), *unread_note(source, {i.prompt.id for i in images})]
+    ids = {i.prompt.id for i in images}
+    notes = [*uneven_note(images), *unread_note(source, ids), *geneval_notes(source)]
     with hold(out):
         if strangers(out):  # of a command that was faster
             raise ConfigError(f"{out} holds something already; choose another --out")
@@ -167,7 +170,10 @@ def _geneval(folder: Path, first: dict[str, str]) -> Iterator[GivenImage]:
     """
     path = folder / "metadata.jsonl"
     try:
-        record = json_object(text_lines(path, _short(path))[0])
+        first_line, *more = [line for line in text_lines(path, _short(path)) if line.strip()]
+        if more:
+            raise ConfigError(f"expected one line, of this folder's prompt; got {1 + len(more)}")
+        record = json_object(first_line)
         text, tag = required(record, "prompt", str), str(record.get("tag", ""))
         prompt = Prompt(id=check_id(folder.name), text=text, tag=tag, target=scene(record))
         if (cluster := first.setdefault(text, prompt.id)) != prompt.id:
@@ -176,11 +182,9 @@ def _geneval(folder: Path, first: dict[str, str]) -> Iterator[GivenImage]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     samples = folder / "samples"
-    found = pictures(samples) if samples.is_dir() else []
-    if not found:
+    if not (found := samples_of(samples)[0] if samples.is_dir() else []):
         raise ConfigError(f"{samples}: expected GenEval's images, such as 0000.png; found none")
-    for image in found:
-        yield GivenImage(image, prompt)
+    yield from (GivenImage(image, prompt) for image in found)
 
 
 def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage]:
@@ -188,7 +192,7 @@ def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage
     by_id = {p.id: p for p in known or ()}
     first: dict[str, str] = {}
     if known is None:
-        refuse_unread(folder)
+        refuse_unread(folder, {path.stem for path in folder.glob("*.txt")})
     for path in pictures(folder):
         caption = path.with_suffix(".txt")
         if known is not None:

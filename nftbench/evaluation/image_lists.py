@@ -14,7 +14,7 @@ from nftbench.benchmark import own
 from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.scoring.files import refuse_unfit, score_files, scorer_identity
-from nftbench.runs.io import write_atomic, write_table
+from nftbench.runs.io import followed, write_atomic, write_table
 from nftbench.runs.lock import hold
 from nftbench.runs.row_files import shielded
 from nftbench.runs.rows import Provenance, Row, summarise
@@ -252,8 +252,8 @@ def _digest(path: Path) -> str:
 
 def _write(path: Path, table: pd.DataFrame) -> None:
     if path.suffix.lower() == ".parquet":
-        write_table(path, table)
+        write_table(followed(path), table)
         return
     texts = [c for c in map(str, table) if str(table[c].dtype).startswith(("object", "str"))]
     safe = table.assign(**{c: [shielded(str(v)) for v in table[c]] for c in texts})
-    write_atomic(path, safe.to_csv(index=False).encode())
+    write_atomic(followed(path), safe.to_csv(index=False).encode())

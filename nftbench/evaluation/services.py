@@ -16,7 +16,7 @@ from nftbench.benchmark.schema import SamplingDefaults
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import Allowed
-from nftbench.generation.image_service import Drawn, ImageService, draw
+from nftbench.generation.image_service import Drawn, ImageService, NoMoreImages, draw
 from nftbench.generation.machine.hardware import Hardware
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
@@ -100,7 +100,14 @@ def _ask_for(
     origin: str,
 ) -> None:
     number, batch, missing = of
-    drawn = dict(zip([s.key for s in missing], draw(service, missing, size), strict=True))
+    ended = None
+    try:
+        images = draw(service, missing, size)
+    except NoMoreImages as error:
+        images, ended = error.drawn, error
+        if not any(one.pixels is not None for one in images):
+            raise
+    drawn = dict(zip([s.key for s in missing], images, strict=True))
     kept = {
         s.key: read_picture(run.image_path(work.name, s)).pixels
         for s in batch
@@ -111,6 +118,8 @@ def _ask_for(
     ]
     about = _summed([run.about(work.name, number, origin), _counted(drawn.values())])
     run.save_images(work.name, number, batch, pixels, origin, about=about)
+    if ended is not None:
+        raise ended
 
 
 def _or_reason(drawn: Drawn) -> np.ndarray | str:

@@ -75,6 +75,12 @@ class ImageService:
         ]
 
 
+class NoMoreImages(ConfigError):
+    """The service gives nobody an image for now; `drawn` holds what it made until then."""
+
+    drawn: "Sequence[Drawn]" = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What came of one request."""
@@ -145,7 +151,8 @@ def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) 
         size: height and width in pixels; any other is a failure.
 
     Raises:
-        ConfigError: the service does not know the model or the key, or cannot be reached for any image of the batch.
+        NoMoreImages: the service does not know the model or the key, cannot be reached for any image of the batch, or
+            asks to be left alone for long.
     """
     questions = [partial(_question, service, sample, size) for sample in batch]
     outcomes = ask_all(service.endpoint, questions, partial(_attempt, size=size))
@@ -155,17 +162,25 @@ def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) 
         else Drawn(None, o.failure, o.status, o.attempts)
         for o in outcomes
     ]
-    refusal = next((d.failure for d in drawn if d.status in FATAL), "")
+    refusal = next((o.failure for o in outcomes if o.status in FATAL or o.later), "")
     silent = all(d.status == 0 for d in drawn)
     # One prompt that it always fails on says nothing of the service: that is an image less, wherever its batch ends.
     several = len({sample.prompt.text for sample in batch}) > 1
     if silent or (several and all(d.status == 0 or d.status >= 500 for d in drawn)):
         refusal = drawn[0].failure
     if refusal:
-        raise ConfigError(
-            f"{service.endpoint.shown} made no image of {service.model!r}: {refusal}; is it up, is the model's name "
-            f"right, is the key in {KEY}? What was made is kept"
+        later = any(o.later for o in outcomes)
+        remedy = (
+            "run the same command again then."
+            if later
+            else f"is it up, is the model's name right, is the key in {KEY}?"
         )
+        error = NoMoreImages(
+            f"{service.endpoint.shown} made no {'more images' if later else 'image'} of {service.model!r}: {refusal}; "
+            f"{remedy} What was made is kept"
+        )
+        error.drawn = drawn
+        raise error
     return drawn
 
 
@@ -196,10 +211,9 @@ async def _attempt(session: Session, body: dict[str, Any], *, size: tuple[int, i
         shown = session.endpoint.hidden(text)[:200]
         raise Failure(f"not an answer with an image: {shown}", status=200) from None
     if isinstance(encoded, str):
-        try:
-            data = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
-            raise Failure("b64_json is not base64", status=200) from None
+        data = _decoded(encoded, "b64_json")
+    elif isinstance(address, str) and address.startswith("data:"):
+        data = _decoded(address, "url")
     elif isinstance(address, str):
         data = await session.get(_on_same_host(session.endpoint.url, address))
     else:
@@ -207,6 +221,15 @@ async def _attempt(session: Session, body: dict[str, Any], *, size: tuple[int, i
     revised = first.get("revised_prompt")
     rewritten = isinstance(revised, str) and revised.strip() not in ("", body["prompt"].strip())
     return Drawn(_pixels(data, size), usage=_usage(answer.get("usage")), rewritten=rewritten)
+
+
+def _decoded(text: str, name: str) -> bytes:
+    """The bytes of base64, broken into lines or behind `data:image/png;base64,` as some services send it."""
+    start = text.find(",") + 1 if text.startswith("data:") else 0
+    try:
+        return base64.b64decode("".join(text[start:].split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise Failure(f"{name} is not base64", status=200) from None
 
 
 def _on_same_host(own: str, address: str) -> str:

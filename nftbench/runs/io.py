@@ -60,6 +60,14 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync(path.parent)
 
 
+def followed(path: Path) -> Path:
+    """Where a path that the user named leads: what a link stands for is written, and the link stays.
+
+    Of paths within a run this is not asked: a link in a run that came from elsewhere could lead anywhere.
+    """
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextmanager
 def whole_folder(
     path: Path, *, aside: str = f"{{name}}{OLD}", durable: bool = True
@@ -112,9 +120,17 @@ def _take_place(new: Path, path: Path, old: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they outlive a loss of power."""
+    """Make a folder and those above it, so that they outlive a loss of power.
+
+    Raises:
+        ConfigError: a link lies there that leads nowhere, such as to a disk that is not there now.
+    """
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for one in reversed(missing):
+        if one.is_symlink():
+            raise ConfigError(
+                f"{one} is a link to {os.readlink(one)}, which is not there; make that, or choose another folder"
+            )
         try:
             one.mkdir(exist_ok=True)
         except FileNotFoundError:

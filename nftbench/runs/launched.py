@@ -3,6 +3,10 @@
 import os
 
 
+class OthersEnded(Exception):
+    """A process that shares this work is gone; what was done is kept."""
+
+
 def launched() -> tuple[int, int]:
     """This process's rank, and how many were started together; (0, 1) where it is alone."""
     try:

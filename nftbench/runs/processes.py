@@ -1,18 +1,21 @@
 """The processes that share a run: started by `torchrun` or `accelerate launch`, each knows its rank and how many."""
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
-from nftbench.runs.launched import launched
+from nftbench.runs.launched import OthersEnded, launched
 from rewards.base import ConfigError
 
+T = TypeVar("T")
 PATIENCE = datetime.timedelta(days=7)
 """How long one process waits for another's part; of one that died, the launcher ends all others at once."""
 
@@ -63,15 +66,58 @@ class Processes:
             except ConfigError as error:
                 refused = [str(error)]
         if self.count > 1:
-            both = broadcast_object_list([made[0], refused[0]])
+            with meeting():
+                both = broadcast_object_list([made[0], refused[0]])
             made, refused = both[:1], both[1:]
         if refused[0]:
             raise ConfigError(refused[0])
         return made[0]
 
+    def agreed(
+        self, make: Callable[[], T], refusals: tuple[type[Exception], ...] = (ConfigError,)
+    ) -> T:
+        """What each process makes for itself; where one of them refuses all do, so that they end at the same point."""
+        if self.count == 1:
+            return make()
+        made, refused = [], [None]
+        try:
+            made = [make()]
+        except refusals as error:
+            refused = [error]
+        first = next((error for error in self.gather(refused) if error is not None), None)
+        if first is not None:
+            raise first
+        return made[0]
+
+    def refuse_unlike(self, facts: Mapping[str, Any]) -> None:
+        """Refuse to share work that is not the same in all processes: each would do its part of another one.
+
+        Args:
+            facts: what has to be the same, by what it is called.
+
+        Raises:
+            ConfigError: in all of them; names the machine and the first fact that differs.
+        """
+        everyone = self.gather([(socket.gethostname(), dict(facts))])
+        host, own = everyone[0]
+        for rank, (other, theirs) in enumerate(everyone):
+            unlike = (k for k in {**own, **theirs} if own.get(k) != theirs.get(k))
+            if (what := next(unlike, None)) is not None:
+                raise ConfigError(
+                    f"the processes do not do the same: {what} is {theirs.get(what)!r} in process {rank} ({other}) and "
+                    f"{own.get(what)!r} in process 0 ({host}); start all with the same command and files"
+                )
+
     def gather(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, in the order of their ranks."""
-        return gather_object(items) if self.count > 1 else items
+        """The items of all processes, in the order of their ranks.
+
+        Raises:
+            OthersEnded: one of them is gone.
+        """
+        if self.count == 1:
+            return items
+        with meeting():
+            return gather_object(items)
 
     def wait(self) -> None:
         """Go on once all have come here."""
@@ -92,6 +138,22 @@ class Processes:
         everyone = self.gather([dict(numbers)])
         names = {k for n in everyone for k in n}
         return {k: sum(n.get(k, 0.0) for n in everyone) for k in sorted(names)}
+
+
+@contextmanager
+def meeting() -> Iterator[None]:
+    """What all processes do together; the libraries raise a RuntimeError where one of them does not come.
+
+    Raises:
+        OthersEnded: in its place.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        why = (str(error).splitlines() or [""])[0].rpartition("] ")[2].partition(". ")[0][:100]
+        raise OthersEnded(f"another process of this command has ended ({why})") from None
 
 
 ALONE = Processes()

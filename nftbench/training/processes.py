@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from nftbench.runs.processes import Processes
+from nftbench.runs.processes import Processes, meeting
 from nftbench.training import Interrupted
 
 
@@ -30,7 +30,9 @@ class TrainingProcesses(Processes):
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            parameter.grad = self._accelerator.reduce(parameter.grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
+            with meeting():
+                summed = self._accelerator.reduce(parameter.grad, "sum")
+            parameter.grad = summed  # pyright: ignore[reportAttributeAccessIssue]
 
     # --- stopping -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from nftbench.generation.checkpoint import NOTHING, Allowed
 from nftbench.runs.io import sweep
+from nftbench.runs.launched import OthersEnded
 from nftbench.runs.lock import hold
 from nftbench.runs.processes import started
 from nftbench.stats.paired import Change
@@ -28,6 +29,7 @@ from nftbench.training.callbacks.base import (
 from nftbench.training.callbacks.guards import Guards
 from nftbench.training.callbacks.held_out import Validate
 from nftbench.training.callbacks.metrics_log import METRICS, MetricsLog, curve
+from nftbench.training.config.overrides import flat
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
     RunRecord,
@@ -93,6 +95,7 @@ def train(
     if not processes.is_main:
         say = progress = _silent
     with ExitStack() as held:
+        processes.refuse_unlike(flat(recipe.model_dump(mode="json")))
         processes.from_main(lambda: held.enter_context(_held(folder)))
         held.enter_context(processes.stopped_by_signals())
         try:
@@ -170,6 +173,7 @@ class TrainingRun:
             ConfigError: the folder holds something else, or the run cannot be resumed so.
         """
         refuse_other_siblings(self.folder, self.setup.digests())
+        self.processes.refuse_unlike(self.setup.digests())
         record = self._reopened() if resume else self._begun()
         if self.processes.is_main:
             save_recipe(self.folder, self.recipe, record)
@@ -232,6 +236,8 @@ class TrainingRun:
             return self._run()
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {self._saved.way_on()}") from None
+        except OthersEnded as error:
+            raise Interrupted(f"{error}; {self._saved.way_on()}") from None
         except (torch.OutOfMemoryError, MemoryError):
             raise TrainingFailed(
                 f"out of memory; set rollout.batch_size lower, then {self._saved.way_on()}"
@@ -273,6 +279,9 @@ class TrainingRun:
                 f"asked to stop; saved {self._saved.save()}; {self._saved.way_on()}"
             ) from None
         except Stopped:
+            raise
+        except OthersEnded:
+            self._saved.write()
             raise
         except RewardFailed as error:
             raise RewardFailed(

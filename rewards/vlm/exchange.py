@@ -9,9 +9,11 @@ import asyncio
 import base64
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -54,7 +56,7 @@ class Endpoint:
     backoff: float = 1.0
     """Longest pause after the first attempt, in seconds; doubles each time, up to `LONGEST_PAUSE`."""
     heeding: bool = False
-    """Whether a pause is as long as the answer's `Retry-After` says, up to `LONGEST_PAUSE`."""
+    """Whether a pause is as long as the answer's `Retry-After` says; one above `LONGEST_PAUSE` ends the question."""
     rate: float = 0.0
     """Attempts begun a minute, at most; 0 is no limit."""
     max_bytes: int = MAX_BYTES
@@ -121,6 +123,8 @@ class Outcome(Generic[T]):
     """How often it was asked."""
     status: int = 0
     """Of the last answer that failed; 0 where none came."""
+    later: bool = False
+    """Whether the server asks to be left alone for longer than is waited: every other question would be told so."""
 
 
 def sound_address(url: str) -> bool:
@@ -211,8 +215,13 @@ class Session:
 
 
 def _seconds(text: str) -> float:
-    """`Retry-After` in seconds; 0 where it is a date or nothing."""
-    return min(float(text), LONGEST_PAUSE) if text.isdecimal() and len(text) < 6 else 0.0
+    """`Retry-After` in seconds from now, which may be a date; 0 where it is neither, or gone by."""
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 def ask_all(
@@ -286,6 +295,9 @@ async def _until_answered(
         except Failure as fault:
             failure, status = str(fault), fault.status
             pause = fault.pause if endpoint.heeding else 0.0
+            if pause > LONGEST_PAUSE:
+                failure += f"; it asks to be left alone for {pause:.0f} s"
+                return Outcome(failure=failure, attempts=number + 1, status=status, later=True)
             if not fault.again:
                 return Outcome(failure=failure, attempts=number + 1, status=status)
         if number + 1 < endpoint.attempts:

@@ -171,7 +171,7 @@ def pull(
     offline = offline or is_offline()
     mirrors = [*mirrors, *filter(None, [os.environ.get("NFTBENCH_MIRROR")])]
     path = (folder or cache()) / weight.name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     answers = []
     with WeakFileLock(_beside(path, "lock")):
         here = _present(weight, path, accept=accept)
@@ -183,6 +183,21 @@ def pull(
             except UnavailableError as error:
                 answers.append(str(error))
     raise MissingWeights(_nowhere(weight, answers, offline=offline))
+
+
+def _make(folder: Path) -> None:
+    """Make a folder of the cache.
+
+    Raises:
+        ConfigError: its place takes no folder, such as one of /proc, which says that there is none.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"cannot make {folder}: {error.strerror}; point NFTBENCH_CACHE (of data: NFTBENCH_DATA) at a folder that "
+            "takes files"
+        ) from None
 
 
 def _present(weight: Weight, path: Path, *, accept: bool) -> Pulled | None:

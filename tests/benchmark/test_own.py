@@ -339,3 +339,17 @@ def test_no_such_suite_file_or_folder(tmp_path):
         load_suite(str(tmp_path / "no.toml"))
     with pytest.raises(ConfigError, match="not a folder"):
         places.add(tmp_path / "no")
+
+
+def test_lines_that_are_no_prompts_are_not_drawn_as_such(tmp_path, monkeypatch):
+    """A header, or an object with its braces, was a prompt; a mark of Windows' editors was no TOML."""
+    monkeypatch.setattr(places, "_added", [])
+    (tmp_path / "prompts").mkdir()
+    written(tmp_path / "prompts", "a.csv", "prompt\na cat\n")
+    written(tmp_path / "prompts", "b.JSONL", '{"id": "1", "prompt": "a cat"}\n')
+    (tmp_path / "a.toml").write_text('[prompts]\nfile = "a.csv"\n', "utf-8")
+    code, out = run_here(tmp_path, "eval", "pocket", "--suite", "a.toml")
+    assert code == 2 and "'a.csv' would be read as a prompt a line, its header among" in out, out
+    (tmp_path / "b.toml").write_text('[prompts]\nfile = "b.JSONL"\n', "utf-8-sig")
+    load_suite(str(tmp_path / "b.toml"))
+    assert [prompt.text for prompt in load_benchmark("b").load()] == ["a cat"]

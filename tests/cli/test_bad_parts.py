@@ -12,6 +12,9 @@ from diffusers import DDIMScheduler
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from nftbench.generation.checkpoint import load_model
 from tests.helpers.commands import run_here
@@ -125,8 +128,12 @@ def damaged(folder: Path, part: str, how: str) -> Path:
         if how == "prefixed":
             state = {f"module.{k}": v for k, v in state.items()}
         for name in [k for k in state if k.endswith((NAME, "conv_in.weight"))]:
-            lost = state.pop(name) if how != "prefixed" else None
-            state |= {f"{name}x": lost} if how == "renamed" else {}
+            if how == "prefixed":
+                continue
+            lost = state.pop(name)
+            other = {"renamed": f"{name}x", "packed": name.replace("weight", "qweight")}.get(how)
+            if other:
+                state[other] = lost
         save_file(state, path, {"format": "pt"})
     return folder / "sound" / part
 
@@ -141,6 +148,42 @@ def test_a_text_encoder_without_all_its_weights(home, copied, how, elsewhere):
     name = "embeddings.position_embedding.weight" if how == "prefixed" else NAME
     instead = {"prefixed": f"such as module.{name}", "renamed": f"{NAME}x;"}
     assert name in said and instead.get(how, "lacks 1 of the CLIPTextModel's") in said
+
+
+class PackingConfig(QuantizationConfigMixin):
+    """Of `Packing`."""
+
+    def __init__(self, **_: object) -> None:
+        self.quant_method = "packing"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Packing(HfQuantizer):
+    """Takes weights as they lie there, as of a method whose packed weights need no other layers."""
+
+    requires_calibration = True
+
+    def is_serializable(self):
+        return True
+
+    @property
+    def is_trainable(self):
+        return False
+
+
+@pytest.mark.parametrize("how", ["dropped", "packed"])
+def test_a_quantised_text_encoder_without_all_its_weights(copied, how, monkeypatch):
+    """Its packed weights have other names than the layer's own; what has none at all is not there."""
+    monkeypatch.setitem(AUTO_QUANTIZER_MAPPING, "packing", Packing)
+    monkeypatch.setitem(AUTO_QUANTIZATION_CONFIG_MAPPING, "packing", PackingConfig)
+    config = copied / "sound" / "text_encoder" / "config.json"
+    record = json.loads(config.read_text("utf-8"))
+    record["quantization_config"] = {"quant_method": "packing"}
+    config.write_text(json.dumps(record), "utf-8")
+    damaged(copied, "text_encoder", how)
+    if how == "dropped":
+        assert f"lacks 1 of the CLIPTextModel's weights, such as {NAME}" in refused(copied, "sound")
+    else:
+        load_model(str(copied / "sound"))
 
 
 def test_a_network_put_in_without_all_its_weights_is_named_itself(home, copied):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nftbench.runs import lock
 from tests.helpers.commands import run_here
@@ -54,3 +55,31 @@ def test_the_place_is_named_and_not_the_file_that_is_made_beside_it(tmp_path):
     for out, why in (("mine.csv", "Is a directory"), ("file/x.csv", "Not a directory")):
         code, said = run_here(tmp_path, "recipes", "--out", out)
         assert code == 2 and said.startswith(f"nftbench: cannot write {out}: {why}; "), said
+
+
+def test_what_a_link_stands_for_is_written_and_the_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "list.jsonl").write_text('{"image": "a.png", "prompt": "a cat"}\n', "utf-8")
+    commands = (("recipes",), ("score", "list.jsonl", "--rewards", "jpeg"))
+    for number, command in enumerate(commands):
+        out = f"{number}.csv"
+        (tmp_path / out).symlink_to(f"disk/{out}")
+        code, said = run_here(tmp_path, *command, "--out", out)
+        assert code == 0 and (tmp_path / out).is_symlink(), said
+        assert (tmp_path / "disk" / out).is_file()
+
+
+def test_a_link_to_a_folder_that_is_not_there_is_said_to_be_one(tmp_path):
+    (tmp_path / "runs").symlink_to("disk/that/is/not/there")
+    command = ("eval", "pocket", "--suite", "ocr-pocket", "--limit", "1", "--steps", "1")
+    code, said = run_here(tmp_path, *command, "--rewards", "jpeg", "--out", "runs")
+    assert code == 2 and "runs is a link to disk/that/is/not/there, which is not there" in said
+    assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.skipif(not PROC, reason="no /proc on this system")
+def test_a_cache_that_takes_no_folder_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("NFTBENCH_CACHE", "/proc/x")
+    code, said = run_here(tmp_path, "rewards", "pull", "hpsv2")
+    assert code == 2 and "point NFTBENCH_CACHE (of data: NFTBENCH_DATA) at a folder" in said, said

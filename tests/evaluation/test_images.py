@@ -152,3 +152,17 @@ def test_two_processes_share_the_images(start, tmp_path):
         for n in ("alone", "shared")
     )
     assert one == two and len(list((tmp_path / "shared").rglob("images/*.png"))) == 6
+
+
+@pytest.mark.slow
+def test_processes_that_ask_for_different_things_are_refused(start, tmp_path):
+    command = ["eval", "pocket", "--suite", "geneval-pocket", "--limit", "2", "--rewards", "jpeg"]
+    both = [
+        start(*command, "--steps", str(1 + i), "--out", "run", environment=e)
+        for i, e in enumerate(environments(2))
+    ]
+    for code, _, err in [one.finish() for one in both]:
+        assert code == 2, err
+        assert "the processes do not do the same: protocol of geneval-pocket is" in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()

@@ -99,6 +99,30 @@ def test_an_image_at_an_address_of_the_service(service):
     assert tuple(drawn(service, "it is linked")[1].pixels[0, 0]) == colour("linked")
 
 
+@pytest.mark.parametrize("text", ["as data here", "it is inline"])
+def test_an_image_behind_its_kind_and_in_lines(service, text):
+    _, image = drawn(service, text)
+    assert image.pixels is not None, image.failure
+    assert tuple(image.pixels[0, 0]) == colour(text)
+
+
+def test_a_service_that_asks_to_be_left_alone_for_an_hour_is_said_at_once(tmp_path):
+    """Its other images, which may have cost money, are kept; nothing is waited for."""
+    (tmp_path / "mine.txt").write_text("a red cube\na closed cat\na blue cube\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        began = time.monotonic()
+        said = refused(tmp_path, *command, "--size", "64", "--out", "run")
+        assert time.monotonic() - began < 15  # three pauses of 30 s, once
+        asked = len(log(url))
+        refused(tmp_path, *command, "--size", "64", "--out", "run")
+        assert [a["prompt"] for a in log(url)[asked:]] == ["a closed cat"]
+    assert (
+        "status 429" in said and "it asks to be left alone for 3600 s; run the same command" in said
+    )
+    assert len([*(tmp_path / "run").rglob("images/*.png")]) == 2
+
+
 def test_a_model_that_takes_no_response_format(service):
     good, other = drawn(service, "a blue cube", "plain")
     assert (good.attempts, other.attempts) == (2, 2) and other.pixels is not None

@@ -93,3 +93,52 @@ def test_more_processes_than_groups_are_refused(start, tmp_path):
     assert code == 2
     assert "1 groups an iteration cannot be shared by 2 processes" in err
     assert not (tmp_path / "few").exists()
+
+
+MOODY = """
+import os
+
+from rewards import RewardInfo, Scores
+
+
+class Moody:
+    info = RewardInfo(name="moody", variant="", summary="mean of all pixels", low=0.0, high=1.0)
+
+    def __init__(self, *, device="cpu"):
+        self.calls = 0
+
+    def check(self, prompts):
+        pass
+
+    def score(self, images, prompts):
+        self.calls += 1
+        if os.environ["RANK"] == "1" and self.calls > 2:
+            raise ValueError("bad mood")
+        return Scores.of([float(image.mean()) / 255 for image in images])
+"""
+
+
+def test_what_one_process_refuses_ends_all_and_the_state_is_there(start, tmp_path):
+    (tmp_path / "moody.py").write_text(MOODY)
+    own = flags("stages.groups=2", "stages.iterations=4", "evaluation.benchmarks=[]")
+    place = own.index("stages.rewards=jpeg") - 1
+    own = own[:place] + own[place + 2 :]
+    command = ["train", *own, "--rewards", "moody.py:Moody", "--out", "run"]
+    ends = [one.finish() for one in [start(*command, environment=e) for e in environments(2)]]
+    saved = (
+        "the state is in run/checkpoints/000002; once that is mended, resume with: nftbench train"
+    )
+    for code, _, err in ends:
+        assert code == 2 and "ValueError: bad mood" in err and saved in err, err
+        assert "Traceback" not in err
+    assert (tmp_path / "run/checkpoints/000002/sha256sums").is_file()
+
+
+def test_processes_that_do_not_do_the_same_are_refused(start, tmp_path):
+    command = ["train", "--recipe", "pocket", *flags("evaluation.benchmarks=[]"), "--out", "run"]
+    both = [
+        start(*command, "--set", f"seed={i}", environment=e) for i, e in enumerate(environments(2))
+    ]
+    for code, _, err in [one.finish() for one in both]:
+        assert code == 2 and "the processes do not do the same: seed is 1" in err, err
+    assert not list(tmp_path.glob("run/*"))

@@ -127,14 +127,14 @@ def card(
     """Print a run as Hugging Face model-card metadata (`model-index`), to stand between `---` lines."""
     names.check(runs=[run])
     from nftbench.reporting.leaderboard import model_card
-    from nftbench.runs.io import write_atomic
+    from nftbench.runs.io import followed, write_atomic
     from nftbench.runs.run_folder import Run
 
     text = (model_card.readme if readme else model_card.card)(Run.open(run))
     if out is None:
         console.write(text)
         return
-    write_atomic(out, text.encode())
+    write_atomic(followed(out), text.encode())
     console.line(f"card: {out}")
 
 

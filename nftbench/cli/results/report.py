@@ -102,10 +102,10 @@ def _show(
     form: str, out: Path | None, grids: "Sequence[Grid]", records: Sequence[Mapping[str, Any]]
 ) -> None:
     from nftbench.reporting.tables import text_tables
-    from nftbench.runs.io import write_atomic
+    from nftbench.runs.io import followed, write_atomic
 
     if out is not None:
-        write_atomic(out, text_tables.render(form, grids, records).encode())
+        write_atomic(followed(out), text_tables.render(form, grids, records).encode())
         console.line(f"table: {out}")
     elif form == "terminal":
         console.answer(grids, records)

@@ -23,13 +23,13 @@ def recipes(
     """List the recipes; with a name: every key of one, its value, its default and what it means."""
     grid, records = _one(name) if name else _all()
     from nftbench.reporting.tables import text_tables
-    from nftbench.runs.io import write_atomic
+    from nftbench.runs.io import followed, write_atomic
 
     if out is None:
         console.answer([grid], records)
         return
     text = text_tables.render(text_tables.format_of(None, out), [grid], records)
-    write_atomic(out, text.encode())
+    write_atomic(followed(out), text.encode())
     console.line(f"recipes: {out}")
 
 

@@ -184,6 +184,9 @@ def _offload(pipeline: DiffusionPipeline, how: str, device: torch.device) -> Non
         raise ConfigError(
             f"--offload {how} keeps a model out of a GPU's memory; there is no GPU here"
         )
+    if device.type == "cuda" and device.index is None:
+        # Of "cuda" diffusers makes the first GPU; of several processes each has its own.
+        device = torch.device("cuda", torch.cuda.current_device())
     enable = {
         "model": pipeline.enable_model_cpu_offload,
         "sequential": pipeline.enable_sequential_cpu_offload,

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from nftbench.generation.machine.encoders import is_encoder
 from nftbench.generation.sampling import Sample, generate
 from nftbench.generation.settings.effective import PROBE, Effective
+from nftbench.generation.settings.probe import brief_steps
 from rewards.base import Prompt
 
 GB = 1e9
@@ -110,7 +111,7 @@ def drawing_memory(pipeline: DiffusionPipeline, settings: Effective) -> DrawingM
     """
     parts = [p for p in pipeline.components.values() if isinstance(p, nn.Module)]
     encoders = [m for n, m in pipeline.components.items() if is_encoder(n, m)]
-    brief = settings.at(num_inference_steps=2)
+    brief = settings.at(num_inference_steps=brief_steps(pipeline))
     drawn = [Sample(Prompt(id="memory", text=PROBE), i) for i in range(2)]
     one, two = (
         most_bytes(parts, lambda some=some: generate(pipeline, some, brief))

@@ -164,14 +164,14 @@ class _Learner:
     # --- calls ----------------------------------------------------------------------------------------
 
     def draw(self, more: Mapping[str, Any], **call: Any) -> probe.Observation:
-        """One call of two steps for one image."""
+        """One call of two steps for one image, or of a few more where two are too few."""
         generator = torch.Generator("cpu").manual_seed(0)
         arguments = {
             "prompt": PROBE if self.one_by_one else [PROBE],
             "generator": generator if self.one_by_one else [generator],
             "output_type": "latent" if self.latent else "np",
             **self.fixed,
-            "num_inference_steps": probe.STEPS,
+            "num_inference_steps": probe.brief_steps(self.pipeline),
             **self.further,
             **more,
             **call,
@@ -182,14 +182,17 @@ class _Learner:
 
     def _first_call(self) -> probe.Observation:
         """Find a way to call the pipeline at all, with its own guidance; and stop it from rewriting prompts."""
-        errors = []
-        for self.one_by_one, self.latent in product((False, True), (True, False)):
+        errors, asked = [], self.requested.num_inference_steps or probe.MORE_STEPS
+        lengths = (False, True) if asked >= probe.MORE_STEPS else (False,)
+        for more, self.one_by_one, self.latent in product(lengths, (False, True), (True, False)):
+            probe.needs_more_steps(self.pipeline, really=more)
             try:
                 seen = self.draw({})
                 break
             except ConfigError as error:
                 errors.append(error)
         else:
+            probe.needs_more_steps(self.pipeline, really=False)
             seen = self._only_with_a_scale(errors[1])
         if seen.sampled:
             seen = self._without_writing(seen)

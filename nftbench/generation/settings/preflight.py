@@ -14,7 +14,7 @@ from nftbench.benchmark.samples import Sample
 from nftbench.generation.foreign import ForeignErrors, said_by
 from nftbench.generation.sampling import called, images_of
 from nftbench.generation.settings.effective import PROBE, Effective
-from nftbench.generation.settings.probe import STEPS
+from nftbench.generation.settings.probe import brief_steps
 from rewards.base import ConfigError, Prompt
 
 SAME_NOISE = "preflight"
@@ -47,7 +47,7 @@ def check_prompt_seen(
         ConfigError: both prompts give one image, and so does a third; or both noises do.
     """
     settings = replace(settings, one_by_one=settings.one_by_one or settings.unseeded)
-    brief = settings.at(num_inference_steps=STEPS)
+    brief = settings.at(num_inference_steps=brief_steps(pipeline))
     texts = list(dict.fromkeys(p.text for p in prompts))
     # One id, so one noise: only the words differ; then only the noise.
     first, last = (Sample(Prompt(id=SAME_NOISE, text=text), 0) for text in (texts[0], texts[-1]))
@@ -133,7 +133,7 @@ def draw_briefly(
     pipeline: DiffusionPipeline, batch: list[Sample], settings: Effective
 ) -> np.ndarray:
     """Images of a batch in two steps, float (N, H, W, 3); in the pipeline's own words where it cannot."""
-    return _draw(pipeline, batch, settings.at(num_inference_steps=STEPS))
+    return _draw(pipeline, batch, settings.at(num_inference_steps=brief_steps(pipeline)))
 
 
 def readings(draw: Callable[[], object], prompt: str) -> list[TokenizerCall]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from diffusers import DiffusionPipeline
@@ -29,6 +30,9 @@ from rewards.base import ConfigError
 
 STEPS = 2
 """Of a probe: two show what changes from step to step."""
+MORE_STEPS = 4
+"""Of a probe where two cannot be drawn in: solvers that begin with four network calls of another kind (PNDM)."""
+_NEEDS_MORE: "WeakSet[DiffusionPipeline]" = WeakSet()
 
 IMAGES = {"image", "video", "control_image"}
 """Arguments of pipelines that change an image; some of them draw without one, too."""
@@ -106,6 +110,16 @@ class Observation:
     def last(self) -> SolverStep | None:
         """The last step, of the stage that makes the image."""
         return self.steps[-1] if self.steps else None
+
+
+def brief_steps(pipeline: DiffusionPipeline) -> int:
+    """How few steps show what a pipeline does."""
+    return MORE_STEPS if pipeline in _NEEDS_MORE else STEPS
+
+
+def needs_more_steps(pipeline: DiffusionPipeline, *, really: bool) -> None:
+    """Have probes of a pipeline take `MORE_STEPS`, or `STEPS` again."""
+    (_NEEDS_MORE.add if really else _NEEDS_MORE.discard)(pipeline)
 
 
 def networks_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:

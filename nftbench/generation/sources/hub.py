@@ -1,7 +1,7 @@
 """A place on the hub, on this disk: one folder or file of one commit, and in plain words why it cannot be had."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import httpx2
@@ -30,6 +30,10 @@ UNREACHED = (httpx2.HTTPError, OSError, OfflineModeIsEnabled)
 
 class NotOnHub(ConfigError):
     """No such repository, or none that can be reached from here."""
+
+
+class NotInRepository(ConfigError):
+    """The repository is there and holds no such file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,22 @@ def fetch_folder(place: HubPlace, known: str, wanted: Wanted) -> Fetched:
         except (HfHubHTTPError, LocalEntryNotFoundError, *UNREACHED) as error:
             raise _refusal(place, known, error) from None
     return Fetched(folder, first.commit, place)
+
+
+def with_folder(place: HubPlace, name: str, known: str) -> HubPlace:
+    """Where in a repository a part lies: where it says, at the root, or in a folder of its name as in a pipeline's.
+
+    Args:
+        place: repository, revision and perhaps subfolder.
+        name: the part's.
+        known: a file that it is never saved without.
+    """
+    if place.subfolder is None:
+        try:
+            fetch_file(place, known)
+        except (NotInRepository, NotOnHub):  # offline nobody can tell which
+            return replace(place, subfolder=name)
+    return place
 
 
 def fetch_listed(place: HubPlace, choose: Callable[[list[str]], str]) -> Fetched:
@@ -191,4 +211,6 @@ def _refusal(place: HubPlace, name: str, error: BaseException) -> ConfigError:
     why = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), said)
     lost = isinstance(error, RepositoryNotFoundError | LocalEntryNotFoundError | HFValidationError)
     kind = NotOnHub if lost and not isinstance(error, GatedRepoError) else ConfigError
+    if isinstance(error, EntryNotFoundError) and not lost:
+        kind = NotInRepository
     return kind(f"the hub does not give {place.id}: {why}")

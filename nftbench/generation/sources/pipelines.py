@@ -17,11 +17,12 @@ from diffusers.loaders.single_file_utils import (
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import safe_open
+from transformers import PreTrainedTokenizerBase
 
 from nftbench.generation.foreign import ForeignErrors
 from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, files_below, folder_digest
-from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder
+from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder, with_folder
 from nftbench.generation.sources.loading.gaps import gaps_refused, refuse_empty
 from nftbench.generation.sources.loading.quantized import DENOISERS, quantization
 from nftbench.generation.sources.packaged import refuse_other_file
@@ -199,7 +200,7 @@ def _component(
     def variant(there: Iterable[str]) -> str | None:
         return files.variant_of([f"{name}/{n}" for n in there if "/" not in n], index, None)
 
-    path, digest = _component_place(name, source, variant)
+    path, digest = _component_place(name, source, _config_file(kind), variant)
     if path.is_file():
         if not hasattr(kind, "from_single_file"):
             raise ConfigError(f"{kind.__name__} does not load from one file; save it as a folder")
@@ -224,8 +225,16 @@ def _solvers(*kinds: Any) -> bool:
     return all(isinstance(kind, type) and issubclass(kind, SchedulerMixin) for kind in kinds)
 
 
+def _config_file(kind: type) -> str:
+    """The file that a part of a class is never saved without."""
+    if issubclass(kind, PreTrainedTokenizerBase):
+        return "tokenizer_config.json"
+    own = getattr(kind, "config_name", None)
+    return own if isinstance(own, str) else "config.json"
+
+
 def _component_place(
-    name: str, source: str, variant: Callable[[Iterable[str]], str | None]
+    name: str, source: str, known: str, variant: Callable[[Iterable[str]], str | None]
 ) -> tuple[Path, str]:
     path = Path(source)
     if not path.exists():
@@ -237,8 +246,8 @@ def _component_place(
         if (place.subfolder or "").endswith(WEIGHTS):
             return _file_on_hub(place)
         fetched = fetch_folder(
-            place,
-            "config.json",
+            with_folder(place, name, known),
+            known,
             lambda names: files.weights_and_words(
                 [n for n in names if "/" not in n], variant(names)
             ),

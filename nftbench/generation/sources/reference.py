@@ -115,9 +115,16 @@ def _part(checkpoint: str, kind: str, text: str) -> Part:
         what = "LoRA" if kind == LORA else kind
         raise ConfigError(f"{checkpoint!r} names no {what}; write it behind +{kind}=")
     scaled = _SCALE.fullmatch(text)
-    if kind == LORA and scaled and not Path(text).exists():
+    if kind == LORA and scaled and not Path(text).exists() and not _is_revision(*scaled.groups()):
         return Part(kind, scaled[1], float(scaled[2]))
     return Part(kind, text)
+
+
+def _is_revision(source: str, number: str) -> bool:
+    """Whether a number behind a hub id is a branch such as `2024`: nobody takes a LoRA a hundred times."""
+    place = None if Path(source).exists() else hub_place(source)
+    branch = len(number) > 2 and number.isdecimal()
+    return branch and place is not None and place.revision is None and place.subfolder is None
 
 
 def hub_place(source: str) -> HubPlace | None:

@@ -71,11 +71,17 @@ class Checkpoints:
             self.save()
 
     def save(self, *, good: bool = True) -> Path:
-        """Save now; the newest checkpoint from before a guard's warning is never removed.
+        """Save now, in all processes; the newest checkpoint from before a guard's warning is never removed.
 
         Args:
             good: whether the policy is worth going on with.
         """
+        path = self.write(good=good)
+        self._setup.processes.wait()  # who ends with a word about it ends after it is there
+        return path
+
+    def write(self, *, good: bool = True) -> Path:
+        """Save now, with no other process waited for."""
         base, state = self._setup.base, self._trainer.state_dict()
         self._is_best = False
         if self._setup.processes.is_main:

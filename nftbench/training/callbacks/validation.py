@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from diffusers import DiffusionPipeline
 
 from nftbench.benchmark.registry import choose, load_benchmark
@@ -23,7 +25,7 @@ from nftbench.training import RewardFailed
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import Failures, WeightedReward, failure_reasons, score_all
-from rewards.base import PART, Metric, Progress, Prompt, Scores
+from rewards.base import PART, ConfigError, Metric, Progress, Prompt, Scores
 
 if TYPE_CHECKING:
     from nftbench.training.setup import Setup  # which imports this module
@@ -146,6 +148,21 @@ def validate(
     Raises:
         Interrupted: a stop was asked for.
     """
+    own = partial(_own_part, pipeline, sets, batch_size, processes, progress)
+    tables, images, failed = processes.agreed(own, (ConfigError, torch.OutOfMemoryError))
+    table = pd.concat(processes.gather(tables), ignore_index=True)
+    failures = list(_failures(processes.gather(failed), table))
+    return table.sort_values(list(COLUMNS), ignore_index=True), images, failures
+
+
+def _own_part(
+    pipeline: DiffusionPipeline,
+    sets: Sequence[ValidationSet],
+    batch_size: int,
+    processes: TrainingProcesses,
+    progress: Progress,
+) -> tuple[list[pd.DataFrame], dict[str, Tile], list[tuple[str, str]]]:
+    """This process's batches of `validate`: their tables, images and failures by reward."""
     tables, images = [], {}
     failed: list[tuple[str, str]] = []
     for one in sets:
@@ -162,9 +179,7 @@ def validate(
             ]
             images |= _tiles(one.name, batch, pixels, scored)
             progress(f"validation: {one.name}", start + len(batch), len(everything))
-    table = pd.concat(processes.gather(tables), ignore_index=True)
-    failures = list(_failures(processes.gather(failed), table))
-    return table.sort_values(list(COLUMNS), ignore_index=True), images, failures
+    return tables, images, failed
 
 
 def _tiles(

@@ -249,7 +249,7 @@ class Rollout:
     def _scored_images(self, rollout: Sequence[RolloutBatch]) -> list["_ScoredImage"]:
         """Of all processes, by prompt and index, however they were shared."""
         with self._clock.part("waiting for rewards"):
-            scores = [batch.scores.result() for batch in rollout]
+            scores = self._processes.agreed(lambda: [batch.scores.result() for batch in rollout])
         mine = [
             _ScoredImage(
                 sample,

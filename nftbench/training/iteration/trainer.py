@@ -123,7 +123,10 @@ class Trainer:
         state, data = self.state, self.data
         seed_everything(state.seed(self._recipe.seed, "rollout"), self._processes.rank)
         self._set_learning_rate()
-        drawn = self.rollout.draw(data, state, self.batch_size)
+        drawn = self._processes.agreed(
+            lambda: self.rollout.draw(data, state, self.batch_size),
+            (ConfigError, torch.OutOfMemoryError),
+        )
         groups, metrics = self.rollout.score(drawn, data, state)
         for failures in self.rollout.failures:
             self._say(f"warning: iteration {state.done + 1}: {failures}")

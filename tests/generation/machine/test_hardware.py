@@ -78,8 +78,9 @@ def test_offloading_is_diffusers_own_and_moves_no_pixel(how, monkeypatch):
 
     monkeypatch.setattr(moved, f"enable_{how}_cpu_offload", on_cpu, raising=False)
     monkeypatch.setattr(Hardware, "where", lambda self: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)  # of the fourth process
     hardware.settle(moved, Hardware(offload=how))
-    assert devices == [torch.device("cuda")]
+    assert devices == [torch.device("cuda:3")]
     modules = moved.transformer.modules() if how == "sequential" else [moved.transformer]
     assert any(hasattr(module, "_hf_hook") for module in modules)
     if how == "sequential":

@@ -15,6 +15,7 @@ from nftbench.generation.settings.effective import learn_settings
 from nftbench.generation.settings.probe import described_encoders, described_precision
 from nftbench.generation.settings.solvers import Dpm2Scheduler, build_solver, configuration_digest
 from rewards.base import ConfigError, Prompt
+from tests.helpers.commands import run_here
 from tests.helpers.models import families
 from tests.helpers.paths import GOLDEN
 
@@ -125,3 +126,16 @@ def test_text_encoders_and_precision_are_said():
     pipeline.register_modules(text_encoder=None)
     assert "text_encoder_2=float16 transformer=float32" in str(described_precision(pipeline))
     assert described_encoders(pipeline) == ENCODERS[1]
+
+
+def test_a_solver_that_cannot_draw_in_two_steps_draws_in_those_that_are_asked(tmp_path):
+    """PNDM with its own beginning; what watches it for a moment asked for two steps."""
+    pipeline = families.build("sd15")
+    pipeline.scheduler = PNDMScheduler(skip_prk_steps=False)
+    pipeline.save_pretrained(tmp_path / "model")
+    command = ("eval", "model", "--suite", "ocr-pocket", "--limit", "2", "--size", "64")
+    command += ("--guidance", "off", "--rewards", "jpeg")
+    code, said = run_here(tmp_path, *command, "--steps", "6", "--out", "run")
+    assert code == 0 and "6 steps, guidance off (1 network call(s) a step)" in said, said
+    code, said = run_here(tmp_path, *command, "--steps", "3", "--out", "few")
+    assert code == 2 and not (tmp_path / "few").exists(), said

@@ -39,6 +39,7 @@ def hub(tmp_path_factory):
     (root / "some" / "gated" / "gated").touch()
     lora = packaged()["pocket-nft"] / "lora"
     shutil.copytree(lora, root / "some" / "lora" / "main")
+    shutil.copytree(lora, root / "some" / "lora" / "2024")
     shutil.copytree(lora, root / "some" / "lora" / "r1" / "checkpoint-60" / "lora")
     shutil.copy(*(lora.glob("*.safetensors")), root / "some" / "lora" / "r1" / "a.safetensors")
     shutil.copy(*(lora.glob("*.safetensors")), root / "some" / "lora" / "r1" / "b.safetensors")
@@ -72,13 +73,19 @@ def test_what_is_there_is_loaded_and_only_what_is_needed_is_fetched(hub, load, t
         "pocket+lora=some/lora",
         "pocket+lora=some/lora@r1:checkpoint-60/lora@0.5",
         "pocket+lora=some/lora@r1:b.safetensors",
+        "pocket+scheduler=some/pocket",
+        "pocket+tokenizer=some/pocket@v2:inner/model/tokenizer",
+        "pocket+lora=some/lora@2024",
     ]
-    plain, inner, whole, half, named = load(hub, *names)
+    plain, inner, whole, half, named, solver, words, year = load(hub, *names)
     main, v2, r1 = (fake_hub.commit_of(r) for r in ("main", "v2", "r1"))
     assert plain[0] == main and inner[0] == f"{v2}:inner/model"
     assert whole[0].endswith(f"+{main}:pytorch_lora_weights.safetensors")
     assert half[0].endswith(f"+{r1}:checkpoint-60/lora/pytorch_lora_weights.safetensors@0.5")
     assert named[0].endswith(f"+{r1}:b.safetensors")
+    assert solver[0].endswith(f"+scheduler:{main}:scheduler")
+    assert words[0].endswith(f"+tokenizer:{v2}:inner/model/tokenizer")
+    assert year[0].endswith(f"+{fake_hub.commit_of('2024')}:pytorch_lora_weights.safetensors")
     assert all("75 of 75 layers fitted" in said[0] for _, said in (whole, half, named))
     fetched = {p.name for p in (tmp_path / "cache").rglob("*")}
     assert "model_index.json" in fetched and not fetched & {"unused.onnx", "huge.safetensors"}

@@ -3,7 +3,8 @@
 It says its port. It draws one colour a prompt, in the size it is asked for, except where a word of the prompt asks for
 trouble: `small` half the size, `busy-once` status 429 at the first time, `fail` 500 always, `refuse` 400, `broken` no
 image, `rewritten` says that it drew another text, `linked` an address on the service itself, `elsewhere` one on another
-host, `endless` an answer without an end.
+host, `endless` an answer without an end, `closed` status 429 that asks to be left alone for an hour, `data`
+base64 in lines behind `data:image/png;base64,`, `inline` the same as its url.
 `GET /v1/log` tells what was asked. The model `nobody` is unknown, `plain` takes no response_format.
 """
 
@@ -27,6 +28,9 @@ TROUBLE = (
     "linked",
     "elsewhere",
     "endless",
+    "closed",
+    "data",
+    "inline",
 )
 
 
@@ -66,8 +70,9 @@ class Images(Service):
 
     def react(self, trouble, body):
         width, height = map(int, body["size"].split("x"))
-        if trouble == "busy-once":
-            return self.answer(429, {"error": "slow down"}, {"Retry-After": "0"})
+        if trouble in ("busy-once", "closed"):
+            pause = "0" if trouble == "busy-once" else "3600"
+            return self.answer(429, {"error": "slow down"}, {"Retry-After": pause})
         if trouble in ("fail", "refuse"):
             return self.answer(500 if trouble == "fail" else 400, {"error": "not this one"})
         if trouble == "endless":
@@ -79,7 +84,10 @@ class Images(Service):
             width, height = width // 2, height // 2
         data = b"no image" if trouble == "broken" else picture(body["prompt"], width, height)
         encoded = base64.b64encode(data).decode()
+        lines = f"data:image/png;base64,{base64.encodebytes(data).decode()}"
+        encoded = lines if trouble == "data" else encoded
         image = {"b64_json": encoded, "revised_prompt": body["prompt"]}
+        image = {"url": lines} if trouble == "inline" else image
         if trouble == "rewritten":
             image["revised_prompt"] = f"a photo of {body['prompt']}, sharp"
         return self.answer(200, {"data": [image], "usage": {"total_tokens": 7}})

@@ -39,9 +39,7 @@ def _watched(load: Callable[..., Any]) -> Callable[..., Any]:
         asked = kwargs.pop("output_loading_info", False)
         with _reported_unless_refused():
             network, report = load(kind, source, *args, output_loading_info=True, **kwargs)
-            # Of quantised weights a report may name what is packed under other names.
-            if getattr(network, "hf_quantizer", None) is None:
-                _refuse_gap(network, str(source), report)
+            _refuse_gap(network, str(source), report)
         return (network, report) if asked else network
 
     return loaded
@@ -70,6 +68,8 @@ def _reported_unless_refused() -> Iterator[None]:
 
 def _refuse_gap(network: nn.Module, source: str, report: Mapping[str, Any]) -> None:
     lost, instead = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if getattr(network, "hf_quantizer", None) is not None:
+        lost = _not_packed(lost, instead)
     if instead:  # an old file, perhaps, whose buffers had other names; they have values without it
         parameters = {name for name, _ in network.named_parameters()}
         lost = [name for name in lost if name in parameters]
@@ -84,6 +84,12 @@ def _refuse_gap(network: nn.Module, source: str, report: Mapping[str, Any]) -> N
     raise ConfigError(
         f"{source} lacks {len(lost)} of the {kind}'s weights, such as {lost[0]}; save or fetch it again"
     )
+
+
+def _not_packed(lost: list[str], instead: list[str]) -> list[str]:
+    """Of a quantised network: what is missing altogether, not packed under its layer's other names (`x.qweight`)."""
+    layers = {name[:end] for name in instead for end, sign in enumerate(name) if sign == "."}
+    return [name for name in lost if name.rpartition(".")[0] not in layers]
 
 
 def refuse_empty(pipeline: DiffusionPipeline, places: Mapping[str, str | Path]) -> None:
