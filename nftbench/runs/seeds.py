@@ -5,11 +5,14 @@ PARENT/seed-0, seed-1, ...   a run each, of `nftbench train --seeds` or of `nftb
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
+from nftbench.runs.lock import hold
+from nftbench.runs.manifest import strangers
 from rewards.base import ConfigError
 
 SEEDS = "seeds.json"
@@ -26,18 +29,55 @@ def folder_of(parent: Path, seed: int) -> Path:
     return parent / f"seed-{seed}"
 
 
+def counted(word: str, numbers: Sequence[int]) -> str:
+    """`seed 0`, or `seeds 0, 1, 2`."""
+    return f"{word}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
 def write_parent(parent: Path, seeds: Sequence[int]) -> list[Path]:
     """Note the seeds of a parent, beside those that it has; the run folders of the new ones.
 
     Raises:
         ConfigError: the folder belongs to something else.
     """
-    if parent.exists() and not is_parent(parent) and any(parent.iterdir()):
-        raise ConfigError(f"{parent} holds other files; choose another --out for the seeds")
-    known = seeds_of(parent) if is_parent(parent) else []
-    everything = [*known, *(seed for seed in seeds if seed not in known)]
-    write_atomic(parent / SEEDS, f"{json.dumps(everything)}\n".encode())
+    if parent.exists() and not parent.is_dir():
+        raise ConfigError(f"{parent} is a file; seeds need a folder")
+    with hold(parent, part="seeds", brief=True):  # two commands may add theirs at once
+        if not is_parent(parent) and strangers(parent):
+            raise ConfigError(f"{parent} holds other files; choose another --out for the seeds")
+        known = seeds_of(parent) if is_parent(parent) else []
+        _note(parent, [*known, *(seed for seed in seeds if seed not in known)])
     return [folder_of(parent, seed) for seed in seeds]
+
+
+@contextmanager
+def noted(parent: Path, seeds: Sequence[int]) -> Iterator[list[Path]]:
+    """As `write_parent`; a block that is refused leaves no seed noted of which nothing was begun.
+
+    Such a seed would be missing from every mean, and nobody could say why.
+    """
+    known = seeds_of(parent) if is_parent(parent) else []
+    try:
+        yield write_parent(parent, seeds)
+    except ConfigError:
+        _forget(parent, [s for s in seeds if s not in known and not folder_of(parent, s).exists()])
+        raise
+
+
+def _forget(parent: Path, seeds: Sequence[int]) -> None:
+    with hold(parent, part="seeds", brief=True):
+        known = seeds_of(parent) if is_parent(parent) else []
+        kept = [seed for seed in known if seed not in seeds]
+        if kept != known:
+            _note(parent, kept)
+        if not kept:
+            (parent / SEEDS).unlink(missing_ok=True)
+    with suppress(OSError):  # of a folder that holds anything
+        parent.rmdir()
+
+
+def _note(parent: Path, seeds: Sequence[int]) -> None:
+    write_atomic(parent / SEEDS, f"{json.dumps(seeds)}\n".encode())
 
 
 def seeds_of(parent: Path) -> list[int]:

@@ -51,6 +51,17 @@ class Odd(Dark):
         self.calls += 1
         assert self.calls < 4, "my own mistake"
         return super().score(images, prompts)
+
+
+class Asleep(Dark):
+    info = RewardInfo(name="asleep", variant="", summary="brightness", low=0, high=1)
+
+    def score(self, images, prompts):
+        self.calls += 1
+        if self.calls < 4:
+            return super().score(images, prompts)
+        nothing = np.full(len(images), np.nan, np.float32)
+        return Scores(values=nothing, reasons=("asleep",) * len(images))
 """
 
 
@@ -107,6 +118,14 @@ def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
     assert "not measured: geneval@pocket; no benchmark of evaluation.benchmarks has" in said
     assert "trained on, too: 4 of the 8 held-out prompts of few" in said
     assert "the learning rate rises from 1e-05 to 0.001" in said
+
+
+def test_a_held_out_reward_that_falls_silent_can_be_waited_for(folder, few):
+    """It was told like a policy gone wrong, without the command that goes on."""
+    batch, one = "rollout.batch_size=16", "evaluation.limit=4"
+    code, said = train(folder, *few, batch, one, "evaluation.held_out_rewards=mine.py:Asleep")
+    assert code == 3 and "asleep could not score 4 of 4 images: asleep; the state is in" in said
+    assert "once the reward is back, resume with: nftbench train --resume run" in said
 
 
 def test_what_an_optimiser_is_told_on_resume_holds(folder, few):

@@ -202,7 +202,7 @@ def eval_(
     from nftbench.evaluation.planning import drawn_as
     from nftbench.reporting.leaderboard import board as leaderboard
 
-    several = commands.seeds_to_evaluate(checkpoint, suite, out)
+    several = commands.seeds_to_evaluate(checkpoint, suite, out, console.line)
     if publish:
         _refuse_to_publish(suite, several=bool(several))
     alarms = []

@@ -11,6 +11,7 @@ import pyarrow
 from nftbench.parsing import parse_json
 from nftbench.reporting.results import Result
 from nftbench.runs.run_folder import folder_name
+from nftbench.runs.seeds import counted
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import Change
 from nftbench.stats.seeds import over_seeds
@@ -24,7 +25,7 @@ from nftbench.training.callbacks.metrics_log import (
     read_metrics,
     without_ends,
 )
-from nftbench.training.seeds import refuse_other_seeds
+from nftbench.training.seeds import left_out, refuse_other_seeds
 from rewards.base import ConfigError
 
 T = TypeVar("T")
@@ -80,6 +81,17 @@ class Trained:
             told = f"{len(counts)} seeds, {' + '.join(map(str, counts))} iterations done"
         known = [p.metrics["minutes"].max() for p in self.parts if "minutes" in p.metrics]
         return f"{told}, {sum(known):.1f} minutes" if known else told
+
+    @property
+    def measured(self) -> str:
+        """Which seeds the table of before and after is of; empty where it is of all."""
+        seeds = self.result.seeds
+        kept = [seed for seed, part in zip(seeds, self.parts, strict=False) if part.finished]
+        others = [seed for seed in (*seeds, *self.result.lacking) if seed not in kept]
+        if not others:
+            return ""
+        why = ", ".join(left_out(self.result.folder, others))
+        return f"; mean over {counted('seed', kept)}: {why}"
 
     @property
     def guards(self) -> list[tuple[str, str]]:
