@@ -148,3 +148,13 @@ def test_a_parent_cannot_be_resumed_and_no_folder_is_called_tilde(folder):
         code, said = run_here(folder, "train", "--out", "~/run", *seeds)
         assert code == 2 and "--out names no place of its own: '~/run'" in said
     assert not (folder / "~").exists()
+
+
+def test_what_a_recipe_asks_too_much_of_is_said(folder):
+    """A pass of milliards of prompts took the machine's memory; 50 times became 3 without a word."""
+    code, said = train(folder, "stages.prompt_weights.counting=20000")
+    assert code == 2 and "expected at most 1,000,000; take lower ones" in said.splitlines()[-1]
+    code, said = train(folder, "policy.rank=100000000000")
+    assert code == 2 and "out of memory: tried to allocate 6400000000000 bytes" in said
+    code, said = train(folder, "stages.timesteps_per_image=50", "stages.iterations=1")
+    assert code == 0 and "stage 1: timesteps_per_image 50 is more than the 3 times of an" in said

@@ -45,7 +45,8 @@ class Trainer:
         self._pace, self._parts = Pace(say), Counter[str]()
         algorithm = load_algorithm(recipe.algorithm)(recipe)
         self.rollout = Rollout(recipe, policy, layout, settings, algorithm, processes, self._clock)
-        self.rollout.check(stages)
+        for line in self.rollout.check(stages):
+            say(line)
         self.update = Update(recipe, policy, algorithm, processes, self._clock)
         self.state = TrainState()
         self.batch_size = recipe.rollout.batch_size
