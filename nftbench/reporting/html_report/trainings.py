@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow
 
-from nftbench.parsing import parse_json
 from nftbench.reporting.results import Result
 from nftbench.runs.run_folder import folder_name
 from nftbench.runs.seeds import counted
@@ -25,6 +24,7 @@ from nftbench.training.callbacks.metrics_log import (
     read_metrics,
     without_ends,
 )
+from nftbench.training.config.record import RECIPE, recipe_fields
 from nftbench.training.seeds import left_out, refuse_other_seeds
 from rewards.base import ConfigError
 
@@ -129,10 +129,12 @@ def read_trained(letter: str, result: Result) -> Trained:
 
 
 def _part(folder: Path, seed: str) -> TrainingFolder:
-    recipe = folder / "recipe.json"
+    recipe = folder / RECIPE
     try:
         metrics = read_metrics(folder)
-        settings = parse_json(recipe.read_bytes()) if recipe.is_file() else {}
+        settings = recipe_fields(recipe) if recipe.is_file() else {}
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(
             f"{folder} holds a file that is not JSON: {error}; remove the broken line"
