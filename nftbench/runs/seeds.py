@@ -24,6 +24,22 @@ def is_parent(folder: Path) -> bool:
     return (folder / SEEDS).is_file()
 
 
+def refuse_parent(folder: Path, remedy: str = "") -> None:
+    """Refuse the runs of several seeds where one is meant.
+
+    Args:
+        folder: what was named.
+        remedy: what else to do than to name one of them.
+
+    Raises:
+        ConfigError: it is a parent; names one of its runs.
+    """
+    if is_parent(folder):
+        raise ConfigError(
+            f"{folder} holds a run a seed; {remedy}name one of its runs: {folder_of(folder, seeds_of(folder)[0])}"
+        )
+
+
 def folder_of(parent: Path, seed: int) -> Path:
     """A seed's run."""
     return parent / f"seed-{seed}"
@@ -40,28 +56,35 @@ def write_parent(parent: Path, seeds: Sequence[int]) -> list[Path]:
     Raises:
         ConfigError: the folder belongs to something else.
     """
+    _add(parent, seeds)
+    return [folder_of(parent, seed) for seed in seeds]
+
+
+@contextmanager
+def noted(parent: Path, seeds: Sequence[int]) -> Iterator[list[Path]]:
+    """As `write_parent`; a block that is refused leaves none of its seeds noted of which nothing was begun.
+
+    Such a seed would be missing from every mean, and nobody could say why.
+    """
+    added = _add(parent, seeds)
+    try:
+        yield [folder_of(parent, seed) for seed in seeds]
+    except ConfigError:
+        _forget(parent, [seed for seed in added if not folder_of(parent, seed).exists()])
+        raise
+
+
+def _add(parent: Path, seeds: Sequence[int]) -> list[int]:
+    """Note seeds; those that were not noted before."""
     if parent.exists() and not parent.is_dir():
         raise ConfigError(f"{parent} is a file; seeds need a folder")
     with hold(parent, part="seeds", brief=True):  # two commands may add theirs at once
         if not is_parent(parent) and strangers(parent):
             raise ConfigError(f"{parent} holds other files; choose another --out for the seeds")
         known = seeds_of(parent) if is_parent(parent) else []
-        _note(parent, [*known, *(seed for seed in seeds if seed not in known)])
-    return [folder_of(parent, seed) for seed in seeds]
-
-
-@contextmanager
-def noted(parent: Path, seeds: Sequence[int]) -> Iterator[list[Path]]:
-    """As `write_parent`; a block that is refused leaves no seed noted of which nothing was begun.
-
-    Such a seed would be missing from every mean, and nobody could say why.
-    """
-    known = seeds_of(parent) if is_parent(parent) else []
-    try:
-        yield write_parent(parent, seeds)
-    except ConfigError:
-        _forget(parent, [s for s in seeds if s not in known and not folder_of(parent, s).exists()])
-        raise
+        added = [seed for seed in seeds if seed not in known]
+        _note(parent, [*known, *added])
+    return added
 
 
 def _forget(parent: Path, seeds: Sequence[int]) -> None:

@@ -195,7 +195,7 @@ def eval_(
     if publish and protocol.limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
     suite = what.suite_name(rewards)
-    names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
+    names.check(checkpoint=checkpoint, suite=suite, rewards=rewards, several=True)
     settings = protocol.settings()
     from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
-from nftbench.runs.seeds import folder_of, is_parent, seeds_of
+from nftbench.runs.seeds import refuse_parent
 from nftbench.training.config.overrides import flat
 from nftbench.training.config.recipe import AUTO, Recipe
 from rewards.base import ConfigError, Prompt, RewardInfo
@@ -123,11 +123,9 @@ def recipe_fields(path: Path) -> dict[str, Any]:
 
 def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
     path = folder / RECIPE
-    if is_parent(folder):
-        raise ConfigError(
-            f"{folder} holds a run a seed; give the command that began it again, which goes on where it stopped, or "
-            f"name one of its runs: {folder_of(folder, seeds_of(folder)[0])}"
-        )
+    refuse_parent(
+        folder, "give the command that began it again, which goes on where it stopped, or "
+    )
     if not path.is_file():
         raise ConfigError(f"not a training run: {folder} holds no {RECIPE}")
     try:

@@ -73,8 +73,14 @@ class Trainer:
         """Take over what `state_dict` gave.
 
         Raises:
-            ConfigError: weights of another network.
+            ConfigError: weights of another network, or more iterations done than the recipe has now.
         """
+        asked = self._stages[train_state.stage].stage.iterations
+        if train_state.iteration > asked:
+            raise ConfigError(
+                f"stage {train_state.stage + 1} has done {train_state.iteration} iterations, and cannot end after "
+                f"{asked}; give {train_state.iteration} or more"
+            )
         self._policy.weights.load_state(weights)
         self.update.load_state_dict(**optimizer)
         self.state = train_state
