@@ -198,15 +198,17 @@ def test_several_seeds_are_no_checkpoint_and_no_run(parent, words):
     assert "name one of its runs: parent/seed-0" in said.splitlines()[-1]
 
 
-def test_a_stage_cannot_end_before_where_it_is(parent):
+def test_a_run_cannot_end_before_where_it_is(parent):
     """The recipe said fewer iterations than the policy that it was kept beside had had."""
     run, further = (
         parent / "seed-0",
         ("--set", "stages.iterations=2", "--set", "evaluation.every=0"),
     )
-    alone = shutil.copytree(run, parent.parent / "alone")
+    alone = shutil.copytree(parent / "seed-0", parent.parent / "alone")
     assert run_here(parent.parent, "train", "--resume", "alone", *further)[0] == 0
     before = (alone / "recipe.json").read_bytes()
     code, said = run_here(parent.parent, "train", "--resume", "alone", "--iterations", "1")
-    assert code == 2 and "stage 1 has done 2 iterations, and cannot end after 1; give 2" in said
+    assert (
+        code == 2 and "the last stage has done 2 iterations, and cannot end after 1; give 2" in said
+    )
     assert (alone / "recipe.json").read_bytes() == before

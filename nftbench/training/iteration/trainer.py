@@ -73,13 +73,12 @@ class Trainer:
         """Take over what `state_dict` gave.
 
         Raises:
-            ConfigError: weights of another network, or more iterations done than the recipe has now.
+            ConfigError: weights of another network, or a last stage that is beyond the recipe's end.
         """
-        asked = self._stages[train_state.stage].stage.iterations
-        if train_state.iteration > asked:
+        asked, done = self._stages[-1].stage.iterations, train_state.iteration
+        if train_state.stage + 1 == len(self._stages) and done > asked:  # an earlier one is over
             raise ConfigError(
-                f"stage {train_state.stage + 1} has done {train_state.iteration} iterations, and cannot end after "
-                f"{asked}; give {train_state.iteration} or more"
+                f"the last stage has done {done} iterations, and cannot end after {asked}; give {done} or more"
             )
         self._policy.weights.load_state(weights)
         self.update.load_state_dict(**optimizer)
