@@ -200,10 +200,7 @@ def test_several_seeds_are_no_checkpoint_and_no_run(parent, words):
 
 def test_a_run_cannot_end_before_where_it_is(parent):
     """The recipe said fewer iterations than the policy that it was kept beside had had."""
-    run, further = (
-        parent / "seed-0",
-        ("--set", "stages.iterations=2", "--set", "evaluation.every=0"),
-    )
+    further = ("--set", "stages.iterations=2", "--set", "evaluation.every=0")
     alone = shutil.copytree(parent / "seed-0", parent.parent / "alone")
     assert run_here(parent.parent, "train", "--resume", "alone", *further)[0] == 0
     before = (alone / "recipe.json").read_bytes()
