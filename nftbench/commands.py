@@ -32,11 +32,11 @@ from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.runs.seeds import folder_of, is_parent, seeds_of, write_parent
 from nftbench.stats.paired import Change
-from nftbench.training import Interrupted, seeds
-from nftbench.training.callbacks.checkpoints import checkpoints
+from nftbench.training import seeds
 from nftbench.training.config.names import BY_REWARDS, parse_seeds, recipe_name, with_files
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.run import train as training
+from nftbench.training.run_seeds import train_all
 from nftbench.training.setup import resumed_recipe
 from rewards.base import ConfigError, Progress
 
@@ -131,7 +131,10 @@ def _works(
 
 
 def seeds_to_evaluate(
-    checkpoint: str, suite: str | None, out: Path | None
+    checkpoint: str,
+    suite: str | None,
+    out: Path | None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[str, Path | None]]:
     """The trainings of a parent, each with the run folder of its evaluation; nothing of any other checkpoint.
 
@@ -139,6 +142,7 @@ def seeds_to_evaluate(
         checkpoint: the parent that `nftbench train --seeds` made, or any other checkpoint.
         suite: as for `evaluate_checkpoint`.
         out: the parent of the evaluations; None makes one under `runs/`.
+        say: told which seeds are left out.
 
     Raises:
         ConfigError: no seed is finished, or `out` belongs to something else.
@@ -150,6 +154,8 @@ def seeds_to_evaluate(
     if not runs:
         raise ConfigError(f"{parent} holds no finished training yet; run nftbench train again")
     seeds.refuse_other_seeds(runs)
+    for words in seeds.unfinished(parent):
+        say(f"warning: {parent}: {words}")
     kept = [seed for seed in seeds_of(parent) if folder_of(parent, seed) in runs]
     name = f"{folder_name(parent.resolve().name)}-{folder_name(suite or 'eval')}"
     folders = write_parent(named(out) or RUNS / name, kept)
@@ -236,6 +242,7 @@ def train_seeds(
 
     Raises:
         ConfigError: anything asked for that cannot be; nothing was written then.
+        TrainingFailed: seeds that went wrong by themselves; the others were trained all the same.
     """
     quiet()
     out, settings = named(out), with_files(settings)
@@ -250,23 +257,7 @@ def train_seeds(
             f"--set seed={named_twice} and --seeds name seeds twice; leave out --set seed"
         )
     parent = out or _fresh(f"train-{recipes[0].name}-seeds")
-    if is_parent(parent):
-        seeds.refuse_other_recipes(parent, recipes[0])
-    folders = write_parent(parent, numbers)
-    done = seeds.runs_of(parent)
-    for whole, folder in zip(recipes, folders, strict=True):
-        if folder not in done:
-            say(f"seed {whole.seed}: {folder}")
-            whole = seeds.as_begun(whole, folder)
-            resume = bool(checkpoints(folder / "checkpoints"))
-            try:
-                training(whole, folder, resume=resume, progress=progress, say=say, allowed=allowed)
-            except Interrupted as stopped:
-                raise Interrupted(
-                    f"{stopped}; all seeds go on by the same command with --out {parent}"
-                ) from None
-    seeds.curves(parent)
-    return parent, seeds.read_seeds(parent)
+    return parent, train_all(recipes, parent, progress=progress, say=say, allowed=allowed)
 
 
 def _recipe_name(

@@ -91,6 +91,8 @@ DEFAULTS = {
     "unifiedreward": "unifiedreward@nft",
 }
 """What a bare name means where a reward has several variants."""
+MOST_WEIGHT = 1e9
+"""Weights are ratios; sums by larger ones overflow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,7 +204,7 @@ def parse_rewards(text: str) -> tuple[RewardSpec, ...]:
     """Read a list of rewards with weights, such as `ocr,pickscore:0.5`; a weight left out is 1.
 
     Raises:
-        ConfigError: an empty item, a weight that is not a finite number >= 0, a reward named twice
+        ConfigError: an empty item, a weight that is not a finite number >= 0 or is huge, a reward named twice
             (also by two spellings of one key), or a name that `resolve` refuses.
     """
     specs = tuple(_parse_item(item.strip(), text) for item in text.split(","))
@@ -239,10 +241,10 @@ def _parse_item(item: str, text: str) -> RewardSpec:
         value = float(weight) if colon else 1.0
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(
-            f"weight of reward {name!r} must be a finite number >= 0, got {weight!r}."
-        )
+    if not 0 <= value <= MOST_WEIGHT:
+        huge = MOST_WEIGHT < value < math.inf
+        expected = f"at most {MOST_WEIGHT:g}" if huge else "a finite number >= 0"
+        raise ConfigError(f"weight of reward {name!r} must be {expected}, got {weight!r}.")
     return RewardSpec(key=resolve(name), weight=value)
 
 

@@ -13,6 +13,7 @@ def check(
     suite: str | None = None,
     rewards: str | None = None,
     runs: Iterable[str | Path] = (),
+    several: bool = False,
 ) -> None:
     """Refuse what an evaluation cannot know.
 
@@ -21,6 +22,7 @@ def check(
         suite: of a suite or benchmark, or a suite's file.
         rewards: a list, with files of the user's own, which are run.
         runs: `RUN` or `RUN=LABEL` each.
+        several: whether the checkpoint may be the runs of several seeds.
 
     Raises:
         ConfigError: the near name is suggested.
@@ -31,6 +33,11 @@ def check(
         from nftbench.generation.sources.packaged import refuse_unknown
 
         refuse_unknown(checkpoint)
+        from nftbench.runs.seeds import refuse_parent  # slower to import than to answer above
+
+        base = Path(checkpoint.partition("+")[0])
+        if not (several and base == Path(checkpoint)):
+            refuse_parent(base, f"average them (nftbench average {base} --out FOLDER), or ")
     if suite:
         from nftbench.benchmark.registry import load_suite
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nftbench.runs.manifest import MANIFEST
-from nftbench.runs.seeds import SEEDS, folder_of, is_parent, seeds_of
+from nftbench.runs.seeds import SEEDS, counted, folder_of, is_parent, seeds_of
 from nftbench.training.callbacks.metrics_log import METRICS, is_measured
+from nftbench.training.seeds import left_out, refuse_misplaced
 from rewards.base import ConfigError
 
 ROWS = "rows.csv"
@@ -52,16 +53,10 @@ class Result:
             found = [
                 f"{self.name}: seed {self.seeds[0]} alone; how much seeds differ is not in the interval."
             ]
-        if self.lacking:
-            found.append(
-                f"{self.name}: {counted('seed', self.lacking)} missing or not finished, left out."
-            )
-        return found
-
-
-def counted(word: str, numbers: Sequence[int]) -> str:
-    """`seed 0`, or `seeds 0, 1, 2`."""
-    return f"{word}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        return [
+            *found,
+            *(f"{self.name}: {words}." for words in left_out(self.folder, self.lacking)),
+        ]
 
 
 def split_label(argument: str | Path) -> tuple[Path, str]:
@@ -132,7 +127,8 @@ def read_result(argument: str | Path, *, whole: bool = True) -> Result:
         whole: of a parent, take seeds that are finished alone; else trainings that have begun, too.
 
     Raises:
-        ConfigError: no such folder, neither a run nor a parent, a bad label, or a parent without a run.
+        ConfigError: no such folder, neither a run nor a parent, a bad label, or a parent without a run or with that of
+            another seed.
     """
     folder, label = split_label(argument)
     if not is_parent(folder):
@@ -145,6 +141,8 @@ def read_result(argument: str | Path, *, whole: bool = True) -> Result:
     kinds = {_kind(run) for run in there.values()}
     if len(kinds) > 1:
         raise ConfigError(f"{folder} holds trainings and evaluations; expected one kind")
+    if kinds == {TRAINING}:
+        refuse_misplaced(there.values())
     return Result(
         folder=folder,
         label=label,

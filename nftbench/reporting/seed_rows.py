@@ -54,11 +54,17 @@ def _under_its_folder(row: Row, protocols: Mapping[str, Protocol]) -> Row:
 
 
 def refuse_other_seeds(first: Run, other: Run) -> None:
-    """Refuse two seeds whose evaluations are not alike.
+    """Refuse two seeds whose evaluations are not alike, or are of one checkpoint: a copy is no seed of its own.
 
     Raises:
-        ConfigError: names the field.
+        ConfigError: names what is wrong.
     """
+    made, others = (run.manifest["checkpoint"]["digest"] for run in (first, other))
+    if made == others:
+        raise ConfigError(
+            f"{first.folder} and {other.folder} hold images of one checkpoint ({made}), which are no two seeds; "
+            "evaluate each seed's own"
+        )
     mine, theirs = first.protocols(), other.protocols()
     if list(mine) != list(theirs):
         raise ConfigError(f"{first.folder} and {other.folder} hold different benchmarks")

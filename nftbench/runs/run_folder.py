@@ -34,6 +34,7 @@ from nftbench.runs.io import read_table, write_atomic, write_table
 from nftbench.runs.manifest import MANIFEST, manifest_bytes, read_manifest
 from nftbench.runs.row_files import encode, entry
 from nftbench.runs.rows import Row
+from nftbench.runs.seeds import refuse_parent
 from rewards.base import ConfigError, Reward, Scores
 
 RUNS = Path("runs")
@@ -83,6 +84,7 @@ class Run:
         Raises:
             ConfigError: the folder is no run.
         """
+        refuse_parent(folder)
         if not (folder / MANIFEST).is_file():
             raise ConfigError(
                 f"not a run: {folder} holds no {MANIFEST}; expected a folder made by `nftbench eval`"

@@ -5,11 +5,14 @@ PARENT/seed-0, seed-1, ...   a run each, of `nftbench train --seeds` or of `nftb
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
+from nftbench.runs.lock import hold
+from nftbench.runs.manifest import strangers
 from rewards.base import ConfigError
 
 SEEDS = "seeds.json"
@@ -21,9 +24,30 @@ def is_parent(folder: Path) -> bool:
     return (folder / SEEDS).is_file()
 
 
+def refuse_parent(folder: Path, remedy: str = "") -> None:
+    """Refuse the runs of several seeds where one is meant.
+
+    Args:
+        folder: what was named.
+        remedy: what else to do than to name one of them.
+
+    Raises:
+        ConfigError: it is a parent; names one of its runs.
+    """
+    if is_parent(folder):
+        raise ConfigError(
+            f"{folder} holds a run a seed; {remedy}name one of its runs: {folder_of(folder, seeds_of(folder)[0])}"
+        )
+
+
 def folder_of(parent: Path, seed: int) -> Path:
     """A seed's run."""
     return parent / f"seed-{seed}"
+
+
+def counted(word: str, numbers: Sequence[int]) -> str:
+    """`seed 0`, or `seeds 0, 1, 2`."""
+    return f"{word}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def write_parent(parent: Path, seeds: Sequence[int]) -> list[Path]:
@@ -32,12 +56,51 @@ def write_parent(parent: Path, seeds: Sequence[int]) -> list[Path]:
     Raises:
         ConfigError: the folder belongs to something else.
     """
-    if parent.exists() and not is_parent(parent) and any(parent.iterdir()):
-        raise ConfigError(f"{parent} holds other files; choose another --out for the seeds")
-    known = seeds_of(parent) if is_parent(parent) else []
-    everything = [*known, *(seed for seed in seeds if seed not in known)]
-    write_atomic(parent / SEEDS, f"{json.dumps(everything)}\n".encode())
+    _add(parent, seeds)
     return [folder_of(parent, seed) for seed in seeds]
+
+
+@contextmanager
+def noted(parent: Path, seeds: Sequence[int]) -> Iterator[list[Path]]:
+    """As `write_parent`; a block that is refused leaves none of its seeds noted of which nothing was begun.
+
+    Such a seed would be missing from every mean, and nobody could say why.
+    """
+    added = _add(parent, seeds)
+    try:
+        yield [folder_of(parent, seed) for seed in seeds]
+    except ConfigError:
+        _forget(parent, [seed for seed in added if not folder_of(parent, seed).exists()])
+        raise
+
+
+def _add(parent: Path, seeds: Sequence[int]) -> list[int]:
+    """Note seeds; those that were not noted before."""
+    if parent.exists() and not parent.is_dir():
+        raise ConfigError(f"{parent} is a file; seeds need a folder")
+    with hold(parent, part="seeds", brief=True):  # two commands may add theirs at once
+        if not is_parent(parent) and strangers(parent):
+            raise ConfigError(f"{parent} holds other files; choose another --out for the seeds")
+        known = seeds_of(parent) if is_parent(parent) else []
+        added = [seed for seed in seeds if seed not in known]
+        _note(parent, [*known, *added])
+    return added
+
+
+def _forget(parent: Path, seeds: Sequence[int]) -> None:
+    with hold(parent, part="seeds", brief=True):
+        known = seeds_of(parent) if is_parent(parent) else []
+        kept = [seed for seed in known if seed not in seeds]
+        if kept != known:
+            _note(parent, kept)
+        if not kept:
+            (parent / SEEDS).unlink(missing_ok=True)
+    with suppress(OSError):  # of a folder that holds anything
+        parent.rmdir()
+
+
+def _note(parent: Path, seeds: Sequence[int]) -> None:
+    write_atomic(parent / SEEDS, f"{json.dumps(seeds)}\n".encode())
 
 
 def seeds_of(parent: Path) -> list[int]:

@@ -11,3 +11,7 @@ class TrainingFailed(RuntimeError):
 
 class RewardFailed(TrainingFailed):
     """A reward could score nothing; the policy is as it was, and the run can go on once the reward is back."""
+
+
+class Diverged(TrainingFailed):
+    """The policy went wrong, and nothing around it did: with another seed the same training may hold."""

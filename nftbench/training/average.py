@@ -26,7 +26,7 @@ from nftbench.generation.sources.lora import merge_loras
 from nftbench.runs.io import whole_folder
 from nftbench.runs.seeds import is_parent
 from nftbench.training.policy.trained import save_whole
-from nftbench.training.seeds import runs_of
+from nftbench.training.seeds import runs_of, unfinished
 from rewards.base import ConfigError
 
 AVERAGE_FILE = "average.json"
@@ -51,7 +51,7 @@ def average(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already; choose another --out for the average")
-    names = [name for policy in policies for name in _runs(policy)]
+    names = [name for policy in policies for name in _runs(policy, say)]
     notes = _of_one_base(names)
     model, digests = _mean(names, say)
     base, digest = notes[0].base, notes[0].base_digest
@@ -64,8 +64,13 @@ def average(
         )
 
 
-def _runs(policy: str) -> list[str]:
-    return [str(run) for run in runs_of(Path(policy))] if is_parent(Path(policy)) else [policy]
+def _runs(policy: str, say: Callable[[str], None]) -> list[str]:
+    parent = Path(policy)
+    if not is_parent(parent):
+        return [policy]
+    for words in unfinished(parent):
+        say(f"warning: {parent}: {words}")
+    return [str(run) for run in runs_of(parent)]
 
 
 def _of_one_base(names: Sequence[str]) -> list[TrainedFolder]:

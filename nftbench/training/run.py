@@ -17,7 +17,7 @@ from nftbench.runs.launched import OthersEnded
 from nftbench.runs.lock import hold
 from nftbench.runs.processes import started
 from nftbench.stats.paired import Change
-from nftbench.training import Interrupted, RewardFailed, TrainingFailed
+from nftbench.training import Diverged, Interrupted, RewardFailed, TrainingFailed
 from nftbench.training.callbacks.base import (
     Callback,
     Checkpoints,
@@ -58,8 +58,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What a disk may do to a write at any time."""
 
 
-class Stopped(TrainingFailed):
-    """A guard ended the run, or a reward that scores nothing; all is said already."""
+class Stopped(Diverged):
+    """A guard ended the run; all is said already."""
 
 
 def train(
@@ -172,7 +172,7 @@ class TrainingRun:
         Raises:
             ConfigError: the folder holds something else, or the run cannot be resumed so.
         """
-        refuse_other_siblings(self.folder, self.setup.digests())
+        refuse_other_siblings(self.folder, self.recipe.seed, self.setup.digests())
         self.processes.refuse_unlike(self.setup.digests())
         record = self._reopened() if resume else self._begun()
         if self.processes.is_main:
@@ -292,7 +292,8 @@ class TrainingRun:
                 f"{error}; the state is in {self._saved.save()}; once that is mended, {self._saved.way_on()}"
             ) from None
         except (TrainingFailed, NoEffect) as error:
-            raise TrainingFailed(f"{error}; {self._saved.last_good()}") from error
+            kind = Diverged if isinstance(error, Diverged) else TrainingFailed
+            raise kind(f"{error}; {self._saved.last_good()}") from error
 
     def _iterate(self) -> None:
         trainer = self.trainer
@@ -317,3 +318,5 @@ class TrainingRun:
             good = self._saved.last_good()
             path = self._saved.save(good=False)
             raise Stopped(f"{iteration.stop}; the state is in {path}; {good}")
+        if iteration.unscored:
+            raise RewardFailed(iteration.unscored)

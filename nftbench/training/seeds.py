@@ -1,13 +1,16 @@
 """One recipe with several seeds, one run folder a seed under one parent, read as one result."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nftbench.generation.sources.packaged import POLICY_FILE
-from nftbench.runs.seeds import folder_of, is_parent, seeds_of
+from nftbench.runs.io import write_atomic
+from nftbench.runs.seeds import counted, folder_of, is_parent, seeds_of
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import Change
 from nftbench.stats.seeds import mean_curve, over_seeds
@@ -19,6 +22,7 @@ from nftbench.training.callbacks.metrics_log import (
     is_measured,
     read_averaging,
     read_metrics,
+    stop_of,
 )
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
@@ -30,11 +34,51 @@ from nftbench.training.config.record import (
     stored_recipe,
     stored_record,
 )
+from rewards.base import ConfigError
 
 
 def runs_of(parent: Path) -> list[Path]:
-    """The runs of a parent that are finished, in the order of the seeds."""
-    return [f for seed in seeds_of(parent) if is_finished(f := folder_of(parent, seed))]
+    """The runs of a parent that are finished, in the order of the seeds.
+
+    Raises:
+        ConfigError: one of them is of another seed.
+    """
+    runs = [f for seed in seeds_of(parent) if is_finished(f := folder_of(parent, seed))]
+    refuse_misplaced(runs)
+    return runs
+
+
+def left_out(parent: Path, seeds: Sequence[int]) -> list[str]:
+    """Why some seeds of a parent are in no mean of it, in words: a mean of those that held flatters the recipe."""
+    stopped = [seed for seed in seeds if stop_of(folder_of(parent, seed))]
+    others = [seed for seed in seeds if seed not in stopped]
+    told = ((stopped, "stopped by a guard"), (others, "missing or not finished"))
+    return [f"{counted('seed', of)} {why}, left out" for of, why in told if of]
+
+
+def unfinished(parent: Path) -> list[str]:
+    """The seeds of a parent that are in no mean of it, as `left_out` has them."""
+    done = runs_of(parent)
+    return left_out(parent, [s for s in seeds_of(parent) if folder_of(parent, s) not in done])
+
+
+def refuse_misplaced(runs: Iterable[Path]) -> None:
+    """Refuse runs of a parent that stand where another seed's belong: a copy would count as a seed of its own.
+
+    Raises:
+        ConfigError: names the run and its seed.
+    """
+    for run in runs:
+        if (run / RECIPE).is_file():
+            _refuse_seed(run, stored_recipe(run).seed)
+
+
+def _refuse_seed(run: Path, seed: int) -> None:
+    if run != folder_of(run.parent, seed):
+        raise ConfigError(
+            f"{run} is a run of seed {seed}, which belongs in {folder_of(run.parent, seed).name}: put back what was "
+            "there, or remove it and train that seed again"
+        )
 
 
 def is_finished(run: Path) -> bool:
@@ -59,6 +103,7 @@ def refuse_other_recipes(parent: Path, recipe: Recipe) -> None:
     Raises:
         ConfigError: names the run and the setting.
     """
+    refuse_misplaced(begun_runs(parent))
     for folder in begun_runs(parent):
         refuse_other_recipe(folder, stored_recipe(folder), recipe)
 
@@ -82,16 +127,19 @@ def refuse_other_seeds(runs: Sequence[Path]) -> None:
         refuse_other_seed(run, runs[0])
 
 
-def refuse_other_siblings(folder: Path, digests: Mapping[str, str]) -> None:
-    """Refuse to train a seed on what its parent's other seeds were not trained on; of a run alone, nothing.
+def refuse_other_siblings(folder: Path, seed: int, digests: Mapping[str, str]) -> None:
+    """Refuse to train a seed's run with another one, or on what its parent's others were not; of a run alone, nothing.
 
     Raises:
         ConfigError: names what differs.
     """
     parent = folder.parent
-    others = [run for run in begun_runs(parent) if run != folder] if is_parent(parent) else []
-    if others and folder in [folder_of(parent, seed) for seed in seeds_of(parent)]:
-        refuse_other_digests(folder, digests, stored_record(others[0]).digests)
+    places = [folder_of(parent, s) for s in seeds_of(parent)] if is_parent(parent) else []
+    if folder in places:
+        _refuse_seed(folder, seed)
+        others = [run for run in begun_runs(parent) if run != folder]
+        for other in others[:1]:
+            refuse_other_digests(folder, digests, stored_record(other).digests)
 
 
 def read_seeds(parent: Path) -> list[Change]:
@@ -148,7 +196,7 @@ def curve_of(
 
 
 def curves(parent: Path) -> None:
-    """Draw `curve.png`: every held-out metric of all seeds, their mean and its 95% interval."""
+    """Draw `curve.png`: every held-out metric of the finished seeds, their mean and its 95% interval."""
     from matplotlib.figure import Figure
 
     tables = [read_metrics(run) for run in runs_of(parent)]
@@ -158,15 +206,21 @@ def curves(parent: Path) -> None:
     figure = Figure(figsize=(6, 2.6 * len(columns)), layout="constrained")
     axes = figure.subplots(len(columns), 1, squeeze=False)[:, 0]
     for axis, column in zip(axes, columns, strict=True):
-        for table in (t for t in tables if column in t):
-            known = table[table[column].notna()]
-            axis.plot(known["iteration"], known[column], linewidth=0.8, alpha=0.6)
-        mean = curve_of(tables, column, "iteration")
-        axis.fill_between(mean["iteration"], mean["low"], mean["high"], alpha=0.2)
-        axis.plot(mean["iteration"], mean["value"], marker="o", markersize=3, color="black")
-        axis.set_title(column.removeprefix("held_out/"), loc="left", fontsize=10)
-        axis.set_xlabel(f"iteration; {len(tables)} seeds, their mean and its 95% interval")
-        axis.grid(alpha=0.3)
-    temporary = parent / ".curve.png"
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(parent / "curve.png")
+        _draw_curve(axis, [t for t in tables if column in t], column)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120, format="png")
+    write_atomic(parent / "curve.png", buffer.getvalue())
+
+
+def _draw_curve(axis: Any, tables: Sequence[pd.DataFrame], column: str) -> None:
+    for table in tables:
+        known = table[table[column].notna()]
+        axis.plot(known["iteration"], known[column], linewidth=0.8, alpha=0.6)
+    mean = curve_of(tables, column, "iteration")
+    axis.fill_between(mean["iteration"], mean["low"], mean["high"], alpha=0.2)
+    axis.plot(mean["iteration"], mean["value"], marker="o", markersize=3, color="black")
+    axis.set_title(column.removeprefix("held_out/"), loc="left", fontsize=10)
+    several = f"{len(tables)} seeds, their mean and its 95% interval"
+    alone = "one seed and its 95% interval, of prompts alone"
+    axis.set_xlabel(f"iteration; {several if len(tables) > 1 else alone}")
+    axis.grid(alpha=0.3)

@@ -19,6 +19,8 @@ from nftbench.training.config.recipe import Recipe, Stage
 from rewards import RewardSpec
 from rewards.base import ConfigError, Prompt, Reward, Scores
 
+LONGEST_PASS = 1_000_000
+"""Prompts, each as often as its weights say, that are shuffled anew for every pass."""
 NOT_APPLICABLE = "does not apply"
 """Reason of a value that a reward was not asked for."""
 
@@ -138,7 +140,7 @@ def weighted(
         sources: benchmark or file, as the recipe names it -> all of its prompts.
 
     Raises:
-        ConfigError: a weight of what is neither a tag nor a source of these prompts.
+        ConfigError: a weight of what is neither a tag nor a source of these prompts, or a pass that never ends.
     """
     source_of = {p.id: name for name, members in sources.items() for p in members}
     named = {name for p in prompts for name in (p.tag, source_of[p.id]) if name}
@@ -148,9 +150,13 @@ def weighted(
             f"prompt_weights names {', '.join(map(repr, sorted(unknown)))}, which is neither a tag nor a benchmark of "
             f"the prompts of this stage; expected some of {', '.join(sorted(named))}"
         )
-    return [
-        p for p in prompts for _ in range(weights.get(p.tag, 1) * weights.get(source_of[p.id], 1))
-    ]
+    times = [weights.get(p.tag, 1) * weights.get(source_of[p.id], 1) for p in prompts]
+    if sum(times) > LONGEST_PASS:
+        raise ConfigError(
+            f"prompt_weights make a pass of {sum(times):,} prompts, expected at most {LONGEST_PASS:,}; take lower ones "
+            "of the same ratio"
+        )
+    return [p for p, count in zip(prompts, times, strict=True) for _ in range(count)]
 
 
 def _sources(stage: Stage) -> dict[str, list[Prompt]]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from unittest.mock import ANY
 
 import numpy as np
@@ -210,6 +211,32 @@ def test_a_held_out_table_that_another_run_wrote_is_refused(tmp_path):
     for command in (("report", "p"), ("compare", "p/seed-0", "p/seed-1")):
         code, said = run_here(tmp_path, *command)
         assert code == 2 and "after.parquet is not the table that the training wrote" in said
+
+
+def test_a_copy_of_an_evaluation_is_no_second_seed(tmp_path):
+    folders = write_parent(tmp_path / "p", [0, 1])
+    made_runs.evaluation(folders[0], PROMPTS)
+    shutil.copytree(folders[0], folders[1])
+    made_runs.evaluation(tmp_path / "other", PROMPTS)
+    for command in (("report", "p"), ("compare", "other", "p")):
+        code, said = run_here(tmp_path, *command)
+        assert code == 2 and "hold images of one checkpoint (ab120), which are no two seeds" in said
+
+
+def test_a_seed_that_a_guard_stopped_is_said_wherever_a_mean_lacks_it(tmp_path):
+    """The mean of those that held flatters the recipe; the report even called it the mean of all."""
+    for run in write_parent(tmp_path / "p", [0, 1, 2]):
+        made_runs.training(run)
+    stopped = tmp_path / "p" / "seed-1"
+    (stopped / "held_out" / "after.parquet").unlink()
+    with (stopped / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"iteration": 5, "guards": ["warn: kl: far", "stop: kl: away"]}\n')
+    made_runs.training(tmp_path / "other")
+    code, said = run_here(tmp_path, "compare", "other", "p")
+    assert code == 0 and "p: seed 1 stopped by a guard, left out." in " ".join(said.split())
+    code, said = run_here(tmp_path, "report", "p")
+    page = (tmp_path / "p" / "report" / "index.html").read_text("utf-8")
+    assert "; mean over seeds 0, 2: seed 1 stopped by a guard, left out</caption>" in page
 
 
 def test_seeds_that_were_drawn_differently_are_refused(tmp_path):

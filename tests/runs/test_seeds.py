@@ -1,6 +1,8 @@
 """The parent of several seeds' runs: what it holds, what is refused."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,3 +44,17 @@ def test_a_broken_note_is_refused(tmp_path, text, wrong):
 def test_the_note_is_plain_json(tmp_path):
     write_parent(tmp_path / "mine", [2, 1])
     assert json.loads((tmp_path / "mine" / SEEDS).read_text()) == [2, 1]
+
+
+def test_two_commands_that_add_seeds_at_once_lose_none(tmp_path, monkeypatch):
+    write_parent(tmp_path / "mine", [0])
+
+    def slowly(parent):
+        found = seeds_of(parent)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr("nftbench.runs.seeds.seeds_of", slowly)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda seed: write_parent(tmp_path / "mine", [seed]), (1, 2)))
+    assert sorted(seeds_of(tmp_path / "mine")) == [0, 1, 2]

@@ -51,6 +51,17 @@ class Odd(Dark):
         self.calls += 1
         assert self.calls < 4, "my own mistake"
         return super().score(images, prompts)
+
+
+class Asleep(Dark):
+    info = RewardInfo(name="asleep", variant="", summary="brightness", low=0, high=1)
+
+    def score(self, images, prompts):
+        self.calls += 1
+        if self.calls < 4:
+            return super().score(images, prompts)
+        nothing = np.full(len(images), np.nan, np.float32)
+        return Scores(values=nothing, reasons=("asleep",) * len(images))
 """
 
 
@@ -109,6 +120,14 @@ def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
     assert "the learning rate rises from 1e-05 to 0.001" in said
 
 
+def test_a_held_out_reward_that_falls_silent_can_be_waited_for(folder, few):
+    """It was told like a policy gone wrong, without the command that goes on."""
+    batch, one = "rollout.batch_size=16", "evaluation.limit=4"
+    code, said = train(folder, *few, batch, one, "evaluation.held_out_rewards=mine.py:Asleep")
+    assert code == 3 and "asleep could not score 4 of 4 images: asleep; the state is in" in said
+    assert "once the reward is back, resume with: nftbench train --resume run" in said
+
+
 def test_what_an_optimiser_is_told_on_resume_holds(folder, few):
     """The checkpoint's own numbers came back with its memory, whatever was asked for and said."""
     code, said = train(folder, *few, "stages.rewards=geneval@pocket")
@@ -129,3 +148,13 @@ def test_a_parent_cannot_be_resumed_and_no_folder_is_called_tilde(folder):
         code, said = run_here(folder, "train", "--out", "~/run", *seeds)
         assert code == 2 and "--out names no place of its own: '~/run'" in said
     assert not (folder / "~").exists()
+
+
+def test_what_a_recipe_asks_too_much_of_is_said(folder):
+    """A pass of milliards of prompts took the machine's memory; 50 times became 3 without a word."""
+    code, said = train(folder, "stages.prompt_weights.counting=20000")
+    assert code == 2 and "expected at most 1,000,000; take lower ones" in said.splitlines()[-1]
+    code, said = train(folder, "policy.rank=100000000000")
+    assert code == 2 and "out of memory: tried to allocate 6400000000000 bytes" in said
+    code, said = train(folder, "stages.timesteps_per_image=50", "stages.iterations=1")
+    assert code == 0 and "stage 1: timesteps_per_image 50 is more than the 3 times of an" in said

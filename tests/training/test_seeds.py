@@ -118,3 +118,94 @@ def test_an_iteration_that_was_not_done_is_missed(parent):
     lines = metrics.read_bytes().splitlines(keepends=True)
     metrics.write_bytes(b"".join(lines[:-1]))
     assert not is_finished(parent / "seed-1")
+
+
+GUARDED = (
+    "stages.iterations=3",
+    "stages.groups=1",
+    "stages.group_size=2",
+    "stages.updates=1",
+    "guards.brightness.warn=0",
+    "guards.brightness.stop=0",
+)
+"""Stopped by a guard after the third iteration, which is the first that it looks at."""
+
+
+def command(*settings: str) -> tuple[str, ...]:
+    """`nftbench train` of one iteration, seldom validated, into `parent`."""
+    short = settings_of("stages.iterations=1", "evaluation.every=0", *settings)
+    flags = [word for setting in short for word in ("--set", setting)]
+    return ("train", "--recipe", "pocket", *flags, "--out", "parent", "--seeds")
+
+
+@pytest.mark.parametrize("how", ["copied", "swapped"])
+def test_a_run_in_another_seeds_place_is_no_seed(parent, how):
+    """A copy counted as a second seed that agreed to the last digit."""
+    one, other = parent / "seed-0", parent / "seed-1"
+    other.rename(parent / "aside")
+    shutil.copytree(one, other)
+    if how == "swapped":
+        shutil.rmtree(one)
+        (parent / "aside").rename(one)
+    commands = ("report", "parent"), ("average", "parent", "--out", "mean"), (*command(), "0,1,2")
+    for words in commands:
+        code, said = run_here(parent.parent, *words)
+        assert code == 2 and "is a run of seed" in said.splitlines()[-1], said
+    assert not (parent / "seed-2").exists()
+
+
+def test_a_seed_is_not_resumed_as_another_one(parent):
+    code, said = run_here(
+        parent.parent, "train", "--resume", "parent/seed-1", "--seed", "7", "--iterations", "2"
+    )
+    assert code == 2 and "parent/seed-1 is a run of seed 7, which belongs in seed-7" in said
+    assert stored_recipe(parent / "seed-1").seed == 1
+
+
+def test_a_seed_that_a_guard_stops_does_not_stop_the_others(tmp_path):
+    """The same command again trained it on, past the guard, until it counted like any other."""
+    code, said = run_here(tmp_path, *command(*GUARDED), "0,1")
+    assert code == 3 and "seed 0: stopped by guard brightness" in said.splitlines()[-1]
+    assert "; seed 1: stopped by guard brightness" in said.splitlines()[-1]
+    metrics = [tmp_path / "parent" / f"seed-{n}" / "metrics.jsonl" for n in (0, 1)]
+    before = [path.read_bytes() for path in metrics]
+    code, said = run_here(tmp_path, *command(*GUARDED), "0,1")
+    assert code == 3 and "nftbench train --resume parent/seed-1" in said.splitlines()[-1]
+    assert "warning: parent: seeds 0, 1 stopped by a guard, left out" in said
+    assert [path.read_bytes() for path in metrics] == before
+
+
+def test_a_refused_seed_is_not_noted(parent):
+    """It was missing from every mean since, and nobody could tell why."""
+    wrong = ("--set", "policy.targets=nosuch")
+    code, said = run_here(parent.parent, *command(), "0,1", *wrong, "--out", "new")
+    assert code == 2 and "no layer of" in said and not (parent.parent / "new").exists()
+    shutil.rmtree(parent / "seed-1")
+    (parent / "seed-1").mkdir()
+    (parent / "seed-1" / "mine.txt").touch()
+    before = (parent / "seeds.json").read_bytes()
+    code, said = run_here(parent.parent, *command(), "1,6")
+    assert (parent / "seeds.json").read_bytes() == before and code == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "parent"), ("inspect", "parent"), ("stress", "parent"), ("score", "parent")]
+)
+def test_several_seeds_are_no_checkpoint_and_no_run(parent, words):
+    """It was said to lack a model_index.json or a manifest, which nobody could have given it."""
+    code, said = run_here(parent.parent, *words)
+    assert code == 2 and "parent holds a run a seed; " in said
+    assert "name one of its runs: parent/seed-0" in said.splitlines()[-1]
+
+
+def test_a_run_cannot_end_before_where_it_is(parent):
+    """The recipe said fewer iterations than the policy that it was kept beside had had."""
+    further = ("--set", "stages.iterations=2", "--set", "evaluation.every=0")
+    alone = shutil.copytree(parent / "seed-0", parent.parent / "alone")
+    assert run_here(parent.parent, "train", "--resume", "alone", *further)[0] == 0
+    before = (alone / "recipe.json").read_bytes()
+    code, said = run_here(parent.parent, "train", "--resume", "alone", "--iterations", "1")
+    assert (
+        code == 2 and "the last stage has done 2 iterations, and cannot end after 1; give 2" in said
+    )
+    assert (alone / "recipe.json").read_bytes() == before

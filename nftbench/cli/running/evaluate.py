@@ -195,14 +195,14 @@ def eval_(
     if publish and protocol.limit:
         raise ConfigError("--publish takes whole runs only; leave out --limit")
     suite = what.suite_name(rewards)
-    names.check(checkpoint=checkpoint, suite=suite, rewards=rewards)
+    names.check(checkpoint=checkpoint, suite=suite, rewards=rewards, several=True)
     settings = protocol.settings()
     from nftbench import commands
     from nftbench.evaluation.alarms import run_alarms
     from nftbench.evaluation.planning import drawn_as
     from nftbench.reporting.leaderboard import board as leaderboard
 
-    several = commands.seeds_to_evaluate(checkpoint, suite, out)
+    several = commands.seeds_to_evaluate(checkpoint, suite, out, console.line)
     if publish:
         _refuse_to_publish(suite, several=bool(several))
     alarms = []

@@ -130,7 +130,7 @@ def average(
 ) -> None:
     """Average the weights of trained policies: what differs between seeds is mostly noise."""
     for policy in policies:
-        names.check(checkpoint=policy)
+        names.check(checkpoint=policy, several=True)
     from nftbench import commands
     from nftbench.evaluation.scoring.loading import quiet
     from nftbench.training.average import average as averaged

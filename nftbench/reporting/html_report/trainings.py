@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow
 
-from nftbench.parsing import parse_json
 from nftbench.reporting.results import Result
 from nftbench.runs.run_folder import folder_name
+from nftbench.runs.seeds import counted
 from nftbench.stats.intervals import UNBOUNDED, MetricRange
 from nftbench.stats.paired import Change
 from nftbench.stats.seeds import over_seeds
@@ -24,7 +24,8 @@ from nftbench.training.callbacks.metrics_log import (
     read_metrics,
     without_ends,
 )
-from nftbench.training.seeds import refuse_other_seeds
+from nftbench.training.config.record import RECIPE, recipe_fields
+from nftbench.training.seeds import left_out, refuse_other_seeds
 from rewards.base import ConfigError
 
 T = TypeVar("T")
@@ -82,6 +83,17 @@ class Trained:
         return f"{told}, {sum(known):.1f} minutes" if known else told
 
     @property
+    def measured(self) -> str:
+        """Which seeds the table of before and after is of; empty where it is of all."""
+        seeds = self.result.seeds
+        kept = [seed for seed, part in zip(seeds, self.parts, strict=False) if part.finished]
+        others = [seed for seed in (*seeds, *self.result.lacking) if seed not in kept]
+        if not others:
+            return ""
+        why = ", ".join(left_out(self.result.folder, others))
+        return f"; mean over {counted('seed', kept)}: {why}"
+
+    @property
     def guards(self) -> list[tuple[str, str]]:
         """(where, a guard's warning)."""
         return [found for part in self.parts for found in _warnings(part)]
@@ -117,10 +129,12 @@ def read_trained(letter: str, result: Result) -> Trained:
 
 
 def _part(folder: Path, seed: str) -> TrainingFolder:
-    recipe = folder / "recipe.json"
+    recipe = folder / RECIPE
     try:
         metrics = read_metrics(folder)
-        settings = parse_json(recipe.read_bytes()) if recipe.is_file() else {}
+        settings = recipe_fields(recipe) if recipe.is_file() else {}
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(
             f"{folder} holds a file that is not JSON: {error}; remove the broken line"

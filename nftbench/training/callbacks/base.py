@@ -17,7 +17,7 @@ from nftbench.training.callbacks.checkpoints import (
     warned,
 )
 from nftbench.training.callbacks.guards import Finding, Guards
-from nftbench.training.callbacks.metrics_log import MetricsLog
+from nftbench.training.callbacks.metrics_log import STOP, MetricsLog
 from nftbench.training.config.names import files_again
 from nftbench.training.iteration.trainer import Trainer
 from nftbench.training.setup import Setup
@@ -41,7 +41,9 @@ class Iteration:
     held_out: dict[str, Estimate] = field(default_factory=dict)
     """Of a validation, by `BENCHMARK/METRIC`."""
     stop: str = ""
-    """Why the run ends here; empty where it goes on."""
+    """Why a guard ends the run here; empty where it goes on."""
+    unscored: str = ""
+    """Why a held-out reward scored nothing, which ends the run until the reward is back."""
 
 
 class Callback(Protocol):
@@ -213,7 +215,8 @@ class WatchGuards:
 
     def _report(self, iteration: Iteration, findings: Iterable[Finding]) -> None:
         for finding in findings:
-            iteration.warnings.append(f"{finding.level}: {finding.text}")
+            words = STOP if finding.level == "stop" else "warn: "
+            iteration.warnings.append(f"{words}{finding.text}")
             self._say(iteration.warnings[-1])
             if finding.level == "stop" and not iteration.stop:
                 iteration.stop = f"stopped by guard {finding.text}"

@@ -180,8 +180,8 @@ class Validate:
             ends = (estimate.low, estimate.high)
             iteration.metrics |= {f"{name}{end}": v for end, v in zip(ENDS, ends, strict=True)}
         iteration.metrics |= {f"held_out_failed/{f.key}": f.count for f in failures}
-        iteration.stop = iteration.stop or _dead(failures)
-        if not iteration.stop:
+        iteration.unscored = _dead(failures)
+        if not (iteration.stop or iteration.unscored):
             self._saved.note_value(iteration.done, total(table, self._sets, self._scales()))
             self._compare_with_first(iteration, table)
 

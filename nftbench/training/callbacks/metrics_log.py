@@ -40,6 +40,8 @@ MEASURED = "measured.json"
 AVERAGING = "averaging.json"
 """In that folder: benchmark -> metric -> its range and whether its tasks weigh alike."""
 GRID_ROWS, GRID_COLUMNS = 8, 8
+STOP = "stop: "
+"""How the words begin with which a guard ends a run, among a line's `guards`; other words only warn."""
 SILENCE = 30.0
 """Seconds after which long work says what it is at."""
 
@@ -166,6 +168,13 @@ def is_measured(folder: Path) -> bool:
         return bool(read_metrics(folder).loc[:, "iteration"].max() <= done)
     except (OSError, ValueError, KeyError, TypeError):
         return True  # a run that does not note it
+
+
+def stop_of(folder: Path) -> str:
+    """Why a guard stopped a run after its last iteration, in the guard's words; empty where none did."""
+    lines = _lines(folder / METRICS)[0] if (folder / METRICS).is_file() else []
+    said = lines[-1].get("guards", []) if lines else []
+    return next((str(w).removeprefix(STOP) for w in said if str(w).startswith(STOP)), "")
 
 
 def without_ends(names: Iterable[Any]) -> list[str]:

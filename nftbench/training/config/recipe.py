@@ -4,10 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
+    StrictInt,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -16,6 +15,7 @@ from pydantic import (
 from nftbench.benchmark.faults import refuse_repeated
 from nftbench.benchmark.schema import SamplingParameters
 from nftbench.training.algorithms import check_name
+from nftbench.training.config.frozen import Frozen
 
 OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999", "keep"]
 """Those of `nft.old_decay`, said again: a recipe is read without importing torch."""
@@ -65,28 +65,14 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes true for the number 1; who writes it means a switch, which most keys are not."""
-        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)]):
-            raise ValueError("expected another value than true or false")
-        return value
-
-
-class PolicyConfig(_Frozen):
+class PolicyConfig(Frozen):
     """What of the network is trained."""
 
     method: Literal["lora", "full"] = "lora"
     rank: int = Field(default=32, ge=1)
     alpha: float = Field(default=64, gt=0)
     """LoRA's output is scaled by alpha / rank."""
-    targets: Names = ATTENTION
+    targets: Annotated[Names, AfterValidator(_once)] = ATTENTION
     """Ends of the names of the layers that get a LoRA."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Of the frozen weights; trained ones are always float32. `auto`: as the checkpoint is stored on a GPU, float32 on
@@ -117,7 +103,7 @@ class PolicyConfig(_Frozen):
         return AUTO in (self.dtype, self.gradient_checkpointing)
 
 
-class OptimizerConfig(_Frozen):
+class OptimizerConfig(Frozen):
     """AdamW."""
 
     lr: float = Field(default=3e-4, gt=0)
@@ -138,7 +124,7 @@ class OptimizerConfig(_Frozen):
         return _between(self.lr, self.final_lr, share)
 
 
-class RolloutConfig(_Frozen):
+class RolloutConfig(Frozen):
     """How the old policy draws, but for the number of steps, which is a stage's."""
 
     height: int | None = Field(default=None, ge=8)
@@ -164,7 +150,7 @@ class RolloutConfig(_Frozen):
         return SamplingParameters(**fields)
 
 
-class FlowGrpoConfig(_Frozen):
+class FlowGrpoConfig(Frozen):
     """The baseline's own settings."""
 
     variant: Literal["sde", "cps"] = "sde"
@@ -176,7 +162,7 @@ class FlowGrpoConfig(_Frozen):
     _without = field_validator("window", mode="before")(_off)
 
 
-class EvaluationConfig(_Frozen):
+class EvaluationConfig(Frozen):
     """Validation on held-out prompts."""
 
     benchmarks: Annotated[Names, AfterValidator(_once)] = ()
@@ -185,9 +171,9 @@ class EvaluationConfig(_Frozen):
     """Iterations between two validations; 0 is no validation at all, not even before and after."""
     limit: int | None = Field(default=None, ge=1)
     """Prompts of each benchmark in a validation, `off` all of them, as are drawn before and after the training."""
-    images_per_prompt: int = Field(default=1, ge=1)
+    images_per_prompt: int = Field(default=1, ge=1, le=10_000)
     """In a validation; before and after the training as the benchmark has it."""
-    num_inference_steps: int | None = Field(default=None, ge=1)
+    num_inference_steps: int | None = Field(default=None, ge=1, le=10_000)
     """None (`off`) leaves the benchmark's own."""
     held_out_rewards: str = ""
     """Rewards that are watched and never trained on, besides the trained ones."""
@@ -195,7 +181,7 @@ class EvaluationConfig(_Frozen):
     _without = field_validator("limit", "num_inference_steps", mode="before")(_off)
 
 
-class CheckpointConfig(_Frozen):
+class CheckpointConfig(Frozen):
     """When the whole state is saved."""
 
     every: int = Field(default=20, ge=1)
@@ -203,7 +189,7 @@ class CheckpointConfig(_Frozen):
     """Newest ones kept, besides the best."""
 
 
-class Threshold(_Frozen):
+class Threshold(Frozen):
     """A guard warns from one value on and stops the run from the other on; None, in a TOML `off`, never does."""
 
     warn: float | None = Field(default=None, ge=0)
@@ -218,7 +204,7 @@ class Threshold(_Frozen):
         return self
 
 
-class GuardConfig(_Frozen):
+class GuardConfig(Frozen):
     """Signs that a policy is going wrong: see `guards.py` for what each measures."""
 
     x_0_norm: Threshold = Threshold(warn=0.15, stop=0.4)
@@ -250,7 +236,7 @@ class GuardConfig(_Frozen):
         return default.model_dump() | value if isinstance(value, dict) else value
 
 
-class TrustRegion(_Frozen):
+class TrustRegion(Frozen):
     """How far from the reference policy a pair of image and time is trained: see `nft.trust_region`."""
 
     kl: float = Field(default=0.5, gt=0)
@@ -260,13 +246,13 @@ class TrustRegion(_Frozen):
     """Of the excess, which is pulled back."""
 
 
-class Stage(_Frozen):
+class Stage(Frozen):
     """A stretch of training with its own prompts, rewards and settings."""
 
     prompts: Annotated[Names, AfterValidator(_once)] = Field(min_length=1)
     """Benchmarks, whose training prompts are meant, or prompt files: .txt, .csv or .jsonl, GenEval's metadata among
     these."""
-    prompt_weights: dict[str, int] = {}
+    prompt_weights: dict[str, StrictInt] = Field(default_factory=dict)
     """Tag, or an entry of `prompts`, -> how often its prompts stand in a pass over all of them, such as
     `counting = 3`; the two multiply, and what is not named counts once."""
     rewards: str
@@ -279,19 +265,19 @@ class Stage(_Frozen):
     """Learning rate of the stage's first iteration; None (`off`) follows the optimiser's over the whole run."""
     final_lr: float | None = Field(default=None, gt=0)
     """Of the stage's last iteration, reached by equal factors; None (`off`) keeps the stage's `lr`."""
-    groups: int = Field(default=48, ge=1)
+    groups: int = Field(default=48, ge=1, le=100_000)
     """Prompts an iteration."""
-    group_size: int = Field(default=24, ge=2)
+    group_size: int = Field(default=24, ge=2, le=100_000)
     guided: float | None = Field(default=None, gt=1)
     """NFT only: the old policy draws with classifier-free guidance of this scale, and is the guided policy in the loss;
     the trained one learns to do without. Goes with `old_schedule = "keep"`, or guidance piles up; `off` is none."""
-    num_inference_steps: int = Field(default=10, ge=1)
+    num_inference_steps: int = Field(default=10, ge=1, le=10_000)
     timesteps_per_image: Literal["all"] | int | float = 0.99
     """Times an image is trained at, drawn from the sampler's own: `all`, a share below 1, or a number."""
     noise_range: tuple[float, float] = (0.0, 1.0)
     """Noise levels t, of 0 to 1 (noise), between which an image may be trained; NFT only."""
     updates: int = Field(default=1, ge=1)
-    """Optimiser steps an iteration."""
+    """Optimiser steps an iteration, each on its own part of the images."""
     beta: float = Field(default=1.0, gt=0)
     """NFT only: how far the good and the bad policy of the loss lie from the old one."""
     kl_weight: float = Field(default=1e-4, ge=0)
@@ -302,7 +288,9 @@ class Stage(_Frozen):
     old_schedule: OldSchedule = "linear_to_0.5"
     zero_spread: Literal["train", "skip"] = "train"
     """Groups whose images all got one reward: `train` pulls them towards the old policy, `skip` saves their cost."""
-    reset: tuple[Literal["theta", "old", "ema", "optimizer"], ...] = ()
+    reset: Annotated[
+        tuple[Literal["theta", "old", "ema", "optimizer"], ...], AfterValidator(_once)
+    ] = ()
     """What the stage begins anew, in this order: `theta` from the evaluation average, `old` and `ema` from theta, the
     optimizer without memory; all else continues from the stage before it."""
 
@@ -341,6 +329,10 @@ class Stage(_Frozen):
             raise ValueError("expected lr with final_lr")
         if self.guided and self.old_schedule != "keep":
             raise ValueError('expected old_schedule = "keep" with guided')
+        if self.updates > (images := self.groups * self.group_size):
+            raise ValueError(
+                f"expected an image or more for each of {self.updates} updates, got {images} (groups x group_size)"
+            )
         return self
 
     def timestep_count(self, trainable_times: int) -> int:
@@ -353,7 +345,7 @@ class Stage(_Frozen):
         return min(wanted, trainable_times)
 
 
-class Recipe(_Frozen):
+class Recipe(Frozen):
     """A training run, whole."""
 
     name: str
@@ -365,7 +357,7 @@ class Recipe(_Frozen):
     algorithm: str = "nft"
     """A name of `nftbench.training.algorithms`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    variants: dict[str, str] = {}
+    variants: dict[str, str] = Field(default_factory=dict)
     """Variant that a bare reward name means in this recipe, such as `geneval = "pocket-nft"`."""
     policy: PolicyConfig = PolicyConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -2,7 +2,8 @@
 
 The file is the recipe's own fields, and `run`: the run's `id`, the `digests` of its base, prompts and rewards, and the
 `history` of settings that were changed on resume, each with the iteration from which it holds; `made_with`, the
-packages' versions and the device, and in the history where these changed.
+packages' versions and the device, and in the history where these changed. `check` tells a file that was edited since:
+what it says now was not done.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_json
 from nftbench.runs.io import write_atomic
-from nftbench.runs.seeds import folder_of, is_parent, seeds_of
+from nftbench.runs.seeds import refuse_parent
 from nftbench.training.config.overrides import flat
 from nftbench.training.config.recipe import AUTO, Recipe
 from rewards.base import ConfigError, Prompt, RewardInfo
@@ -25,6 +26,8 @@ from rewards.base import ConfigError, Prompt, RewardInfo
 RECIPE = "recipe.json"
 RUN = "run"
 """Key of what is no setting."""
+CHECK = "check"
+"""Last entry of the file; runs of before have none."""
 WORDS = ("name", "summary", "evidence", "seed", RUN)
 """What two runs of one recipe may differ in."""
 
@@ -70,6 +73,7 @@ def _digest(content: Any) -> str:
 def save_recipe(folder: Path, recipe: Recipe, record: RunRecord | None = None) -> None:
     """Note what a run does."""
     fields = recipe.model_dump(mode="json") | {RUN: asdict(record or RunRecord())}
+    fields |= {CHECK: _digest(fields)}
     write_atomic(folder / RECIPE, f"{json.dumps(fields, indent=2)}\n".encode())
 
 
@@ -77,7 +81,7 @@ def stored_recipe(folder: Path) -> Recipe:
     """What a run does.
 
     Raises:
-        ConfigError: the folder is not a training run, or its recipe is damaged.
+        ConfigError: the folder is not a training run, or its recipe is damaged or was changed by hand.
     """
     return _stored(folder)[0]
 
@@ -86,7 +90,7 @@ def stored_record(folder: Path) -> RunRecord:
     """What a run was begun with.
 
     Raises:
-        ConfigError: the folder is not a training run, or its recipe is damaged.
+        ConfigError: as `stored_recipe`.
     """
     return _stored(folder)[1]
 
@@ -99,23 +103,41 @@ def recorded_id(folder: Path) -> str:
         return ""
 
 
+def recipe_fields(path: Path) -> dict[str, Any]:
+    """What a run's file says, its settings and `run`.
+
+    Raises:
+        ConfigError: it was edited since it was written.
+        ValueError: it is no JSON of a table.
+    """
+    fields = parse_json(path.read_bytes())
+    if not isinstance(fields, dict):
+        raise ValueError("expected a table of settings")
+    if fields.pop(CHECK, None) not in (None, _digest(fields)):
+        raise ConfigError(
+            f"{path} was changed since nftbench wrote it; restore it, and change settings by nftbench train --resume "
+            f"{path.parent} --set section.key=value"
+        )
+    return fields
+
+
 def _stored(folder: Path) -> tuple[Recipe, RunRecord]:
     path = folder / RECIPE
-    if is_parent(folder):
-        raise ConfigError(
-            f"{folder} holds a run a seed; give the command that began it again, which goes on where it stopped, or "
-            f"name one of its runs: {folder_of(folder, seeds_of(folder)[0])}"
-        )
+    refuse_parent(
+        folder, "give the command that began it again, which goes on where it stopped, or "
+    )
     if not path.is_file():
         raise ConfigError(f"not a training run: {folder} holds no {RECIPE}")
     try:
-        fields = parse_json(path.read_bytes())
+        fields = recipe_fields(path)
         run = fields.pop(RUN, {})
         record = RunRecord(**run)
         noted = (record.id, *record.digests.values(), *record.made_with.values())
         if not all(isinstance(value, str) for value in noted):
             raise ValueError("digests or versions that are no text")
         return Recipe.model_validate(fields), record
+    except ConfigError:
+        raise
     except ValidationError as error:
         reason = in_words(error, Recipe)
     except (ValueError, TypeError, AttributeError) as error:

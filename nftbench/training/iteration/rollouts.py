@@ -91,17 +91,21 @@ class Rollout:
         """Of the iteration that was scored last."""
 
     @torch.no_grad()
-    def check(self, stages: Sequence[StageData]) -> None:
+    def check(self, stages: Sequence[StageData]) -> list[str]:
         """Draw one image as each stage does: what cannot be trained is refused before the run begins.
 
         Which noise levels a stage meets is for the pipeline to say: its solver, the steps and the image's size decide.
         The weights do not, so nothing is folded or compiled for it.
+
+        Returns:
+            What of a stage's settings has no effect, in words.
 
         Raises:
             ConfigError: names the stage; the pipeline guides in another way than `Guided` does, or a stage has no
                 time to train at.
         """
         drawn: dict[tuple[int, float | None], RolloutBatch] = {}
+        said = []
         for number, data in enumerate(stages, start=1):
             stage = data.stage
             way = (stage.num_inference_steps, stage.guided)
@@ -109,9 +113,14 @@ class Rollout:
             try:
                 if way not in drawn:
                     drawn[way] = self._drawn(data, [Sample(data.prompts[0], 0)], settings, 0)
-                self._algorithm.trainable_times(drawn[way], stage)
+                times = self._algorithm.trainable_times(drawn[way], stage)
             except ConfigError as error:
                 raise ConfigError(f"stage {number}: {error}") from None
+            wanted = stage.timesteps_per_image
+            if isinstance(wanted, int) and wanted > times:
+                more = f"timesteps_per_image {wanted} is more than the {times} times of an image"
+                said.append(f"warning: stage {number}: {more}; each is trained at all of them")
+        return said
 
     def draw(self, data: StageData, state: TrainState, batch_size: int) -> list[RolloutBatch]:
         """This process's part of the iteration's images; their scores may still be on their way.

@@ -45,7 +45,8 @@ class Trainer:
         self._pace, self._parts = Pace(say), Counter[str]()
         algorithm = load_algorithm(recipe.algorithm)(recipe)
         self.rollout = Rollout(recipe, policy, layout, settings, algorithm, processes, self._clock)
-        self.rollout.check(stages)
+        for line in self.rollout.check(stages):
+            say(line)
         self.update = Update(recipe, policy, algorithm, processes, self._clock)
         self.state = TrainState()
         self.batch_size = recipe.rollout.batch_size
@@ -72,8 +73,13 @@ class Trainer:
         """Take over what `state_dict` gave.
 
         Raises:
-            ConfigError: weights of another network.
+            ConfigError: weights of another network, or a last stage that is beyond the recipe's end.
         """
+        asked, done = self._stages[-1].stage.iterations, train_state.iteration
+        if train_state.stage + 1 == len(self._stages) and done > asked:  # an earlier one is over
+            raise ConfigError(
+                f"the last stage has done {done} iterations, and cannot end after {asked}; give {done} or more"
+            )
         self._policy.weights.load_state(weights)
         self.update.load_state_dict(**optimizer)
         self.state = train_state

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nftbench.benchmark.samples import Sample, image_seed
 from nftbench.generation.recorder.replay import Record
-from nftbench.training import TrainingFailed
+from nftbench.training import Diverged
 from nftbench.training.algorithms.advantages import GroupAdvantages
 from nftbench.training.algorithms.base import (
     Algorithm,
@@ -131,7 +131,7 @@ class Update:
 
         Raises:
             Interrupted: a stop was asked for.
-            TrainingFailed: the loss is not finite.
+            Diverged: the loss is not finite.
             NoEffect: theta cannot be moved, or the network does not see it.
         """
         chosen = groups.spread if stage.zero_spread == "skip" else groups.usable
@@ -176,7 +176,7 @@ class Update:
                 kls += [terms["kl"].float().cpu()] if "kl" in terms else []
         means = self._means(sums, total) | self._tail(kls)
         if not math.isfinite(means.get("loss", 0.0)):
-            raise TrainingFailed(f"the loss of iteration {state.done} is {means['loss']}")
+            raise Diverged(f"the loss of iteration {state.done} is {means['loss']}")
         self._policy.check_seen(means.get("old_deviation"))
         means["grad_norm"] = self._step(state)
         return means

@@ -94,6 +94,11 @@ def made_protocol(**changes) -> Protocol:
     )
 
 
+def seed_of(folder: Path) -> int:
+    """Of a parent's run; 0 of any other."""
+    return int(folder.name.removeprefix("seed-")) if folder.name.startswith("seed-") else 0
+
+
 def evaluation(
     folder: Path,
     prompts: list[str],
@@ -109,7 +114,7 @@ def evaluation(
     protocol = made_protocol(
         images_per_prompt=images, height=side, width=side, guidance_scale=guidance, seed=seed
     )
-    table = samples(prompts, images, seed, shift)
+    table, digest = samples(prompts, images, seed, shift), f"ab12{seed_of(folder)}"
     (folder / BENCHMARK / "images").mkdir(parents=True)
     shades = [png((40 * i % 256, 90, 200), side) for i in range(7)]
     for i, name in enumerate(table["image"]):
@@ -117,7 +122,7 @@ def evaluation(
     write_table(run.samples_path(BENCHMARK), table)
     run.save_manifest(
         {
-            "checkpoint": {"name": "made-checkpoint", "digest": "ab12", "pipeline": "None"},
+            "checkpoint": {"name": "made-checkpoint", "digest": digest, "pipeline": "None"},
             "suite": BENCHMARK,
             "batch_size": 4,
             "protocols": {BENCHMARK: protocol.model_dump(mode="json")},
@@ -128,7 +133,7 @@ def evaluation(
     )
     about = Provenance(
         model="made-checkpoint",
-        checkpoint="ab12",
+        checkpoint=digest,
         benchmark=BENCHMARK,
         protocol=protocol.hash,
         limited=False,
@@ -158,6 +163,7 @@ def training(folder: Path, *, slope: float = 1.0) -> Path:
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     stage = {"prompts": [BENCHMARK], "rewards": PICK.key, "iterations": 4}
     recipe = {"name": "made", "algorithm": "nft", "checkpoint": "made-checkpoint"}
+    recipe |= {"seed": seed_of(folder)}
     recipe |= {"rollout": {}, "stages": [stage]}
     (folder / "recipe.json").write_text(json.dumps(recipe), "utf-8")
     held_out = pd.DataFrame(

@@ -17,6 +17,7 @@ from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import RECIPE, save_recipe, stored_recipe, stored_record
 from nftbench.training.run import train
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs.trainings import begin, metrics_of, quietly, small, tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -178,6 +179,15 @@ def test_a_damaged_recipe_is_one_line(tmp_path, text):
         stored_recipe(tmp_path)
 
 
+def test_a_recipe_that_was_edited_is_not_what_the_run_did(run):
+    """The run went on with the new rate, and nothing said from where on it had been another one."""
+    path = run / RECIPE
+    path.write_text(path.read_text().replace('"lr": ', '"lr": 1', 1))
+    for command in (("train", "--resume", "run"), ("report", "run")):
+        code, said = run_here(run.parent, *command)
+        assert code == 2 and "run/recipe.json was changed since nftbench wrote it; restore" in said
+
+
 def test_a_cut_last_line_of_the_metrics_is_dropped_with_a_word(trained, run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 3, "rew')
@@ -228,7 +238,9 @@ def test_a_run_notes_what_it_was_made_with_and_where_that_changed(run):
     noted = stored_record(run).made_with
     assert noted["version of torch"] == version("torch") and noted["device"] == "cpu"
     path, said = run / RECIPE, []
-    path.write_text(path.read_text().replace(f'torch": "{version("torch")}', 'torch": "1.0'))
+    fields = json.loads(path.read_text())
+    fields["run"]["made_with"]["version of torch"] = "1.0"
+    path.write_text(json.dumps({k: v for k, v in fields.items() if k != "check"}))
     begin(two(), run, resume=True, say=said.append)
     assert f"changed from iteration 3 on: version of torch 1.0 -> {version('torch')}" in said
     assert stored_record(run).made_with == noted
