@@ -45,8 +45,8 @@ def is_main() -> bool:
     return launched()[0] == 0
 
 
-_answers: dict[str, Any] = {"in_json": False, "output": None}
-"""How the command that runs answers; and where, when everything else that is printed goes elsewhere."""
+_answers: dict[str, Any] = {"in_json": False, "output": None, "beside": None}
+"""How the command that runs answers; and where, and where all else that is printed goes, when the two are apart."""
 
 
 def answer_in_json(wanted: bool) -> bool:
@@ -55,8 +55,9 @@ def answer_in_json(wanted: bool) -> bool:
     What rewards and pipelines of the user's own print goes to standard error beside JSON, too.
     """
     if wanted and not _answers["in_json"]:
-        _answers["output"], sys.stdout = sys.stdout, sys.stderr
-    elif not wanted and _answers["in_json"]:
+        _answers.update(output=sys.stdout, beside=sys.stderr)
+        sys.stdout = sys.stderr
+    elif _answers["in_json"] and not wanted and sys.stdout is _answers["beside"]:
         sys.stdout = _answers["output"]
     _answers["in_json"] = wanted
     return wanted

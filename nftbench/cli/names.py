@@ -33,10 +33,10 @@ def check(
         from nftbench.generation.sources.packaged import refuse_unknown
 
         refuse_unknown(checkpoint)
-        from nftbench.runs.seeds import refuse_parent  # slower to import than to answer above
-
         base = Path(checkpoint.partition("+")[0])
-        if not (several and base == Path(checkpoint)):
+        if base.is_dir() and not (several and base == Path(checkpoint)):
+            from nftbench.runs.seeds import refuse_parent  # seconds: only where there is a folder
+
             refuse_parent(base, f"average them (nftbench average {base} --out FOLDER), or ")
     if suite:
         from nftbench.benchmark.registry import load_suite
