@@ -137,15 +137,17 @@ def _out_of_memory(error: MemoryError | RuntimeError) -> str:
     """What did not fit where no batch could be halved, such as a network that is loaded; empty of any other error."""
     torch = sys.modules.get("torch")  # who has not loaded it has not filled a GPU
     on_gpu = torch and isinstance(error, torch.OutOfMemoryError)
-    on_cpu = "can't allocate memory" in str(
-        error
-    )  # torch's own words; it has no kind of error for it
+    # torch's own words; it has no kind of error for it
+    on_cpu = "can't allocate memory" in str(error)
     if not (on_gpu or on_cpu or isinstance(error, MemoryError)):
         return ""
     said = str(error).rpartition("memory: you ")[2]  # behind where in torch it was
+    smaller = "a smaller --dtype, --offload model"
+    if _command_named(sys.argv[1:]) == "nftbench train":  # which has no such flags
+        smaller = "a lower policy.rank, rollout.batch_size or policy.dtype by --set"
     return (
-        f"out of memory: {said.partition('.')[0] or 'no more was there'}; take fewer --rewards, a smaller "
-        "--dtype, --offload model, or a larger machine"
+        f"out of memory: {said.partition('.')[0] or 'no more was there'}; take fewer --rewards, {smaller}, or a larger "
+        "machine"
     )
 
 

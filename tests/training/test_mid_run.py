@@ -156,5 +156,6 @@ def test_what_a_recipe_asks_too_much_of_is_said(folder):
     assert code == 2 and "expected at most 1,000,000; take lower ones" in said.splitlines()[-1]
     code, said = train(folder, "policy.rank=100000000000")
     assert code == 2 and "out of memory: tried to allocate 6400000000000 bytes" in said
+    assert "a lower policy.rank" in said and "--offload" not in said
     code, said = train(folder, "stages.timesteps_per_image=50", "stages.iterations=1")
     assert code == 0 and "stage 1: timesteps_per_image 50 is more than the 3 times of an" in said
