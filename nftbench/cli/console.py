@@ -144,10 +144,9 @@ def _is_first_to_say(line: str) -> bool:
     if not (told := os.environ.get(TORCHRUNS_FILE)):
         return True
     mark = hashlib.sha256(line.encode("utf-8", "replace")).hexdigest()[:16]
+    beside = Path(told).parent  # each process has a folder of its own, all of them in one
     try:
-        Path(told).parent.with_name(f"said-{mark}").touch(
-            exist_ok=False
-        )  # beside each one's folder
+        beside.with_name(f"said-{mark}").touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:

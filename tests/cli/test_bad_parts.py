@@ -17,6 +17,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from nftbench.generation.checkpoint import load_model
+from nftbench.generation.settings.solvers import configuration_digest
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
 
@@ -334,9 +335,12 @@ def test_a_part_of_another_family_is_refused_by_what_it_differs_in(home, sdxl, t
 
 def test_a_solver_that_is_put_in_is_of_the_class_that_it_was_saved_by(home, copied):
     """Not of the pipeline's own, which would take of its settings what it knows and draw otherwise."""
-    DDIMScheduler(prediction_type="v_prediction").save_pretrained(copied / "sound" / "scheduler")
+    settled = {"steps_offset": 1, "clip_sample": False}  # as Stable Diffusion's pipeline sets them
+    solver = DDIMScheduler(prediction_type="v_prediction", **settled)
+    solver.save_pretrained(copied / "sound" / "scheduler")
+    expected = f"DDIMScheduler:{configuration_digest(solver)}"
     for source in ("sound", "sound/scheduler"):
-        assert "DDIMScheduler" in drawn(copied, f"{home / 'sound'}+scheduler={source}")
+        assert expected in drawn(copied, f"{home / 'sound'}+scheduler={source}")
     said = refused(copied, f"{home / 'sound'}+scheduler=sound/unet")
     assert "holds a UNet2DConditionModel; expected a EulerDiscreteScheduler" in said
 
