@@ -274,9 +274,9 @@ def _entries() -> dict[str, _Entry]:
     return found | files
 
 
-def target_of(key: str) -> str:
-    """`module:factory` of a reward, by its full key."""
-    return _entries()[key].target
+def targets() -> dict[str, str]:
+    """`module:factory` of every known reward, by its full key."""
+    return {key: entry.target for key, entry in _entries().items()}
 
 
 def _factory(key: str) -> Any:

@@ -75,7 +75,8 @@ def evaluate(
     """
     if isinstance(policy, LoadedModel) and any(work.settings is None for work in works):
         works = fitted(works, policy)
-    processes.refuse_unlike(facts(run, works, policy))
+    if processes.count > 1:
+        processes.refuse_unlike(facts(run, works, policy))
     with ExitStack() as held:
 
         def begun() -> None:
@@ -336,7 +337,7 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
         if not any(part is None for part in parts):
             _refuse_other_parts(key, [p for p in parts if p is not None and p[key].notna().any()])
             found = pd.concat([p for p in parts if p is not None], ignore_index=True)
-            table = table.merge(found, on="key", how="left", validate="one_to_one")
+            table = pd.concat([table, found.drop(columns="key")], axis=1)  # bound to the keys above
     return table
 
 

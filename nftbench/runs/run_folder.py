@@ -243,7 +243,7 @@ class Run:
         self, benchmark: str, reward: str, batch: int, scores: pd.DataFrame, bound: pd.DataFrame
     ) -> None:
         """Write one batch's scores (`score_table`) beside what they are bound to (`BOUND`)."""
-        table = pd.concat([scores, bound[[c for c in BOUND if c != "key"]]], axis=1)
+        table = scores.assign(**{c: bound[c].to_numpy() for c in BOUND if c != "key"})
         path = self.scores_path(benchmark, reward, batch)
         write_table(path, table)
         self._written[path] = table
@@ -263,10 +263,10 @@ class Run:
         try:
             written = self._written.get(path)
             table = read_table(path, remedy="") if written is None else written
-            here = table[list(bound.columns)]
+            same = all(table[c].tolist() == bound[c].tolist() for c in bound)
         except (ConfigError, KeyError):
             return None
-        if reward not in table or here.values.tolist() != bound.values.tolist():
+        if reward not in table or not same:
             return None
         return table.drop(columns=[c for c in BOUND if c != "key"], errors="ignore")
 

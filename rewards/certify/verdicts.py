@@ -91,4 +91,4 @@ def code_digest(key: str) -> str:
     Args:
         key: full key.
     """
-    return modules_digest(rewards.target_of(key).partition(":")[0])
+    return modules_digest(rewards.targets()[key].partition(":")[0])

@@ -5,9 +5,10 @@ policies are LoRA adapters that are switched, all three run for every pair of im
 score them by one reward and train on as many pairs, with the same solver, in the same precision; then each lever is
 switched on, the last of which are fewer pairs. The best of three iterations counts; compiling is done in the first.
 
-Run: python tests/performance/training.py
+Run: python tests/performance/training.py [no|bf16]...
 """
 
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -166,7 +167,7 @@ def main() -> None:
     """Measure and print."""
     quiet()
     torch.set_num_threads(1)
-    for precision in ("no", "bf16"):
+    for precision in sys.argv[1:] or ("no", "bf16"):
         reference = plain(precision)
         _tell(f"{precision}: plain loop", reference, reference)
         for name, settings in LEVERS.items():

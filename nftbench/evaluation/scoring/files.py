@@ -143,8 +143,9 @@ def _code_digest(reward: Reward) -> str:
     inner = reward.reward if isinstance(reward, CheckedReward) else reward
     kind = inner.kind if isinstance(inner, InTurn) else type(inner)
     modules = {CheckedReward.__module__, kind.__module__}
-    if reward.info.key in registry.available() and reward.info.key not in own.ADDED:
-        modules.add(registry.target_of(reward.info.key).partition(":")[0])
+    target = registry.targets().get(reward.info.key)
+    if target and reward.info.key not in own.ADDED:
+        modules.add(target.partition(":")[0])
     return " ".join(modules_digest(module) for module in sorted(modules))
 
 
