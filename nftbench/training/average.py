@@ -23,7 +23,7 @@ from nftbench.generation.checkpoint import (
 from nftbench.generation.machine.hardware import Hardware
 from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
-from nftbench.runs.io import whole_folder
+from nftbench.runs.io import followed, whole_folder
 from nftbench.runs.seeds import is_parent
 from nftbench.training.policy.trained import save_whole
 from nftbench.training.seeds import runs_of, unfinished
@@ -56,7 +56,7 @@ def average(
     model, digests = _mean(names, say)
     base, digest = notes[0].base, notes[0].base_digest
     told = [{"policy": n, "digest": d} for n, d in zip(names, digests, strict=True)]
-    with whole_folder(out) as made:
+    with whole_folder(followed(out)) as made:
         save_whole(model.pipeline, made, base)
         (made / AVERAGE_FILE).write_text(f"{json.dumps(told, indent=2)}\n", "utf-8")
         (made / POLICY_FILE).write_bytes(

@@ -70,6 +70,23 @@ def test_what_a_link_stands_for_is_written_and_the_link_stays(tmp_path):
         assert (tmp_path / "disk" / out).is_file()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "a"),
+        pytest.param(("average", "pocket-nft", "pocket-flowgrpo"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_folder_that_a_link_stands_for_is_filled_and_the_link_stays(tmp_path, command):
+    evaluation(tmp_path / "a", ["a red star"])
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    code, said = run_here(tmp_path, *command, "--out", "out")
+    assert code == 0 and (tmp_path / "out").is_symlink() and any((tmp_path / "disk").iterdir()), (
+        said
+    )
+
+
 def test_a_link_to_a_folder_that_is_not_there_is_said_to_be_one(tmp_path):
     (tmp_path / "runs").symlink_to("disk/that/is/not/there")
     command = ("eval", "pocket", "--suite", "ocr-pocket", "--limit", "1", "--steps", "1")

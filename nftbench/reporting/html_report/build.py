@@ -29,7 +29,7 @@ from nftbench.reporting.html_report.trainings import Trained, grid_folder
 from nftbench.reporting.naming import aggregate_name
 from nftbench.reporting.results import pair_seeds, split_label
 from nftbench.reporting.seed_rows import other_rewards, scored_by
-from nftbench.runs.io import whole_folder, write_atomic
+from nftbench.runs.io import followed, whole_folder, write_atomic
 from nftbench.runs.rows import Row
 from nftbench.runs.run_folder import folder_name
 from nftbench.stats.estimates import Estimate
@@ -85,7 +85,7 @@ def write_report(
         ConfigError: a folder that is no finished run, or an `out` that holds something else.
     """
     evaluated, trained = report_data.read_runs(runs)
-    out = (out or split_label(runs[0])[0] / "report").absolute()
+    out = (followed(out) if out else split_label(runs[0])[0] / "report").absolute()
     _refuse(out)
     with whole_folder(out, aside=".{name}.nftbench-old", durable=False) as new:
         written = _write(new, evaluated, trained, progress, live=live)
