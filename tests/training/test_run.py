@@ -110,12 +110,19 @@ def test_a_cut_run_ends_with_the_same_bytes(whole, tmp_path, cut):
 
 
 def test_a_run_cut_twice(whole, tmp_path):
+    """Within an iteration: the checkpoint of its beginning, which may be the best one, stays what it was."""
+    recipe = small("checkpoints.every=1")
     for method, done, updates in (("_backward", 0, 1), ("_backward", 2, 1)):
-        run = begin(small(), tmp_path, resume=done > 0)
+        run = begin(recipe, tmp_path, resume=done > 0)
         stop_at(run, method, done, updates)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted, match=f"saved .*{done:06d}-{updates:06d}; resume with"):
             run.run()
-    begin(small(), tmp_path, resume=True).run()
+    saved = {p.name: load_state(p).train_state for p in checkpoints(tmp_path / "checkpoints")}
+    assert {name: (s.done, s.updates) for name, s in saved.items()} == {
+        "000002": (2, 0),
+        "000002-000001": (2, 1),
+    }
+    begin(recipe, tmp_path, resume=True).run()
     assert metrics_of(tmp_path) == metrics_of(whole)
     assert sha256(tmp_path) == sha256(whole)
 

@@ -103,7 +103,7 @@ class Checkpoints:
                 needed=[last_good.name] if last_good else [],
                 export=self.export,
             )
-        return self._folder / f"{self._trainer.state.done:06d}"
+        return self._folder / self._trainer.state.name
 
     def export(self, folder: Path) -> None:
         """Leave the averaged policy in a folder, as a checkpoint that anything can load."""

@@ -35,7 +35,7 @@ from rewards.base import ConfigError
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.pt", "state.json"
 SUMS = "sha256sums"
-NAME = re.compile(rf"\d{{6,}}({re.escape(OLD)})?")
+NAME = re.compile(rf"\d{{6,}}(-\d{{6}})?({re.escape(OLD)})?")
 UNREADABLE = (
     OSError,
     ValueError,
@@ -69,6 +69,11 @@ class TrainState:
     """Spent on training so far."""
     images: int = 0
     """Drawn for training so far."""
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint; within an iteration another than at its beginning, whose held-out value it has not."""
+        return f"{self.done:06d}" + (f"-{self.updates:06d}" if self.updates else "")
 
     def seed(self, run_seed: int, purpose: str) -> int:
         """The seed of one purpose in this iteration."""
@@ -109,7 +114,7 @@ def save_state(
         needed: names of others that stay.
         export: adds the averaged policy as a checkpoint that `nftbench eval` takes.
     """
-    path = folder / f"{state.train_state.done:06d}"
+    path = folder / state.train_state.name
     noted = asdict(replace(state, weights={}, optimizer={}, scaler={}))
     noted = {k: v for k, v in noted.items() if k not in ("weights", "optimizer", "scaler")}
     kept = {"optimizer": state.optimizer, "scaler": state.scaler}
