@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nftbench.benchmark.schema import Protocol
+from nftbench.reporting.naming import number
 from nftbench.reporting.results import TRAINING, Result, pair_seeds
 from nftbench.reporting.seed_rows import other_rewards
 from nftbench.reporting.sides import Side, side_of
@@ -206,9 +207,9 @@ def _line(one: Compared) -> GridLine:
     texts = [
         c.metric,
         c.aggregate,
-        f"{c.before.value:.3f}",
-        f"{c.after.value:.3f}",
-        f"{gain.value:+.3f}",
+        number(c.before.value),
+        number(c.after.value),
+        number(gain.value, "+"),
         f"{gain.low:+.3f} to {gain.high:+.3f}" if known else "unknown",
         _chance(one.change.significance.p),
         _chance(one.corrected),
@@ -228,7 +229,7 @@ def _chance(p: float) -> str:
 def _smallest(size: float) -> str:
     if math.isnan(size):
         return "unknown"
-    return f"{size:.3f}" if math.isfinite(size) else "none"
+    return number(size)
 
 
 def _seeds(a: Result, b: Result) -> list[str]:

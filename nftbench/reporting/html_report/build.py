@@ -26,7 +26,7 @@ from nftbench.reporting.html_report import trainings as report_trainings
 from nftbench.reporting.html_report.data import SAME, Evaluated, EvaluationFolder, column_of
 from nftbench.reporting.html_report.images import ReportImage, place_all
 from nftbench.reporting.html_report.trainings import Trained, grid_folder
-from nftbench.reporting.naming import aggregate_name
+from nftbench.reporting.naming import aggregate_name, number
 from nftbench.reporting.results import pair_seeds, split_label
 from nftbench.reporting.seed_rows import other_rewards, scored_by
 from nftbench.runs.io import followed, whole_folder, write_atomic
@@ -110,9 +110,9 @@ def _write(
     live: bool,
 ) -> WrittenReport:
     benches = []
-    for number, name in enumerate(report_data.names(evaluated)):
+    for place, name in enumerate(report_data.names(evaluated)):
         data, images_of = _gallery(evaluated, name, out, progress)
-        write_atomic(out / "data" / f"{number}.js", script(data))
+        write_atomic(out / "data" / f"{place}.js", script(data))
         benches.append(_bench(evaluated, name, images_of))
     grids = [_grids(one, out) for one in trained]
     page = (
@@ -162,10 +162,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": report_charts.number,
+        "number": number,
         "signed": lambda v: f"{v:+.3f}",
         "aggregate": aggregate_name,
-        "half": lambda row: report_charts.number(half_width(row.low, row.high)),
+        "half": lambda row: number(half_width(row.low, row.high)),
     }
     environment.tests["known"] = lambda e: math.isfinite(e.stderr)
     environment.tests["sure"] = lambda e: e.low > 0 or e.high < 0

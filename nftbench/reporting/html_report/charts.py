@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nftbench.reporting.html_report.data import Evaluated, column_of, holding, numbers
-from nftbench.reporting.naming import aggregate_name
+from nftbench.reporting.naming import aggregate_name, number
 from nftbench.runs.rows import Row
 
 BINS = 24
@@ -79,11 +79,6 @@ class Bars:
     title: str
     groups: Sequence[tuple[str, Sequence[Bar]]]
     ticks: Sequence[Tick]
-
-
-def number(value: float) -> str:
-    """A number as every table of the report shows it: three decimals, nothing where there is none."""
-    return f"{value:.3f}" if math.isfinite(value) else "none"
 
 
 def short(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nftbench.benchmark.schema import Benchmark
 from nftbench.benchmark.suites import Suite
-from nftbench.reporting.naming import aggregate_name
+from nftbench.reporting.naming import aggregate_name, number
 from nftbench.reporting.tables.grid import Grid, GridCell, GridLine, grid_of
 from nftbench.runs.rows import Row
 from nftbench.stats.estimates import Estimate
@@ -66,7 +66,7 @@ def _texts(row: Row) -> list[str]:
     return [
         str(row.spelled),
         aggregate_name(row.aggregate),
-        f"{row.value:.3f}",
+        number(row.value),
         interval(row),
         *counts,
     ]
@@ -94,9 +94,9 @@ def _change(one: "Change") -> list[str]:
     return [
         one.metric,
         one.aggregate,
-        f"{one.before.value:.3f}",
-        f"{one.after.value:.3f}",
-        f"{gain.value:+.3f}",
+        number(one.before.value),
+        number(one.after.value),
+        number(gain.value, "+"),
         f"{interval(gain, '+')} {sure}" if known else interval(gain),
         str(gain.n),
         str(gain.n_failed),
