@@ -20,6 +20,7 @@ from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.machine.encoders import RememberedTexts
 from nftbench.generation.sampling import generate_each, refuse_not_finite, refuse_other_steps
+from nftbench.generation.settings.drawn import counting
 from nftbench.runs.processes import ALONE, Processes
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
@@ -153,7 +154,8 @@ def _generated(
         parts = [batch[i : i + at_once] for i in range(0, len(batch), at_once)]
         try:
             settings = work.settings or work.protocol
-            drawn = [generate_each(policy.pipeline, part, settings) for part in parts]
+            with counting(policy.pipeline, work.settings, len(parts[0])):
+                drawn = [generate_each(policy.pipeline, part, settings) for part in parts]
             if work.settings:
                 refuse_other_steps(policy.pipeline, work.settings)
             return [pixels for part in drawn for pixels in part], at_once

@@ -172,6 +172,57 @@ def test_steps_that_a_pipeline_cannot_be_told_are_counted(home):
     assert protocol(home, f"{name}-run")["num_inference_steps"] == 3
 
 
+@pytest.mark.parametrize(("few", "many"), [("1.0", "5.0"), ("5.0", "1.0")])
+def test_guidance_that_a_few_steps_do_not_show_is_refused(home, few, many):
+    """Else the row would say off, and the images be guided."""
+    body = f"options['guidance_scale'] = {many} if num_inference_steps > 4 else {few}\n{PLAIN}"
+    name = odd(home, f"late_{few[0]}", body)
+    code, said = evaluated(home, name, "--steps", "5", "--batch-size", "1")
+    first, last = ("with", "without")[few == "1.0"], ("with", "without")[many == "1.0"]
+    assert code == 2 and f"{first} guidance in a few steps and {last} guidance in 5" in said, said
+    assert not images(home / f"{name}-run")
+
+
+def test_a_scale_that_a_pipeline_caps_is_refused(home):
+    name = odd(home, "cap", f"options['guidance_scale'] = min(guidance_scale, 3.0)\n{PLAIN}")
+    code, said = evaluated(home, name, "--steps", "1", "--guidance", "cfg:6")
+    assert code == 2 and "Odd was asked for guidance 6 and drew with 3" in said, said
+
+
+TWO = """
+    def __init__(
+        self, vae, text_encoder, tokenizer, unet, unet_2, scheduler, safety_checker, feature_extractor, image_encoder,
+        requires_safety_checker=False,
+    ):
+        super().__init__(vae, text_encoder, tokenizer, unet, scheduler, None, None, None, False)
+        self.register_modules(unet_2=unet_2)
+
+    @torch.no_grad()
+    def __call__("""
+HALVES = """first, middle = self.unet, num_inference_steps // 2
+def turn(_, step, time, values):
+    self.unet = first if step + 1 < middle else self.unet_2
+    return values
+try:
+    return draw(prompt, callback_on_step_end=turn, **options)
+finally:
+    self.unet = first
+"""
+
+
+def test_a_network_for_much_noise_and_one_for_little_are_both_counted(home):
+    """In a probe of two steps each is called at one of them."""
+    name = odd(home, "two", HALVES, instead=("\n    @torch.no_grad()\n    def __call__(", TWO))
+    shutil.copytree(home / name / "unet", home / name / "unet_2")
+    path = home / name / "model_index.json"
+    index = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(index | {"unet_2": index["unet"]}), "utf-8")
+    code, said = evaluated(home, name, "--steps", "4", "--guidance-scale", "4")
+    assert code == 0, said
+    drawn = protocol(home, f"{name}-run")
+    assert (drawn["guidance"], drawn["guidance_scale"], drawn["network_calls"]) == ("cfg", 4, 2)
+
+
 # --- random numbers beside the generators ---------------------------------------------------------
 
 

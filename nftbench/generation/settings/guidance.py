@@ -31,6 +31,8 @@ NEGATIVES = ("", " ")
 """Negative prompts that say nothing; some text encoders take no empty text."""
 TOLERANCE = 0.02
 """Of a fitted scale, relative; half precision blurs it."""
+ROUNDING = 1e-7
+"""Of a cosine, by which two directions that are the same may differ in single precision."""
 REST = 5e-3
 """Of what the solver was given, the share that a sum of two predictions may leave unexplained."""
 
@@ -244,20 +246,28 @@ def follows(step: SolverStep | None, scale: float) -> bool:
     fitted = fitted_scale(step)
     if fitted is None or abs(fitted - scale) <= TOLERANCE * scale:
         return True
-    return step is not None and _points_along(step, scale)
+    # Where guidance moves little, sums of all scales point about the same way: this one has to do so as well as any.
+    assert step is not None
+    off = _off_direction(step, scale)
+    return off < TOLERANCE**2 and off <= ROUNDING + 10 * _off_direction(step, fitted)
 
 
 def _points_along(step: SolverStep, scale: float) -> bool:
     """Whether what the solver was given is the guided sum of this scale up to a factor a position."""
+    return _off_direction(step, scale) < TOLERANCE**2
+
+
+def _off_direction(step: SolverStep, scale: float) -> float:
+    """How far what the solver was given points off the guided sum of this scale, at the worst position: 1 - cosine."""
     pair = _pair(step)
     given = step.model_output
     if pair is None or not isinstance(given, Tensor) or given[0].shape != pair[0].shape:
-        return False
+        return 1.0
     target = given[0].double()
+    found = []
     for unguided, guided in (pair, pair[::-1]):
         mixed = unguided + scale * (guided - unguided)
         for dim in (-1, 0):
             cosine = torch.nn.functional.cosine_similarity(mixed, target, dim=dim)
-            if bool((cosine.abs() > 1 - TOLERANCE**2).all()):
-                return True
-    return False
+            found.append(1 - float(cosine.abs().min()))
+    return min(found)

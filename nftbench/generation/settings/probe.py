@@ -87,7 +87,10 @@ class Observation:
         found: dict[str, list[int]] = {}
         known = self.denoisers
         for step in self.steps:
-            rows = sum(call.rows for call in step.calls if call.network in known)
+            # One network for much noise and another for little may each be called at a single step of a probe.
+            called = {call.network for call in step.calls}
+            its = known & called or {call.network for call in step.calls[-1:]}
+            rows = sum(call.rows for call in step.calls if call.network in its)
             found.setdefault(step.scheduler, []).append(rows)
         return found
 
@@ -223,16 +226,26 @@ def shown_arguments(arguments: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _watched(pipeline: DiffusionPipeline, seen: Observation) -> Iterator[None]:
+def counted(pipeline: DiffusionPipeline) -> Iterator[Observation]:
+    """Count the network calls of every solver step within the block; of what they were given nothing is kept."""
+    seen = Observation()
+    with _watched(pipeline, seen, rows_alone=True):
+        yield seen
+
+
+@contextmanager
+def _watched(
+    pipeline: DiffusionPipeline, seen: Observation, *, rows_alone: bool = False
+) -> Iterator[None]:
     calls: list[Call] = []
+    watched = _counted_network if rows_alone else _watched_network
     with contextlib.ExitStack() as undo:
         for name, network in networks_of(pipeline).items():
             undo.enter_context(_attention_put_back(network))
-            undo.enter_context(_watched_network(name, network, calls))
+            undo.enter_context(watched(name, network, calls))
         for name, scheduler in schedulers_of(pipeline).items():
-            undo.enter_context(
-                _replaced(scheduler, "step", _stepping(name, scheduler, calls, seen))
-            )
+            stepping = _stepping(name, scheduler, calls, seen, kept=not rows_alone)
+            undo.enter_context(_replaced(scheduler, "step", stepping))
         for name, part in pipeline.components.items():
             if isinstance(part, PreTrainedModel) and callable(getattr(part, "generate", None)):
                 undo.enter_context(_replaced(part, "generate", _noting(name, part.generate, seen)))
@@ -273,6 +286,19 @@ def _watched_network(name: str, network: nn.Module, calls: list[Call]) -> Iterat
 
 
 @contextmanager
+def _counted_network(name: str, network: nn.Module, calls: list[Call]) -> Iterator[None]:
+    def after(_: nn.Module, args: tuple, output: Any) -> None:
+        rows = [None] * (count(first_output(output)) or 1)
+        calls.append(Call(network=name, arguments={}, output=rows))
+
+    handle = network.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def _replaced(owner: Any, name: str, function: Any) -> Iterator[None]:
     own = vars(owner).get(name)
     object.__setattr__(owner, name, function)
@@ -285,18 +311,17 @@ def _replaced(owner: Any, name: str, function: Any) -> Iterator[None]:
             object.__setattr__(owner, name, own)
 
 
-def _stepping(name: str, scheduler: Any, calls: list[Call], seen: Observation) -> Any:
+def _stepping(
+    name: str, scheduler: Any, calls: list[Call], seen: Observation, *, kept: bool
+) -> Any:
     step = scheduler.step
 
     @functools.wraps(step)  # pipelines read the signature
     def stepped(*args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(step).bind(*args, **kwargs).arguments
         output = next((v for v in given.values() if isinstance(v, Tensor)), None)
-        seen.steps.append(
-            SolverStep(
-                scheduler=name, calls=tuple(calls), model_output=given.get("model_output", output)
-            )
-        )
+        output = given.get("model_output", output) if kept else None
+        seen.steps.append(SolverStep(scheduler=name, calls=tuple(calls), model_output=output))
         calls.clear()
         return step(*args, **kwargs)
 
