@@ -29,7 +29,15 @@ from nftbench.generation.sources.packaged import (
     unknown,
 )
 from nftbench.generation.sources.pipelines import build
-from nftbench.generation.sources.reference import INDEX, LORA, Part, Reference, hub_place, parse
+from nftbench.generation.sources.reference import (
+    INDEX,
+    LORA,
+    Part,
+    Reference,
+    hub_place,
+    parse,
+    scale_text,
+)
 from nftbench.parsing import parse_json, parse_toml
 from rewards.base import ConfigError
 
@@ -286,8 +294,7 @@ def _with_loras(
     if not parts:
         return model
     reports = add_loras(model.pipeline, parts, partial=allowed.partial_lora)
-    scales = [f"@{r.scale:g}" if r.scale != 1 else "" for r in reports]
-    own = "".join(f"+{r.digest}{scale}" for r, scale in zip(reports, scales, strict=True))
+    own = "".join(f"+{r.digest}{scale_text(r.scale)}" for r in reports)
     return replace(model, digest=model.digest + own, loras=(*model.loras, *reports))
 
 

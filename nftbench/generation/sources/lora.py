@@ -40,7 +40,7 @@ class LoraReport:
     alphas: tuple[float, ...]
     """All that the file names, ascending."""
     assumed_alpha: str
-    """What was taken for layers of which the file names none, in words; empty where it names all."""
+    """What was taken for layers of which the file names none, and an alpha that acts otherwise, in words."""
     scale: float
     """Asked for by the user."""
     norm: float
@@ -67,7 +67,7 @@ class LoraReport:
         nothing = "; it changes nothing" if self.norm == 0 else ""
         return (
             f"LoRA {self.source}: {self.layers_fitted} of {self.layers_in_file} layers fitted ({where}), rank {ranks}, "
-            f"{alpha}, scale {self.scale:g}, norm of the change {self.norm:.4g}{nothing}"
+            f"{alpha}, scale {self.scale:.15g}, norm of the change {self.norm:.4g}{nothing}"
         )
 
 
@@ -146,12 +146,13 @@ def _settle_alphas(layers: dict[str, Layer], config: dict[str, Any]) -> tuple[se
             taken.add("no alpha in the file (alpha = rank taken)")
         else:
             layer.alpha = float(DEFAULT_ALPHA if own is None else own)
-            if config.get("use_rslora"):  # alpha / sqrt(rank), as peft's alpha / rank
-                layer.alpha *= _rank(layer) ** 0.5
             if own is None:
                 taken.add(f"no lora_alpha in its configuration (peft's {DEFAULT_ALPHA} taken)")
             else:
                 named.add(layer.alpha)
+            if config.get("use_rslora"):  # alpha / sqrt(rank), as peft's alpha / rank
+                layer.alpha *= _rank(layer) ** 0.5
+                taken.add("divided by the rank's square root (use_rslora)")
     return named, taken
 
 

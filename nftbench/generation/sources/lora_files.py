@@ -4,7 +4,6 @@ Names are settled by the pipeline at hand, not by a list of families: a layer is
 name and shape. Where a file uses another program's names, diffusers' own conversion of that pipeline is tried.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils.state_dict_utils import (
-    convert_state_dict_to_peft,
-    convert_unet_state_dict_to_peft,
-)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -24,28 +19,13 @@ from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.digest import file_digest, files_digest
 from nftbench.generation.sources.hub import NotOnHub, fetch_file, fetch_listed
 from nftbench.generation.sources.lora_config import PEFT_CONFIG, header_config, read_config
+from nftbench.generation.sources.lora_names import ALPHA, FACTOR, Names, converted, unwrapped
 from nftbench.generation.sources.packaged import packaged, place_of
 from nftbench.generation.sources.reference import HubPlace, hub_place
 from rewards.base import ConfigError, did_you_mean
 
 KNOWN_BIN = ("adapter_model.bin", "pytorch_lora_weights.bin")
-_FACTOR = re.compile(
-    r"(?P<module>.+?)[._](?P<factor>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_down|lora_up|"
-    r"lora\.down|lora\.up|lora_linear_layer\.down|lora_linear_layer\.up|lora_magnitude_vector)"
-    r"(?:\.default)?(?:\.(?P<what>weight|bias))?"
-)
-_ALPHA = re.compile(r"(?P<module>.+)\.alpha")
 _OTHER_KINDS = ("lokr_", "hada_", "oft_", "dora_scale", "lora_mid", "boft_", "vera_")
-_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.")
-_FLAT = {
-    "lora_unet_": None,
-    "lora_transformer_": None,
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-    "lora_te3_": "text_encoder_3",
-}
-"""Prefixes of names whose dots became underscores; None is the denoiser."""
 
 
 @dataclass(slots=True)
@@ -92,7 +72,7 @@ def read_lora(source: str) -> LoraFile:
     _refuse_lost(config, tensors, source)
     if not digest:
         digest = _local_digest(place_of(source), path, config_path)
-    return LoraFile(source, path, digest, tensors, config)
+    return LoraFile(source, path, digest, unwrapped(tensors, source), config)
 
 
 def _local_digest(named: Path, path: Path, config: Path) -> str:
@@ -228,7 +208,7 @@ def layers_of(file: LoraFile, pipeline: DiffusionPipeline) -> tuple[Layers, Laye
     """
     attempts = [_named(file.tensors, pipeline)]
     if attempts[0][1] or attempts[0][2] or not attempts[0][0]:
-        attempts += [_named(tensors, pipeline) for tensors in _converted(file.tensors, pipeline)]
+        attempts += [_named(tensors, pipeline) for tensors in converted(file.tensors, pipeline)]
     # A conversion may leave tensors out: what the file had more of than came through was not fitted.
     found = max(attempts, key=lambda a: (len(a[0]), -len(a[1]), -a[2]))
     raw = len(attempts[0][0]) + len(attempts[0][1])
@@ -238,39 +218,11 @@ def layers_of(file: LoraFile, pipeline: DiffusionPipeline) -> tuple[Layers, Laye
     return found
 
 
-def _converted(tensors: dict[str, Tensor], pipeline: Any) -> list[dict[str, Tensor]]:
-    """The same tensors under the names that diffusers' conversions give them."""
-    results = []
-    convert = getattr(pipeline, "lora_state_dict", None)
-    unet = getattr(pipeline, "unet", None)
-    calls = [convert_state_dict_to_peft, convert_unet_state_dict_to_peft]
-    if convert:
-        options = {} if unet is None else {"unet_config": unet.config}
-        calls.insert(0, lambda state: _with_alphas(convert(state, **options)))
-    for call in calls:
-        try:
-            results.append(call(dict(tensors)))
-        except (ValueError, KeyError, IndexError, AttributeError, TypeError, RuntimeError):
-            continue  # names that this conversion does not know
-    return results
-
-
-def _with_alphas(converted: Any) -> dict[str, Tensor]:
-    """What `lora_state_dict` gave, its table of alphas put back as tensors."""
-    if not isinstance(converted, tuple):
-        return converted
-    state, alphas = converted[0], converted[1] or {}
-    return state | {
-        k if k.endswith(".alpha") else f"{k}.alpha": torch.tensor(float(v))
-        for k, v in alphas.items()
-    }
-
-
 def _named(
     tensors: Mapping[str, Tensor], pipeline: DiffusionPipeline
 ) -> tuple[Layers, Layers, int]:
     parts = {k: m for k, m in pipeline.components.items() if isinstance(m, nn.Module)}
-    names = _Names(parts, denoiser_of(pipeline)[0])
+    names = Names(parts, denoiser_of(pipeline)[0])
     layers, strange = _grouped(tensors)
     fit: Layers = {}
     misfit: Layers = {}
@@ -292,11 +244,11 @@ def _grouped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layer], int]:
     alphas: dict[str, float] = {}
     strange = 0
     for name, tensor in tensors.items():
-        if found := _FACTOR.fullmatch(name):
+        if found := FACTOR.fullmatch(name):
             _put(
                 layers.setdefault(found["module"], Layer()), found["factor"], found["what"], tensor
             )
-        elif (found := _ALPHA.fullmatch(name)) and tensor.numel() == 1:
+        elif (found := ALPHA.fullmatch(name)) and tensor.numel() == 1:
             alphas[found["module"].removesuffix(".lora")] = float(tensor)
         else:
             strange += 1
@@ -316,48 +268,6 @@ def _put(layer: Layer, factor: str, what: str | None, tensor: Tensor) -> None:
         layer.down = tensor
     else:
         layer.up = tensor
-
-
-class _Names:
-    """Finds the module that a file's name means."""
-
-    def __init__(self, parts: Mapping[str, nn.Module], denoiser: str) -> None:
-        self._denoiser = denoiser
-        self._modules = {part: _bare(module) for part, module in parts.items()}
-        self._flat = {
-            part: {name.replace(".", "_"): name for name in modules}
-            for part, modules in self._modules.items()
-        }
-
-    def find(self, raw: str) -> tuple[str, str] | None:
-        """Part and module; None where there is none of that name."""
-        for prefix, part in _FLAT.items():
-            if raw.startswith(prefix):
-                return self._in_flat(part or self._denoiser, raw.removeprefix(prefix))
-        for prefix in _PREFIXES:
-            raw = raw.removeprefix(prefix)
-        part, _, name = raw.partition(".")
-        if part in self._modules and (found := self._in(part, name)):
-            return found
-        return self._in(self._denoiser, raw)
-
-    def _in(self, part: str, name: str) -> tuple[str, str] | None:
-        for candidate in (name, name.removeprefix("text_model."), f"text_model.{name}"):
-            if candidate in self._modules[part]:
-                return part, candidate
-        return None
-
-    def _in_flat(self, part: str, name: str) -> tuple[str, str] | None:
-        flat = self._flat.get(part, {})
-        for candidate in (name, name.removeprefix("text_model_"), f"text_model_{name}"):
-            if candidate in flat:
-                return part, flat[candidate]
-        return None
-
-
-def _bare(module: nn.Module) -> set[str]:
-    """Names of a network's modules as they were before any adapter."""
-    return {name for name, _ in module.named_modules() if name and ".lora_" not in name}
 
 
 def fits(module: nn.Module, layer: Layer) -> bool:

@@ -26,10 +26,15 @@ WORDS = (QUANTIZE, VARIANT)
 """Parts whose value is a word; the others name a place."""
 SINGLE = (CONFIG, QUANTIZE, VARIANT)
 _PART = re.compile(r"\+([a-z][a-z0-9_]*)=")
-_SCALE = re.compile(r"(.+)@([+-]?\d{0,4}\.?\d{1,6}(?:[eE][+-]?\d)?)")
+_SCALE = re.compile(r"(.+)@([+-]?(?:\d{1,10}|\d{0,4}\.\d{1,20})(?:[eE][+-]?\d)?)")
 _HUB = re.compile(
     r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^@:]+))?(?::(?P<subfolder>[^:]+))?", re.ASCII
 )
+
+
+def scale_text(scale: float) -> str:
+    """How a LoRA's scale is written behind it, all digits of it, for two scales are two models; 1 is not written."""
+    return f"@{scale:.15g}" if scale != 1 else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,7 @@ class Part:
     """Of a LoRA."""
 
     def __str__(self) -> str:
-        scale = f"@{self.scale:g}" if self.scale != 1 else ""
-        return f"+{self.kind}={self.source}{scale}"
+        return f"+{self.kind}={self.source}{scale_text(self.scale)}"
 
 
 @dataclass(frozen=True, slots=True)

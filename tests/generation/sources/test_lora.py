@@ -17,9 +17,12 @@ from nftbench.benchmark.samples import samples
 from nftbench.generation.checkpoint import Allowed, load_model, packaged
 from nftbench.generation.sampling import generate
 from nftbench.generation.sources.lora import merge_loras
+from nftbench.generation.sources.lora_files import layers_of, read_lora
+from nftbench.generation.sources.reference import parse
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Prompt
 from tests.helpers.commands import run_here
+from tests.helpers.models import families
 
 pytestmark = pytest.mark.slow
 
@@ -365,3 +368,58 @@ def test_what_training_saves_in_pefts_layout_is_pefts(tmp_path, trained):
     np.testing.assert_array_equal(generate(plain, WANTED, PROTOCOL), own)
     with safe_open(tmp_path / "lora" / "adapter_model.safetensors", "pt") as file:
         assert all(k.startswith("base_model.model.") for k in file.keys())  # noqa: SIM118
+
+
+# --- names and strengths ----------------------------------------------------------------------------
+
+
+def test_names_that_compiling_and_several_gpus_wrote_are_the_networks_own(tmp_path):
+    few = {k: v for k, v in tensors().items() if k.startswith("transformer_blocks.0.")}
+    inner = {
+        k.replace("blocks.0.", "blocks.0._orig_mod.").replace("_A.", "_A.learner."): v
+        for k, v in few.items()
+    }
+    inner = {k.replace("_B.", "_B.learner."): v for k, v in inner.items()}
+    save_file(few, tmp_path / "plain.safetensors")
+    norm = load_model(f"pocket+lora={tmp_path / 'plain.safetensors'}").loras[0].norm
+    for before in ("module.", "transformer.base_model.model.", "base_model.model._orig_mod."):
+        save_file({f"{before}{k}": v for k, v in inner.items()}, tmp_path / "wrapped.safetensors")
+        report = load_model(f"pocket+lora={tmp_path / 'wrapped.safetensors'}").loras[0]
+        assert (report.layers_fitted, report.norm) == (len(few) // 2, norm), before
+
+
+def test_several_adapters_in_one_file_are_refused_by_name(tmp_path):
+    """One of them would be taken at random."""
+    both = {
+        k.replace("_A.", f"_A.{name}.").replace("_B.", f"_B.{name}."): v.clone()
+        for k, v in tensors().items()
+        for name in ("old", "new")
+    }
+    save_file(both, tmp_path / "both.safetensors")
+    assert "holds several adapters (new, old)" in refusal(tmp_path / "both.safetensors")
+
+
+def test_what_a_conversion_passes_over_is_not_fitted(tmp_path):
+    """diffusers drops the biases of this layout without a word that anyone sees."""
+    place, pipeline = "lora_unet_double_blocks_0_img_attn_proj", families.build("flux")
+    width = pipeline.transformer.transformer_blocks[0].attn.to_out[0].weight.shape[0]
+    factors = {f"{place}.lora_{x}.weight": torch.ones(width, 2) for x in ("down", "up")}
+    factors[f"{place}.lora_down.weight"] = torch.ones(2, width)
+    for more, strange in ({}, 0), ({f"{place}.diff_b": torch.ones(width)}, 1):
+        save_file(factors | more, tmp_path / "flux.safetensors")
+        fit, misfit, other = layers_of(read_lora(str(tmp_path / "flux.safetensors")), pipeline)
+        assert (len(fit), len(misfit), other) == (1, 0, strange)
+
+
+def test_a_scale_is_told_from_its_neighbour(tmp_path):
+    few = {k: v for k, v in tensors().items() if k.startswith("transformer_blocks.0.")}
+    save_file(few, tmp_path / "w.safetensors")
+    near = [load_model(f"pocket+lora={tmp_path}@{s}") for s in ("1.234567", "1.2345671234")]
+    assert near[0].digest != near[1].digest and near[1].digest.endswith("@1.2345671234")
+    assert str(parse(f"pocket+lora={tmp_path}@0.3333333")).endswith("@0.3333333")
+
+
+def test_alpha_is_reported_as_the_configuration_has_it(tmp_path):
+    other = in_peft_layout(tmp_path / "rs", use_rslora=True, lora_alpha=8)
+    report = load_model(f"pocket+lora={other}").loras[0]
+    assert report.alphas == (8,) and "the rank's square root" in str(report)
