@@ -117,6 +117,7 @@ def test_a_suite_with_a_typo(folder, text, said):
     [
         ("alien.safetensors", ("--config", "sound"), "does not load as a diffusers pipeline"),
         ("alien.safetensors", ("--config", "pocket"), "diffusers pipeline: IndexError"),
+        ("alien.safetensors", ("--config", "sound"), "one network alone goes behind +unet= or"),
         ("alien.safetensors", ("--config", "nowhere"), "no such folder, and not owner/name"),
         ("alien.safetensors", ("--config", "empty"), "empty holds no model_index.json"),
         ("alien.safetensors", (), "cannot tell what"),

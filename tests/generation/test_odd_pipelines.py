@@ -84,6 +84,22 @@ def test_pixels_of_another_range_are_refused(home):
     assert code == 2 and "returned pixels from -1 to 1; expected numbers in [0, 1]" in said
 
 
+PICTURES = """from PIL import Image
+levels = [(image * 255).round() for image in draw(prompt, **options).images]
+return ([{made} for levels in levels],)"""
+
+
+@pytest.mark.parametrize("kind", ["clear", "deep"])
+def test_pictures_are_what_arrays_of_them_are(home, kind):
+    """Transparent ones lie on white, as arrays do; 16 bits a channel would be clipped to white."""
+    clear = "Image.fromarray(np.dstack([levels, 0 * levels[..., :1]]).astype('uint8'))"
+    deep = "Image.fromarray((levels[..., 0] * 257).astype('uint16'))"
+    name = odd(home, kind, PICTURES.replace("{made}", {"clear": clear, "deep": deep}[kind]))
+    code, said = evaluated(home, name, "--steps", "1", "--guidance", "off")
+    expected = "draws one image for" if kind == "clear" else "images of mode I;16; expected 8 bits"
+    assert code == 2 and expected in said, said
+
+
 def test_a_negative_prompt_of_the_pipelines_own_is_in_the_row(home):
     name = odd(home, "negative", PLAIN, instead=("negative_prompt=None", "negative_prompt='ugly'"))
     code, said = evaluated(home, name, "--steps", "1")

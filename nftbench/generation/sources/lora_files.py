@@ -158,6 +158,8 @@ def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], Mapping[str, s
 
 def _broken(source: str, error: BaseException) -> ConfigError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if isinstance(error, UnpicklingError):  # torch advises to run the code in it
+        reason = "not a pickle of tensors alone, and code in a pickle is never run; expected a .safetensors file"
     return ConfigError(
         f"{source} is not a LoRA, or it is damaged: {reason}; fetch or save it again"
     )

@@ -41,6 +41,10 @@ from rewards.base import ConfigError, MissingExtra
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
 CENSORS = ("safety_checker",)
 """Parts that black images out: an image that was drawn must be scored as it was drawn."""
+ONE_NETWORK = (
+    "one network alone goes behind +unet= or +transformer= of its base, a LoRA behind +lora="
+)
+"""For messages: what a file is that holds less than a pipeline."""
 ENCODERS = ("text_encoders.", "cond_stage_model.", "conditioner.")
 """Beginnings of a text encoder's names in single files."""
 
@@ -311,6 +315,7 @@ def _build_file(
             local_files_only=True,
             **left_out(index) | encoders,
         ),
+        f"; expected all weights of a {kind.__name__}, as its configuration says; {ONE_NETWORK}",
     )
     refuse_empty(pipeline, dict.fromkeys(pipeline.components, path))
     return Built(pipeline, f"{digest}+{CONFIG}:{own}", [f"configuration of {folder}"])
@@ -364,13 +369,13 @@ def _guessed(path: Path) -> str:
     ):
         raise ConfigError(
             f"cannot tell what {path} is from its tensors ({', '.join(sorted(tensors)[:2])}, ...); pass --config with "
-            "a folder or hub id whose configuration it has; a LoRA goes behind +lora= of its base"
+            f"a folder or hub id whose configuration it has; {ONE_NETWORK}"
         )
     return default_config(tensors)["pretrained_model_name_or_path"]
 
 
-def _attempt(source: str, load) -> Any:
-    """What `load` gives, or one line for the user."""
+def _attempt(source: str, load, remedy: str = "") -> Any:
+    """What `load` gives, or one line for the user, with what else it may be."""
 
     def refusal(error: Exception) -> ConfigError:
         kind = type(error).__name__
@@ -379,8 +384,8 @@ def _attempt(source: str, load) -> Any:
             return MissingExtra(f"{source} needs a package that is not installed: {reason}")
         reason = f"{kind}: {reason}" if isinstance(error, LookupError) else reason
         return ConfigError(
-            f"{source} does not load as a diffusers pipeline: {reason.rstrip('.')}; where a file is damaged, fetch or "
-            "save it again"
+            f"{source} does not load as a diffusers pipeline: {reason.rstrip('.')}{remedy}; where a file is damaged, "
+            "fetch or save it again"
         )
 
     with ForeignErrors(refusal, but=(torch.OutOfMemoryError,)):

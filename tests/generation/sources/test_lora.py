@@ -336,7 +336,9 @@ def test_code_in_a_pickle_does_not_run(tmp_path):
             return (Path.touch, (tmp_path / "touched",))
 
     torch.save({"a": Bad()}, tmp_path / "adapter_model.bin")
-    assert "is not a LoRA, or it is damaged" in refusal(tmp_path)
+    said = refusal(tmp_path)
+    assert "is not a LoRA, or it is damaged" in said and "never run" in said
+    assert "weights_only" not in said, "torch's advice is to run it"
     assert not (tmp_path / "touched").exists()
 
 
