@@ -156,6 +156,7 @@ def _generated(
             settings = work.settings or work.protocol
             with counting(policy.pipeline, work.settings, len(parts[0])):
                 drawn = [generate_each(policy.pipeline, part, settings) for part in parts]
+            policy.refuse_written_over()
             if work.settings:
                 refuse_other_steps(policy.pipeline, work.settings)
             return [pixels for part in drawn for pixels in part], at_once

@@ -17,7 +17,7 @@ from nftbench.benchmark.faults import in_words
 from nftbench.benchmark.schema import SamplingSettings
 from nftbench.generation.image_service import is_service
 from nftbench.generation.machine.hardware import Hardware, described, dtype_of, numerics, settle
-from nftbench.generation.sources.digest import folder_digest
+from nftbench.generation.sources.digest import folder_digest, stamps, written_over
 from nftbench.generation.sources.files import read_index
 from nftbench.generation.sources.hub import NotOnHub
 from nftbench.generation.sources.lora import LoraReport, add_loras, merge_loras
@@ -32,6 +32,7 @@ from nftbench.generation.sources.pipelines import build
 from nftbench.generation.sources.reference import (
     INDEX,
     LORA,
+    WORDS,
     Part,
     Reference,
     hub_place,
@@ -80,6 +81,21 @@ class LoadedModel:
     """What of the hardware's settings moves numbers beyond rounding; see `hardware.numerics`."""
     hardware: Mapping[str, Any] = field(default_factory=dict)
     """On what it runs, and how; see `hardware.described`."""
+
+    stamps: Mapping[Path, tuple[int, int, int]] = field(default_factory=dict)
+    """Of its files on this disk, from before they were read; see `sources.digest.stamps`."""
+
+    def refuse_written_over(self) -> None:
+        """Refuse to go on with weights that were changed under the network that reads them.
+
+        Raises:
+            ConfigError: with the first such file.
+        """
+        if (path := written_over(self.stamps)) is not None:
+            raise ConfigError(
+                f"{path} was written over while {self.name} was in use: what it draws now is of no checkpoint with the "
+                f"digest {self.digest}; save to a folder of its own, and run this again on weights that stay"
+            )
 
     @property
     def dtype(self) -> str:
@@ -170,6 +186,7 @@ def load_model(
         )
     precision = hardware.precision()
     dtype = getattr(torch, precision) if precision else None
+    before = _stamps(parse(checkpoint))
     model = _load(parse(checkpoint), dtype, allowed)
     model.pipeline.set_progress_bar_config(disable=True)
     settle(model.pipeline, hardware)
@@ -179,7 +196,18 @@ def load_model(
         own=own_settings(checkpoint),
         numerics=numerics(model.pipeline, hardware),
         hardware=described(hardware),
+        stamps=before,
     )
+
+
+def _stamps(reference: Reference) -> dict[Path, tuple[int, int, int]]:
+    """Those of all files on this disk that hold a checkpoint's weights."""
+    trained, base = trained_folder(reference.base), place_of(reference.base)
+    places = [place_of(part.source) for part in reference.parts if part.kind not in WORDS]
+    if trained or base.is_file() or (base / INDEX).is_file():
+        places.append(trained.weights_folder if trained else base)
+    found = {path: stamp for place in places for path, stamp in stamps(place).items()}
+    return found | (_stamps(parse(trained.base)) if trained else {})
 
 
 @dataclass(frozen=True, slots=True)

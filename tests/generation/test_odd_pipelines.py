@@ -84,6 +84,25 @@ def test_pixels_of_another_range_are_refused(home):
     assert code == 2 and "returned pixels from -1 to 1; expected numbers in [0, 1]" in said
 
 
+OVERWRITTEN = """path = {path!r}
+if num_inference_steps == 3:
+    with open(path, "r+b") as file:
+        data = file.read()
+        file.seek(0)
+        file.write(data)
+"""
+
+
+def test_weights_that_are_written_over_while_they_draw_are_refused(home):
+    """They are mapped, so the network would go on with the new ones under the digest of the old."""
+    path = str(home / "over" / "unet" / "diffusion_pytorch_model.safetensors")
+    name = odd(home, "over", OVERWRITTEN.replace("{path!r}", repr(path)) + PLAIN)
+    code, said = evaluated(home, name, "--steps", "3", "--guidance", "off")
+    assert code == 2 and "model.safetensors was written over while over was in use" in said, said
+    assert not images(home / f"{name}-run")
+    assert evaluated(home, name, "--steps", "1", "--guidance", "off", out="sound")[0] == 0
+
+
 PICTURES = """from PIL import Image
 levels = [(image * 255).round() for image in draw(prompt, **options).images]
 return ([{made} for levels in levels],)"""

@@ -1,12 +1,14 @@
 """What was loaded, in 16 hexadecimal digits: sha256 over names and bytes of files."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 WORDS = {".md", ".rst", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf", ".csv", ".log", ".lock"}
 """Endings of files that no part of a pipeline reads."""
+MAPPED = (".safetensors", ".bin")
+"""Endings of weights that loaders map into memory: where nothing copies them, a network goes on reading the file."""
 NOTES = {"license", "notice", "nftbench.toml"}
 """Names, in lower case, of such files."""
 
@@ -52,6 +54,26 @@ def files_digest(folder: Path, paths: Iterable[Path]) -> str:
 def file_digest(path: Path) -> str:
     """Digest of one file's bytes, whatever it is called."""
     return _sha256(path).hexdigest()[:16]
+
+
+def stamps(place: Path) -> dict[Path, tuple[int, int, int]]:
+    """Of each file of weights in a folder, or of one: by what `written_over` tells that it is as it was."""
+    paths = files_below(place) if place.is_dir() else [place] * place.is_file()
+    return {path: _stamp(path) for path in paths if path.suffix in MAPPED}
+
+
+def written_over(before: Mapping[Path, tuple[int, int, int]]) -> Path | None:
+    """A file that was changed in place since; one that was replaced is still read as it was."""
+    for path, stamp in before.items():
+        with suppress(FileNotFoundError):
+            if (now := _stamp(path)) != stamp and now[0] == stamp[0]:
+                return path
+    return None
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _sha256(path: Path):
