@@ -59,8 +59,7 @@ def read_prompts(path: Path, *, drawn: bool = True) -> list[Prompt]:
     """A user's own prompts: `.txt`, a prompt a line; `.jsonl`, objects; `.csv` with a header.
 
     Objects and columns: `prompt`, and where wanted `id`, `tag` (or `task`), `cluster`, `include` and `exclude`
-    (GenEval's targets; JSON in a CSV), these two in `target` as well. Ids are the line's number where none is named;
-    what is null is left out, as an empty cell is.
+    (GenEval's targets; JSON in a CSV), these two in `target` as well. Ids are the line's number where none is named.
     Equal prompts without a cluster are one cluster. Other columns are passed over, and named once in a warning.
 
     Args:
@@ -177,7 +176,7 @@ def prompt_of(record: Mapping[str, Any], own_id: str, first: dict[str, str]) -> 
     Raises:
         ConfigError: no prompt, a value of another kind, a misspelt key, or two of one meaning; half a character.
     """
-    found = by_meaning({k: v for k, v in record.items() if v is not None})
+    found = by_meaning(record)
     text = as_text(found, "prompt")
     if not text:
         raise ConfigError(f"expected 'prompt' to be a text, got {found.get('prompt')!r}")

@@ -216,7 +216,7 @@ def images_of(output: Any, name: str, count: int) -> np.ndarray:
         found = found.float().cpu().numpy()
         found = np.moveaxis(found, 1, -1) if found.ndim == 4 and found.shape[1] == 3 else found
     if isinstance(found, list) and found and all(isinstance(i, Image.Image) for i in found):
-        found = np.stack([_levels(i, name) for i in found])
+        found = _levels(found, name)
     array = np.asarray(found if isinstance(found, np.ndarray | list) else [])
     array = array / 255 if array.dtype.kind in "iu" else array
     if array.ndim == 5 and array.shape[1] == 1:  # one frame
@@ -239,16 +239,18 @@ def images_of(output: Any, name: str, count: int) -> np.ndarray:
     return array
 
 
-def _levels(image: Image.Image, name: str) -> np.ndarray:
-    """Of a PIL image, RGB in [0, 1], or RGBA where it is transparent anywhere.
+def _levels(images: list[Image.Image], name: str) -> np.ndarray:
+    """Of PIL images, RGBA in [0, 1]; opaque where they have no alpha.
 
     Raises:
-        ConfigError: its channels have other than 8 bits, which Pillow would clip.
+        ConfigError: their channels have other than 8 bits, which Pillow would clip, or they are of several sizes.
     """
-    if image.mode[0] in "IF":
-        raise ConfigError(f"{name} returned images of mode {image.mode}; expected 8 bits a channel")
-    transparent = image.has_transparency_data
-    return np.asarray(image.convert("RGBA" if transparent else "RGB")) / 255
+    sizes = {image.size for image in images}
+    if len(sizes) > 1:
+        raise ConfigError(f"{name} returned images of several sizes at once: {sorted(sizes)}")
+    for mode in (image.mode for image in images if image.mode[0] in "IF"):
+        raise ConfigError(f"{name} returned images of mode {mode}; expected 8 bits a channel")
+    return np.stack([np.asarray(image.convert("RGBA")) for image in images]) / 255
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

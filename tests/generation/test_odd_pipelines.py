@@ -1,5 +1,6 @@
 """Pipelines of other habits, each a folder with its own class: drawn as the row says, or refused in one line."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from textwrap import indent
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
 
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
@@ -105,7 +107,7 @@ def test_weights_that_are_written_over_while_they_draw_are_refused(home):
 
 PICTURES = """from PIL import Image
 levels = [(image * 255).round() for image in draw(prompt, **options).images]
-return ([{made} for levels in levels],)"""
+return ([{made} for i, levels in enumerate(levels)],)"""
 
 
 @pytest.mark.parametrize("kind", ["clear", "deep"])
@@ -117,6 +119,15 @@ def test_pictures_are_what_arrays_of_them_are(home, kind):
     code, said = evaluated(home, name, "--steps", "1", "--guidance", "off")
     expected = "draws one image for" if kind == "clear" else "images of mode I;16; expected 8 bits"
     assert code == 2 and expected in said, said
+
+
+def test_pictures_whose_size_follows_from_their_batch_are_drawn_one_by_one(home):
+    wider = "Image.fromarray(np.pad(levels, ((0, 0), (0, i), (0, 0))).astype('uint8'))"
+    name = odd(home, "wider", PICTURES.replace("{made}", wider))
+    code, said = evaluated(home, name, "--steps", "1", "--guidance", "off")
+    drawn = images(home / f"{name}-run")
+    assert code == 0 and len(drawn) == 3, said
+    assert {Image.open(io.BytesIO(data)).size for data in drawn} == {(64, 64)}
 
 
 def test_a_negative_prompt_of_the_pipelines_own_is_in_the_row(home):
