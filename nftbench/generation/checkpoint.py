@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from pydantic import ValidationError
+from torch import nn
 
 from nftbench.benchmark.faults import in_words
 from nftbench.benchmark.schema import SamplingSettings
@@ -86,15 +87,15 @@ class LoadedModel:
     """Of its files on this disk, from before they were read; see `sources.digest.stamps`."""
 
     def refuse_written_over(self) -> None:
-        """Refuse to go on with weights that were changed under the network that reads them.
+        """Refuse to go on with weights in the host's memory that were changed in the files they may be views of.
 
         Raises:
             ConfigError: with the first such file.
         """
         if (path := written_over(self.stamps)) is not None:
             raise ConfigError(
-                f"{path} was written over while {self.name} was in use: what it draws now is of no checkpoint with the "
-                f"digest {self.digest}; save to a folder of its own, and run this again on weights that stay"
+                f"{path} was written over while {self.name} was in use, which may read it as it draws: not of digest "
+                f"{self.digest} any more; save to a folder of its own, and run this again on weights that stay"
             )
 
     @property
@@ -196,8 +197,14 @@ def load_model(
         own=own_settings(checkpoint),
         numerics=numerics(model.pipeline, hardware),
         hardware=described(hardware),
-        stamps=before,
+        stamps=before if _in_host_memory(model.pipeline) else {},
     )
+
+
+def _in_host_memory(pipeline: DiffusionPipeline) -> bool:
+    """Whether some weights lie there, where they may be views of their files; a GPU's are copies."""
+    networks = [p for p in pipeline.components.values() if isinstance(p, nn.Module)]
+    return any(w.device.type == "cpu" for network in networks for w in network.parameters())
 
 
 def _stamps(reference: Reference) -> dict[Path, tuple[int, int, int]]:

@@ -248,8 +248,9 @@ def _levels(images: list[Image.Image], name: str) -> np.ndarray:
     sizes = {image.size for image in images}
     if len(sizes) > 1:
         raise ConfigError(f"{name} returned images of several sizes at once: {sorted(sizes)}")
-    for mode in (image.mode for image in images if image.mode[0] in "IF"):
-        raise ConfigError(f"{name} returned images of mode {mode}; expected 8 bits a channel")
+    deep = sorted({image.mode for image in images if image.mode[0] in "IF"})
+    if deep:
+        raise ConfigError(f"{name} returned images of mode {deep[0]}; expected 8 bits a channel")
     return np.stack([np.asarray(image.convert("RGBA")) for image in images]) / 255
 
 

@@ -18,6 +18,7 @@ import pyarrow
 from pyarrow.parquet import ParquetFile
 from pyarrow.parquet import write_table as write_parquet
 
+from nftbench.parsing import parse_json
 from rewards.base import ConfigError
 
 TEMPORARY = re.compile(r"\.nftbench-(?P<host>.+)-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\.tmp")
@@ -238,19 +239,16 @@ def read_table(path: Path, *, remedy: str) -> pd.DataFrame:
         ConfigError: it is not there, is not a whole parquet file, or holds other values than were written.
     """
     try:
-        with ParquetFile(
-            path
-        ) as file:  # `read_parquet` looks for a dataset, and takes twice as long
+        with ParquetFile(path) as file:  # `read_parquet` looks for a dataset: twice as long
             columns = file.read()
-        table, kept = (
-            columns.to_pandas(),
-            json.loads((columns.schema.metadata or {}).get(ATTRS, b"{}")),
-        )
+        table = columns.to_pandas()
+        kept = parse_json((columns.schema.metadata or {}).get(ATTRS, b"{}"))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; {remedy}") from None
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is broken: {error}; {remedy}") from None
-    if kept.get(CONTENT) not in (None, _content(columns)):
+    noted = kept.get(CONTENT) if isinstance(kept, dict) else None
+    if noted not in (None, _content(columns)):
         raise ConfigError(f"{path} is damaged: it holds other values than were written; {remedy}")
     table.attrs.clear()
     return table

@@ -375,15 +375,6 @@ def test_one_prompt_shows_nothing(tmp_path):
     assert "+1.000 | unknown | 1.000 | 1.000 | none |" in text
 
 
-def test_what_nobody_scored_is_no_number(two):
-    """Of one run and of both: in every column `none` or `unknown`."""
-    edit(two[0], **{OCR: np.full(16, np.nan, np.float32)})
-    result = CliRunner().invoke(cli.app, ["compare", *(str(one.folder) for one in two)])
-    assert result.exit_code == 0 and "nan" not in result.output, result.output
-    text = render("markdown", grids(*two, [by_metric(*two)[OCR]]), [])
-    assert "| none | none | none | unknown |" in text, text
-
-
 def test_two_prompts_that_gain_alike_are_no_evidence(tmp_path):
     """Half of all signs are as far from 0; the gain has no star."""
     a, b = (

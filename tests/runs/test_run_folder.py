@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 
 from nftbench.benchmark.samples import Sample
@@ -223,6 +224,18 @@ def test_a_flipped_bit_never_gives_another_value(tmp_path):
         except ConfigError:
             refused += 1
     assert refused > 10 and not whole.attrs
+
+
+def test_a_value_changed_by_pandas_is_damage(tmp_path):
+    """It takes the note of the content along; a note that is none says nothing."""
+    path = tmp_path / "t.parquet"
+    write_table(path, pd.DataFrame({"key": ["a"], "jpeg": [0.5]}))
+    pd.read_parquet(path).assign(jpeg=1.0).to_parquet(path, index=False)
+    with pytest.raises(ConfigError, match="is damaged: it holds other values than were written"):
+        read_table(path, remedy="")
+    odd = pyarrow.table({"jpeg": [1.0]}).replace_schema_metadata({b"PANDAS_ATTRS": b"[]"})
+    pyarrow.parquet.write_table(odd, path)
+    assert read_table(path, remedy="")["jpeg"].tolist() == [1.0]
 
 
 def test_a_sample_table_that_this_run_did_not_write_is_refused(tmp_path):
