@@ -21,6 +21,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import pyarrow
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import image_seed
@@ -29,14 +30,14 @@ from nftbench.evaluation.images import images_here, make_images
 from nftbench.evaluation.planning import Work, drawn, fitted
 from nftbench.evaluation.scoring.batches import bound_to, score_images
 from nftbench.evaluation.scoring.early import EarlyScores, draws_elsewhere
-from nftbench.evaluation.scoring.files import scorer_identity
+from nftbench.evaluation.scoring.files import none_scored, scorer_identity
 from nftbench.evaluation.scoring.in_turn import leave
 from nftbench.evaluation.services import ask_for_images
 from nftbench.generation.checkpoint import LoadedModel
 from nftbench.generation.image_service import ImageService
 from nftbench.parsing import parse_json
 from nftbench.runs.contact_sheet import contact_sheet
-from nftbench.runs.io import sweep, write_table
+from nftbench.runs.io import as_frame, sweep, write_table
 from nftbench.runs.lock import hold, refuse_held_parts
 from nftbench.runs.manifest import refuse_other_kind
 from nftbench.runs.processes import ALONE, Processes
@@ -334,19 +335,20 @@ def sample_table(run: Run, work: Work) -> pd.DataFrame:
             run.batch_scores(work.name, key, number, bound_to(batch, here))
             for number, batch in work.batches()
         ]
-        if not any(part is None for part in parts):
-            _refuse_other_parts(key, [p for p in parts if p is not None and p[key].notna().any()])
-            found = pd.concat([p for p in parts if p is not None], ignore_index=True)
+        whole = [part for part in parts if part is not None]
+        if len(whole) == len(parts):
+            _refuse_other_parts(key, [part for part in whole if not none_scored(part, key)])
+            found = as_frame(pyarrow.concat_tables(whole, promote_options="permissive"))
             table = pd.concat([table, found.drop(columns="key")], axis=1)  # bound to the keys above
     return table
 
 
-def _refuse_other_parts(key: str, scored: Sequence[pd.DataFrame]) -> None:
+def _refuse_other_parts(key: str, scored: Sequence[pyarrow.Table]) -> None:
     """Refuse sub-scores that only some batches have, such as of several processes: means over unlike images."""
     for part in scored[1:]:
-        apart = set(part.columns) ^ set(scored[0].columns)
+        apart = set(part.column_names) ^ set(scored[0].column_names)
         if apart:
             raise ConfigError(
-                f"{min(apart)} is a sub-score of some batches and not of others (from image {part['key'].iloc[0]} on); "
+                f"{min(apart)} is a sub-score of some batches and not of others (from image {part['key'][0]} on); "
                 f"expected reward {key!r} to give the same of every batch: mend it, and score with another --out"
             )

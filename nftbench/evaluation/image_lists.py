@@ -9,16 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow
 
 from nftbench.benchmark import own
 from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
 from nftbench.benchmark.samples import Sample
-from nftbench.evaluation.scoring.files import refuse_unfit, score_files, scorer_identity
-from nftbench.runs.io import followed, write_atomic, write_table
+from nftbench.evaluation.scoring.files import (
+    any_failed,
+    refuse_unfit,
+    score_files,
+    scorer_identity,
+)
+from nftbench.runs.io import as_frame, followed, write_atomic, write_table
 from nftbench.runs.lock import hold
 from nftbench.runs.row_files import shielded
 from nftbench.runs.rows import Provenance, Row, summarise
-from nftbench.runs.run_folder import BOUND, Run, as_text, score_table
+from nftbench.runs.run_folder import Run, as_text, score_table
 from rewards.base import ConfigError, Progress, Prompt, Reward
 
 ENDINGS = (".csv", ".parquet")
@@ -212,19 +218,25 @@ def _scored(
     """One reward's `score_table` of all images, batch by batch."""
     key, parts = reward.info.key, []
     texts = [_scored_text(prompt) for prompt in prompts]
-    bound = table[list(BOUND[:-1])].assign(prompt=texts, scorer=scorer_identity(reward))
+    scorer = scorer_identity(reward)
     for start in range(0, len(paths), batch_size):
-        batch, mine = slice(start, start + batch_size), bound[start : start + batch_size]
-        number = start // batch_size
+        batch, number = slice(start, start + batch_size), start // batch_size
+        mine = {
+            "key": table["key"][batch].tolist(),
+            "sha256": table["sha256"][batch].tolist(),
+            "prompt": texts[batch],
+            "scorer": [scorer] * len(texts[batch]),
+        }
         found = kept.batch_scores("list", key, number, mine)
-        if found is None or found.loc[:, key].isna().any():
+        if found is None or any_failed(found, key):
             scores = score_files(reward, paths[batch], prompts[batch])
             named = [Sample(p, 0) for p in prompts[batch]]
-            found = score_table(key, named, scores).assign(key=mine["key"].tolist())
-            kept.save_scores("list", key, number, found, mine.reset_index(drop=True))
+            found = score_table(key, named, scores)
+            found = found.set_column(0, "key", pyarrow.array(mine["key"]))
+            kept.save_scores("list", key, number, found, mine)
         parts.append(found)
-        progress(key, start + len(mine), len(paths))
-    return pd.concat(parts, ignore_index=True)
+        progress(key, start + len(texts[batch]), len(paths))
+    return as_frame(pyarrow.concat_tables(parts, promote_options="permissive"))
 
 
 def _scored_text(prompt: Prompt) -> str:

@@ -26,6 +26,8 @@ from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
 
 LOG = logging.getLogger("nftbench")
+Pixels = Sequence[np.ndarray | str]
+"""A batch's images, uint8 RGB (H, W, 3) each, or the reason why there is none."""
 
 BEHIND = 2
 """Batches that may wait to be written; more would only hold memory."""
@@ -94,7 +96,7 @@ def make_images(
     policy: LoadedModel,
     progress: Progress,
     processes: Processes = ALONE,
-    then: Callable[[int, list[Sample]], None] = lambda *_: None,
+    then: Callable[[int, list[Sample], Pixels], None] = lambda *_: None,
 ) -> None:
     """Generate this process's batches whose images do not all lie there as they were made.
 
@@ -104,7 +106,7 @@ def make_images(
         policy: the checkpoint.
         progress: told of progress after every batch.
         processes: that share the batches.
-        then: told of each batch, by number, once its images and their digests lie there.
+        then: told of each batch, by number, once its images and their digests lie there, and given the pixels.
 
     Raises:
         ConfigError: the memory does not do for one image; or none has pixels that are finite numbers. Where only some
@@ -128,7 +130,7 @@ def make_images(
             if not works:
                 refuse_not_finite(policy.pipeline, batch, pixels)
             saved = partial(run.save_images, work.name, number, batch, pixels, origin)
-            behind.follow(saved, partial(_told, said, partial(then, number, batch)))
+            behind.follow(saved, partial(_told, said, partial(then, number, batch, pixels)))
 
 
 def _told(*all_of_them: Callable[[], None]) -> None:

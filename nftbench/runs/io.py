@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pyarrow
@@ -29,6 +30,10 @@ CONTENT = "nftbench:content"
 """Name of what a table's file says of its values: their digest."""
 ATTRS = b"PANDAS_ATTRS"
 """Where pandas keeps it: who reads the file, changes a value and writes it by pandas takes the old digest along."""
+TEXTS = {
+    kind: pd.StringDtype(na_value=np.nan) for kind in (pyarrow.string(), pyarrow.large_string())
+}
+"""How pandas keeps texts, by what Arrow calls them: of a table that pandas did not make they would be objects."""
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS)
 """What file systems say that know no such waiting."""
 
@@ -127,6 +132,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         ConfigError: a link lies there that leads nowhere, such as to a disk that is not there now.
     """
+    if folder.is_dir():
+        return
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for one in reversed(missing):
         if one.is_symlink():
@@ -219,16 +226,27 @@ def _host() -> str:
     return "".join(c if c.isalnum() else "." for c in socket.gethostname())[:64]
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: pd.DataFrame | pyarrow.Table) -> None:
     """Write a parquet file whole or not at all, and note in it what it holds, so that damage is seen."""
-    columns = pyarrow.Table.from_pandas(table, preserve_index=False)
+    columns = (
+        pyarrow.Table.from_pandas(table, preserve_index=False)
+        if isinstance(table, pd.DataFrame)
+        else table
+    )
     noted = {ATTRS: json.dumps({CONTENT: _content(columns)}).encode()}
     file = pyarrow.BufferOutputStream()
-    write_parquet(columns.replace_schema_metadata(columns.schema.metadata | noted), file)
+    write_parquet(columns.replace_schema_metadata((columns.schema.metadata or {}) | noted), file)
     write_atomic(path, file.getvalue().to_pybytes())
 
 
 def read_table(path: Path, *, remedy: str) -> pd.DataFrame:
+    """A parquet file, as `read_columns` reads it, for pandas."""
+    columns = read_columns(path, remedy=remedy)
+    with _unbroken(path, remedy):
+        return as_frame(columns)
+
+
+def read_columns(path: Path, *, remedy: str) -> pyarrow.Table:
     """A parquet file.
 
     Args:
@@ -238,18 +256,30 @@ def read_table(path: Path, *, remedy: str) -> pd.DataFrame:
     Raises:
         ConfigError: it is not there, is not a whole parquet file, or holds other values than were written.
     """
-    try:
+    with _unbroken(path, remedy):
         with ParquetFile(path) as file:  # `read_parquet` looks for a dataset: twice as long
             columns = file.read()
-        table = columns.to_pandas()
         kept = parse_json((columns.schema.metadata or {}).get(ATTRS, b"{}"))
+    noted = kept.get(CONTENT) if isinstance(kept, dict) else None
+    if noted not in (None, _content(columns)):
+        raise ConfigError(f"{path} is damaged: it holds other values than were written; {remedy}")
+    return columns
+
+
+@contextmanager
+def _unbroken(path: Path, remedy: str) -> Iterator[None]:
+    """Say in one line what is wrong with a file that cannot be read within the block."""
+    try:
+        yield
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; {remedy}") from None
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is broken: {error}; {remedy}") from None
-    noted = kept.get(CONTENT) if isinstance(kept, dict) else None
-    if noted not in (None, _content(columns)):
-        raise ConfigError(f"{path} is damaged: it holds other values than were written; {remedy}")
+
+
+def as_frame(columns: pyarrow.Table) -> pd.DataFrame:
+    """A table for pandas, texts as pandas keeps them by itself."""
+    table = columns.to_pandas(types_mapper=TEXTS.get)
     table.attrs.clear()
     return table
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 from PIL import Image
 from pydantic import ValidationError
 
@@ -30,7 +31,7 @@ from nftbench.benchmark.faults import in_words
 from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import Protocol
 from nftbench.parsing import parse_json
-from nftbench.runs.io import read_table, write_atomic, write_table
+from nftbench.runs.io import read_columns, read_table, write_atomic, write_table
 from nftbench.runs.manifest import MANIFEST, manifest_bytes, read_manifest
 from nftbench.runs.row_files import encode, entry
 from nftbench.runs.rows import Row
@@ -58,6 +59,8 @@ SAMPLE_COLUMNS = (
 """Of every sample table, before the rewards' own columns."""
 BOUND = ("key", "sha256", "prompt", "scorer")
 """What a score is bound to, a row an image: the image's name and digest, its prompt, and the scorer's identity."""
+Bound = Mapping[str, Sequence[str]]
+"""Some or all columns of `BOUND`."""
 
 
 def folder_name(checkpoint: str) -> str:
@@ -74,7 +77,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._written: dict[Path, pd.DataFrame] = {}
+        self._written: dict[Path, pyarrow.Table] = {}
         """Score files that this very object wrote, by path: not read again."""
 
     @classmethod
@@ -240,17 +243,19 @@ class Run:
         return self.folder / benchmark / "scores" / reward / f"{batch:05d}.parquet"
 
     def save_scores(
-        self, benchmark: str, reward: str, batch: int, scores: pd.DataFrame, bound: pd.DataFrame
+        self, benchmark: str, reward: str, batch: int, scores: pyarrow.Table, bound: Bound
     ) -> None:
         """Write one batch's scores (`score_table`) beside what they are bound to (`BOUND`)."""
-        table = scores.assign(**{c: bound[c].to_numpy() for c in BOUND if c != "key"})
+        table = scores
+        for column in BOUND[1:]:  # the key they have
+            table = table.append_column(column, pyarrow.array(bound[column]))
         path = self.scores_path(benchmark, reward, batch)
         write_table(path, table)
         self._written[path] = table
 
     def batch_scores(
-        self, benchmark: str, reward: str, batch: int, bound: pd.DataFrame
-    ) -> pd.DataFrame | None:
+        self, benchmark: str, reward: str, batch: int, bound: Bound
+    ) -> pyarrow.Table | None:
         """One batch's scores; None where there are none, or they are broken or of other images, prompts or a scorer.
 
         Args:
@@ -262,13 +267,13 @@ class Run:
         path = self.scores_path(benchmark, reward, batch)
         try:
             written = self._written.get(path)
-            table = read_table(path, remedy="") if written is None else written
-            same = all(table[c].tolist() == bound[c].tolist() for c in bound)
+            table = read_columns(path, remedy="") if written is None else written
+            same = all(table.column(c).to_pylist() == list(bound[c]) for c in bound)
         except (ConfigError, KeyError):
             return None
-        if reward not in table or not same:
+        if reward not in table.column_names or not same:
             return None
-        return table.drop(columns=[c for c in BOUND if c != "key"], errors="ignore")
+        return table.select([c for c in table.column_names if c not in BOUND[1:]])
 
     def samples_path(self, benchmark: str) -> Path:
         """Where a benchmark's sample table lies."""
@@ -313,7 +318,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def score_table(reward: str, samples: Sequence[Sample], scores: Scores) -> pd.DataFrame:
+def score_table(reward: str, samples: Sequence[Sample], scores: Scores) -> pyarrow.Table:
     """Scores as columns: `key`, `REWARD`, `REWARD:PART`..., `REWARD:reason`, `REWARD:evidence` (JSON)."""
     evidence = scores.evidence or [{}] * len(samples)
     columns: dict[str, Any] = {"key": [s.key for s in samples], reward: scores.values}
@@ -322,7 +327,7 @@ def score_table(reward: str, samples: Sequence[Sample], scores: Scores) -> pd.Da
     }
     columns[f"{reward}:reason"] = [as_text(reason) for reason in scores.reasons]
     columns[f"{reward}:evidence"] = [_json(e) for e in evidence]
-    return pd.DataFrame(columns)
+    return pyarrow.table(columns)
 
 
 def _json(evidence: Mapping[str, Any]) -> str:

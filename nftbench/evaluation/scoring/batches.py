@@ -3,20 +3,22 @@
 While a batch is scored, one thread reads the next one's images and another writes the last one's scores.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import pandas as pd
+import numpy as np
+import pyarrow
 
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.images import Behind
 from nftbench.evaluation.planning import Work
 from nftbench.evaluation.scoring.files import (
     Opened,
+    any_failed,
     open_files,
     score_again,
     score_opened,
@@ -24,7 +26,7 @@ from nftbench.evaluation.scoring.files import (
 )
 from nftbench.evaluation.scoring.in_turn import in_order
 from nftbench.runs.processes import ALONE, Processes
-from nftbench.runs.run_folder import BOUND, Run, score_table
+from nftbench.runs.run_folder import Bound, Run, score_table
 from rewards.base import Progress, Prompt, Reward
 
 T = TypeVar("T")
@@ -43,7 +45,7 @@ def score_images(
     processes: Processes = ALONE,
     *,
     retry_failed: bool = True,
-    early: Collection[Scored] = (),
+    early: "Early | None" = None,
 ) -> None:
     """Score this process's batches that a reward has not scored yet: these images and prompts, by this very scorer.
 
@@ -56,16 +58,16 @@ def score_images(
         progress: told of progress after every batch.
         processes: that share the batches.
         retry_failed: whether images that a reward failed on are scored again.
-        early: batches that this very command has scored: what failed in them is not asked again.
+        early: what this very command has done: images that failed in it are not asked for again.
     """
     rewards = {key: reward for work in works for key, reward in work.rewards.items()}
     scorers = {key: scorer_identity(reward) for key, reward in rewards.items()}
     turns = [(key, *pair) for key in in_order(rewards) for pair in zip(works, here, strict=True)]
-    pictures = Pictures(PICTURES if len(rewards) > 1 else 0)
+    early = early or Early(Pictures(PICTURES if len(rewards) > 1 else 0))
     for key, work, images in turns:
         mine = processes.share(list(work.batches())) if key in work.rewards else []
         ends = [number * work.batch_size + len(batch) for number, batch in mine]
-        known = {number for number, _ in mine if (work.name, key, number) in early}
+        known = {number for number, _ in mine if (work.name, key, number) in early.scored}
         in_turn = sorted(mine, key=lambda one: one[0] not in known)
         asked = (
             Turn(
@@ -74,14 +76,14 @@ def score_images(
                 key,
                 number,
                 batch,
-                bound=bound_to(batch, images).assign(scorer=scorers[key]),
+                bound=bound_to(batch, images, scorers[key]),
                 retry_failed=retry_failed and number not in known,
             )
             for number, batch in in_turn
         )
         with Behind() as writing:  # a second core writes what this one has scored
             for done, (turn, found) in zip(
-                ends, ahead(partial(find, pictures), asked), strict=True
+                ends, ahead(partial(find, early.pictures), asked), strict=True
             ):
                 tell = partial(progress, f"{work.name}: {key}", done, len(work.samples))
                 saved = score_batch(turn, found)
@@ -98,8 +100,8 @@ class Turn:
     """The reward's."""
     number: int
     batch: Sequence[Sample]
-    bound: pd.DataFrame
-    """What its scores must be bound to (`BOUND`)."""
+    bound: Bound
+    """What its scores must be bound to, all of it."""
     retry_failed: bool
 
     @property
@@ -125,7 +127,7 @@ class Turn:
 
 
 class Pictures:
-    """Images that were read for one reward, kept for the next ones: of the first batches, as many as fit."""
+    """Images that were drawn, or read for one reward, kept for the next ones: of the first batches, as many as fit."""
 
     def __init__(self, most: int) -> None:
         """None yet.
@@ -134,28 +136,50 @@ class Pictures:
             most: bytes of pixels that are kept.
         """
         self._left = most
+        self._drawn: dict[tuple[str, int], Sequence[np.ndarray | str]] = {}
         self._kept: dict[tuple[str, int], Opened] = {}
 
+    def keep(self, benchmark: str, number: int, pixels: Sequence[np.ndarray | str]) -> None:
+        """Keep a batch that was just drawn, (H, W, 3) each, or why there is none: its files need not be read."""
+        if self._fits(one for one in pixels if not isinstance(one, str)):
+            self._drawn[benchmark, number] = pixels
+
     def of(self, turn: Turn) -> Opened:
-        """A batch's images."""
+        """A batch's images. A file that is gone is, though its pixels were kept."""
         name = (turn.work.name, turn.number)
         if name in self._kept:
             return self._kept[name]
-        opened = open_files(turn.paths, turn.prompts, turn.absent)
-        size = sum(picture.pixels.nbytes for picture in opened.pictures.values())
-        if size <= self._left:
+        drawn = self._drawn.pop(name, None)
+        there = zip(drawn or (), turn.bound["sha256"], strict=bool(drawn))
+        at_hand = [None if isinstance(one, str) or not digest else one for one, digest in there]
+        opened = open_files(turn.paths, turn.prompts, turn.absent, at_hand)
+        if drawn or self._fits(picture.pixels for picture in opened.pictures.values()):
             self._kept[name] = opened
-            self._left -= size
         return opened
 
+    def _fits(self, pixels: Iterable[np.ndarray]) -> bool:
+        size = sum(one.nbytes for one in pixels)
+        self._left -= size if (fits := size <= self._left) else 0
+        return fits
 
-def find(pictures: Pictures, turn: Turn) -> pd.DataFrame | Opened:
+
+@dataclass(frozen=True)
+class Early:
+    """What a command has done before it scores."""
+
+    pictures: Pictures
+    """Images that it drew."""
+    scored: set[Scored] = field(default_factory=set)
+    """Batches that it scored while others were drawn."""
+
+
+def find(pictures: Pictures, turn: Turn) -> pyarrow.Table | Opened:
     """The scores that a batch has, given to these images and prompts by this scorer; else its images."""
     known = turn.run.batch_scores(turn.work.name, turn.key, turn.number, turn.bound)
     return known if known is not None else pictures.of(turn)
 
 
-def score_batch(turn: Turn, found: pd.DataFrame | Opened) -> Callable[[], None]:
+def score_batch(turn: Turn, found: pyarrow.Table | Opened) -> Callable[[], None]:
     """Score a batch, unless that was done.
 
     Args:
@@ -168,7 +192,7 @@ def score_batch(turn: Turn, found: pd.DataFrame | Opened) -> Callable[[], None]:
     if isinstance(found, Opened):
         scores = score_opened(turn.reward, found, turn.prompts)
         table = score_table(turn.key, turn.batch, scores)
-    elif turn.retry_failed and found.loc[:, turn.key].isna().any():
+    elif turn.retry_failed and any_failed(found, turn.key):
         table = score_again(turn.reward, found, turn.batch, turn.paths, turn.absent)
     else:
         return nothing
@@ -194,12 +218,17 @@ def nothing() -> None:
     """There is nothing to write or to tell."""
 
 
-def bound_to(batch: Sequence[Sample], here: Mapping[str, str]) -> pd.DataFrame:
-    """What a batch's scores must be bound to: `BOUND`, but for the scorer.
+def bound_to(batch: Sequence[Sample], here: Mapping[str, str], scorer: str = "") -> Bound:
+    """What a batch's scores must be bound to.
 
     Args:
         batch: images.
         here: digest of each.
+        scorer: whose scores; nothing where any one scorer will do.
     """
-    columns = [[s.key, here[s.key], s.prompt.text] for s in batch]
-    return pd.DataFrame(columns, columns=BOUND[:-1])
+    bound = {
+        "key": [s.key for s in batch],
+        "sha256": [here[s.key] for s in batch],
+        "prompt": [s.prompt.text for s in batch],
+    }
+    return {**bound, "scorer": [scorer] * len(batch)} if scorer else bound

@@ -10,12 +10,12 @@ from functools import partial
 import torch
 
 from nftbench.benchmark.samples import Sample
-from nftbench.evaluation.images import Behind
+from nftbench.evaluation.images import Behind, Pixels
 from nftbench.evaluation.planning import Work
 from nftbench.evaluation.scoring.batches import (
     PICTURES,
+    Early,
     Pictures,
-    Scored,
     Turn,
     bound_to,
     find,
@@ -59,14 +59,15 @@ class EarlyScores(AbstractContextManager):
         self._run, self._progress, self._retry_failed = run, progress, retry_failed
         self._behind = Behind(whatever_happens=False)
         self._scorers: dict[str, str] = {}
-        self.done: set[Scored] = set()
-        """What was scored."""
+        self.done = Early(Pictures(PICTURES))
+        """What was drawn, and what was scored."""
 
     def __exit__(self, error: type[BaseException] | None, *more: object) -> None:
         self._behind.__exit__(error, *more)
 
-    def follow(self, work: Work, number: int, batch: list[Sample]) -> None:
+    def follow(self, work: Work, number: int, batch: list[Sample], pixels: Pixels) -> None:
         """Have a batch scored whose images and digests lie there; waits while too many others are not done."""
+        self.done.pictures.keep(work.name, number, pixels)
         keys = [key for key, reward in work.rewards.items() if self._wanted and stays(reward)]
         for key in keys:
             if key not in self._scorers:
@@ -83,12 +84,12 @@ class EarlyScores(AbstractContextManager):
         for key in keys:
             if self._behind.stopped:
                 return
-            bound = bound_to(batch, here).assign(scorer=self._scorers[key])
+            bound = bound_to(batch, here, self._scorers[key])
             turn = Turn(self._run, work, key, number, batch, bound, self._retry_failed)
             score_batch(turn, find(pictures, turn))()
 
     def _tell(self, work: Work, keys: list[str], number: int, batch: list[Sample]) -> None:
         done = number * work.batch_size + len(batch)
         for key in keys:
-            self.done.add((work.name, key, number))
+            self.done.scored.add((work.name, key, number))
             self._progress(f"{work.name}: {key}", done, len(work.samples))

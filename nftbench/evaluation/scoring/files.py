@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import torch
 
 import rewards as registry
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.scoring.in_turn import InTurn
+from nftbench.runs.io import as_frame
 from nftbench.runs.run_folder import as_text, score_table
 from rewards import own
 from rewards.base import ConfigError, Prompt, Reward, Scores
@@ -37,7 +39,10 @@ class Opened:
 
 
 def open_files(
-    paths: Sequence[Path], prompts: Sequence[Prompt], absent: Mapping[Path, str] | None = None
+    paths: Sequence[Path],
+    prompts: Sequence[Prompt],
+    absent: Mapping[Path, str] | None = None,
+    drawn: Sequence[np.ndarray | None] = (),
 ) -> Opened:
     """Read image files of any size; may be called in another thread.
 
@@ -45,6 +50,7 @@ def open_files(
         paths: N image files.
         prompts: N prompts, one a file.
         absent: why a file that cannot be read was never made, where that is known.
+        drawn: the files' pixels where they are at hand, uint8 RGB (H, W, 3), or nothing; else a file is read.
     """
     pictures: dict[int, Picture] = {}
     reasons = [""] * len(paths)
@@ -53,7 +59,8 @@ def open_files(
             reasons[i] = "the prompt holds half a surrogate pair, which is no character"
             continue
         try:
-            pictures[i] = read_picture(path)
+            at_hand = drawn[i] if drawn else None
+            pictures[i] = read_picture(path) if at_hand is None else Picture(at_hand)
         except ImageError as error:
             known = (absent or {}).get(path)
             reasons[i] = known or f"unreadable image: {as_text(str(error))}"
@@ -99,13 +106,27 @@ def refuse_unfit(reward: Reward, prompts: Sequence[Prompt]) -> None:
         raise type(error)(said) from None
 
 
+def any_failed(scores: pyarrow.Table, key: str) -> bool:
+    """Whether a reward's `score_table` lacks a value."""
+    return bool(_lacks(scores, key).any())
+
+
+def none_scored(scores: pyarrow.Table, key: str) -> bool:
+    """Whether a reward's `score_table` has no value."""
+    return bool(_lacks(scores, key).all())
+
+
+def _lacks(scores: pyarrow.Table, key: str) -> np.ndarray:
+    return np.asarray(pd.isna(scores.column(key).to_numpy()))
+
+
 def score_again(
     reward: Reward,
-    known: pd.DataFrame,
+    known: pyarrow.Table,
     batch: Sequence[Sample],
     paths: Sequence[Path],
     absent: Mapping[Path, str] | None = None,
-) -> pd.DataFrame:
+) -> pyarrow.Table:
     """Ask again for what could not be scored.
 
     Args:
@@ -118,18 +139,18 @@ def score_again(
     Returns:
         `known` itself where nothing changed, else the table anew.
     """
-    key = reward.info.key
-    failed = np.flatnonzero(known[key].isna()).tolist()
+    key, before = reward.info.key, as_frame(known)
+    failed = np.flatnonzero(before[key].isna()).tolist()
     some = [batch[i] for i in failed]
     scores = score_files(reward, [paths[i] for i in failed], [s.prompt for s in some], absent)
-    fresh = score_table(key, some, scores)
+    fresh = as_frame(score_table(key, some, scores))
     if fresh.equals(
-        known.iloc[failed][fresh.columns.intersection(known.columns)].reset_index(drop=True)
+        before.iloc[failed][fresh.columns.intersection(before.columns)].reset_index(drop=True)
     ):
         return known
-    whole = pd.concat([known.drop(index=failed), fresh]).set_index("key").loc[known["key"]]
-    wide = fresh if len(fresh.columns) > len(known.columns) else known
-    return whole.reset_index()[wide.columns]
+    whole = pd.concat([before.drop(index=failed), fresh]).set_index("key").loc[before["key"]]
+    wide = fresh if len(fresh.columns) > len(before.columns) else before
+    return pyarrow.Table.from_pandas(whole.reset_index()[wide.columns], preserve_index=False)
 
 
 def scorer_identity(reward: Reward) -> str:

@@ -247,7 +247,7 @@ def test_each_process_scores_the_batches_that_it_drew(watched, policy, tmp_path)
     run = Run(tmp_path / "run")
     with EarlyScores(run, quietly) as early:
         make_images(run, one, policy, quietly, Second(), lambda *batch: early.follow(one, *batch))
-    assert early.done == {(NAME, "watched", 1)} and len(Watched.asked) == 5
+    assert early.done.scored == {(NAME, "watched", 1)} and len(Watched.asked) == 5
 
 
 def test_it_is_done_where_the_checkpoint_draws_elsewhere_than_the_cpu(policy):
