@@ -60,9 +60,10 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
             if durable:
                 sync(temporary)
             temporary.replace(path)
-    finally:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
+        raise
     if durable:
         sync(path.parent)
 

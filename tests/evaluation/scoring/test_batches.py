@@ -2,14 +2,18 @@
 
 import threading
 
+import numpy as np
 import pytest
 
+from nftbench.evaluation import evaluate
 from nftbench.evaluation.evaluate import score
-from nftbench.evaluation.scoring import batches, files
+from nftbench.evaluation.images import images_here
+from nftbench.evaluation.scoring import batches, early, files
 from nftbench.evaluation.scoring.batches import ahead
 from nftbench.runs.run_folder import Run
 from rewards.images.pixels import read_picture
-from tests.helpers.runs.small_evaluation import evaluated, quietly, work
+from tests.helpers.runs.small_evaluation import evaluated, quietly, table, work
+from tests.helpers.runs.small_evaluation import files as every_file
 
 
 def test_the_next_one_is_made_while_this_one_is_used_and_no_more():
@@ -72,3 +76,37 @@ def test_an_image_is_read_once_for_all_rewards_if_it_fits(
     assert sorted((r.metric, r.value) for r in rows) == sorted(
         (r.metric, r.value) for r in score(Run(whole.folder), [work(judges=judges)], quietly)
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most", "reads"), [(1 << 28, 0), (5 * IMAGE, 7)], ids=["all", "some"])
+def test_what_was_just_drawn_is_not_read_and_every_byte_is_the_same(
+    policy, tmp_path, monkeypatch, most, reads
+):
+    asked = []
+    monkeypatch.setattr(early, "PICTURES", 0)
+    monkeypatch.setattr(
+        files, "read_picture", lambda path: asked.append(path) or read_picture(path)
+    )
+    read = evaluated(tmp_path / "read", policy)
+    assert len(asked) == 12
+    monkeypatch.setattr(early, "PICTURES", most)
+    kept = evaluated(tmp_path / "kept", policy)
+    assert len(asked) == 12 + reads
+    assert every_file(kept.folder) == every_file(read.folder)
+
+
+@pytest.mark.slow
+def test_a_file_that_goes_before_it_is_scored_is_not_scored_from_memory(
+    policy, tmp_path, monkeypatch
+):
+    gone = tmp_path / "run" / "geneval-pocket" / "images" / "0000-02.png"
+
+    def without_it(run, work):
+        gone.unlink()
+        return images_here(run, work)
+
+    monkeypatch.setattr(evaluate, "images_here", without_it)
+    found = table(evaluated(tmp_path / "run", policy)).set_index("key")
+    assert found["jpeg"].isna().sum() == 1 and np.isnan(found.loc["0000-02", "jpeg"])
+    assert "No such file" in found.loc["0000-02", "jpeg:reason"]
