@@ -1,16 +1,20 @@
 """Pipelines of other habits, each a folder with its own class: drawn as the row says, or refused in one line."""
 
+import inspect
 import io
 import json
 import shutil
 from pathlib import Path
 from textwrap import indent
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.utils import HF_MODULES_CACHE
 from PIL import Image
 
+from nftbench.generation.checkpoint import Allowed, load_model
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
 
@@ -84,6 +88,22 @@ def test_pixels_of_another_range_are_refused(home):
     name = odd(home, "signed", "return (draw(prompt, **options).images * 2 - 1,)")
     code, said = evaluated(home, name, "--steps", "1", "--guidance", "off")
     assert code == 2 and "returned pixels from -1 to 1; expected numbers in [0, 1]" in said
+
+
+def test_each_checkpoint_runs_its_own_code(home):
+    """Diffusers keeps all of them under one name and at one place, which processes share."""
+    loaded = []
+    for level in (0.25, 0.75):
+        body = "return (np.full_like(draw(prompt, **options).images, LEVEL),)"
+        name = odd(
+            home, f"at-{level}", body, instead=("class Odd", f"LEVEL = {level}\n\nclass Odd")
+        )
+        loaded.append(load_model(str(home / name), allowed=Allowed(remote_code=True)).pipeline)
+    for pipeline, level in zip(loaded, (0.25, 0.75), strict=True):
+        images = pipeline("a cat", height=64, width=64, num_inference_steps=1)[0]
+        assert (images == np.float32(level)).all()
+        code = Path(inspect.getfile(type(pipeline)))
+        assert code.is_file() and not code.is_relative_to(HF_MODULES_CACHE)
 
 
 OVERWRITTEN = """path = {path!r}

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, files_below, folder_digest
 from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder, with_folder
 from nftbench.generation.sources.loading.gaps import gaps_refused, refuse_empty
+from nftbench.generation.sources.loading.own_code import code_apart
 from nftbench.generation.sources.loading.quantized import DENOISERS, quantization
 from nftbench.generation.sources.packaged import refuse_other_file
 from nftbench.generation.sources.reference import (
@@ -122,12 +124,13 @@ def _build_folder(
         notes.append(f"denoiser quantised to {scheme} while loading")
     safe = None if files.without_safetensors(names, index) else True
     options = {"dtype": dtype, "variant": variant, "use_safetensors": safe, **given}
-    pipeline = _attempt(
-        reference.base,
-        lambda: DiffusionPipeline.from_pretrained(
-            str(folder), trust_remote_code=remote_code, **options
-        ),
-    )
+    with code_apart() if remote_code else nullcontext():
+        pipeline = _attempt(
+            reference.base,
+            lambda: DiffusionPipeline.from_pretrained(
+                str(folder), trust_remote_code=remote_code, **options
+            ),
+        )
     places = {name: folder / name for name in pipeline.components} | dict(reference.components)
     refuse_empty(pipeline, places)
     return Built(pipeline, digest, notes)
