@@ -181,7 +181,7 @@ def grids(a: Result, b: Result, found: Sequence[Compared]) -> list[Grid]:
 def _grid(a: Result, b: Result, shared: Shared, found: Sequence[Compared]) -> Grid:
     warnings = [f"Forced; here is A, there is B: {fault}." for fault in shared.faults]
     warnings = ["FORCED: NOT ALIKE", *warnings] if warnings else []
-    lacking = [note for one in (a, b) if one.lacking for note in one.notes[1:]]
+    lacking = [note for one in (a, b) for note in one.notes[1:]]
     alone = found[0].alone
     left_out = f"Unpaired images, left out: {alone[0]} of A, {alone[1]} of B."
     return Grid(

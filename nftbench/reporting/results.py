@@ -13,7 +13,7 @@ from pathlib import Path
 from nftbench.runs.manifest import MANIFEST
 from nftbench.runs.seeds import SEEDS, counted, folder_of, is_parent, seeds_of
 from nftbench.training.callbacks.metrics_log import METRICS, is_measured
-from nftbench.training.seeds import left_out, refuse_misplaced
+from nftbench.training.seeds import left_out, refuse_misplaced, went_on
 from rewards.base import ConfigError
 
 ROWS = "rows.csv"
@@ -53,10 +53,10 @@ class Result:
             found = [
                 f"{self.name}: seed {self.seeds[0]} alone; how much seeds differ is not in the interval."
             ]
-        return [
-            *found,
-            *(f"{self.name}: {words}." for words in left_out(self.folder, self.lacking)),
-        ]
+        said = left_out(self.folder, self.lacking)
+        if self.kind == TRAINING:
+            said += went_on(self.folder, self.seeds)
+        return [*found, *(f"{self.name}: {words}." for words in said)]
 
 
 def split_label(argument: str | Path) -> tuple[Path, str]:

@@ -31,6 +31,7 @@ from nftbench.training.config.record import (
     refuse_other_digests,
     refuse_other_recipe,
     refuse_other_seed,
+    refuse_other_way,
     stored_recipe,
     stored_record,
 )
@@ -56,10 +57,17 @@ def left_out(parent: Path, seeds: Sequence[int]) -> list[str]:
     return [f"{counted('seed', of)} {why}, left out" for of, why in told if of]
 
 
+def went_on(parent: Path, seeds: Sequence[int]) -> list[str]:
+    """Which seeds of a mean a guard had stopped, in words: by the guards of the others they would not be in it."""
+    past = [seed for seed in seeds if stop_of(folder_of(parent, seed), anywhere=True)]
+    return [f"{counted('seed', past)} trained on after a guard's stop"] if past else []
+
+
 def unfinished(parent: Path) -> list[str]:
-    """The seeds of a parent that are in no mean of it, as `left_out` has them."""
-    done = runs_of(parent)
-    return left_out(parent, [s for s in seeds_of(parent) if folder_of(parent, s) not in done])
+    """The seeds of a parent that are in no mean of it, as `left_out` has them, and those that `went_on`."""
+    done, seeds = runs_of(parent), seeds_of(parent)
+    kept = [seed for seed in seeds if folder_of(parent, seed) in done]
+    return [*left_out(parent, [s for s in seeds if s not in kept]), *went_on(parent, kept)]
 
 
 def refuse_misplaced(runs: Iterable[Path]) -> None:
@@ -106,6 +114,7 @@ def refuse_other_recipes(parent: Path, recipe: Recipe) -> None:
     refuse_misplaced(begun_runs(parent))
     for folder in begun_runs(parent):
         refuse_other_recipe(folder, stored_recipe(folder), recipe)
+        refuse_other_way(folder, begun_runs(parent)[0])
 
 
 def as_begun(recipe: Recipe, folder: Path) -> Recipe:
@@ -140,6 +149,8 @@ def refuse_other_siblings(folder: Path, seed: int, digests: Mapping[str, str]) -
         others = [run for run in begun_runs(parent) if run != folder]
         for other in others[:1]:
             refuse_other_digests(folder, digests, stored_record(other).digests)
+            if not (folder / RECIPE).is_file():
+                refuse_other_way(other)
 
 
 def read_seeds(parent: Path) -> list[Change]:

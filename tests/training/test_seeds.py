@@ -175,6 +175,36 @@ def test_a_seed_that_a_guard_stops_does_not_stop_the_others(tmp_path):
     assert [path.read_bytes() for path in metrics] == before
 
 
+def resumed(cwd: Path, run: str, *settings: str) -> tuple[int, str]:
+    flags = [word for setting in settings for word in ("--set", setting)]
+    return run_here(cwd, "train", "--resume", run, *flags)
+
+
+def test_a_seed_that_went_on_past_a_guard_is_a_seed_still_and_said(tmp_path):
+    """It learns what it would have; `guards.brightness.stop 0.0, where another seed has ...` said that it did not."""
+    once = command(*GUARDED, "stages.iterations=4", "evaluation.every=0")
+    assert run_here(tmp_path, *once, "0")[0] == 3
+    others = ("guards.brightness.stop=0.9", "rollout.batch_size=2", "checkpoints.keep=1")
+    code, said = resumed(tmp_path, "parent/seed-0", *others)
+    assert code == 0, said
+    code, said = run_here(tmp_path, *once, "0")
+    assert code == 0 and "warning: parent: seed 0 trained on after a guard's stop" in said, said
+
+
+def test_a_seed_whose_settings_were_others_on_the_way_is_none(parent):
+    """Two recipes that ended alike: the one had another learning rate for half of its way, and nobody was told."""
+    cwd, rate = parent.parent, stored_recipe(parent / "seed-0").optimizer.lr
+    more = ("stages.iterations=2", "optimizer.lr=0.1"), (f"optimizer.lr={rate}",)
+    for changes in more:
+        assert resumed(cwd, "parent/seed-0", *changes)[0] == 0
+    assert resumed(cwd, "parent/seed-1", *more[0][:1])[0] == 0
+    for words in (("report", "parent"), (*command("stages.iterations=2"), "0,1,2")):
+        code, said = run_here(cwd, *words)
+        last = said.splitlines()[-1]
+        assert code == 2 and f"trained with optimizer.lr {rate} up to iteration 1 and 0.1" in last
+    assert not (parent / "seed-2").exists()
+
+
 def test_a_refused_seed_is_not_noted(parent):
     """It was missing from every mean since, and nobody could tell why."""
     wrong = ("--set", "policy.targets=nosuch")

@@ -151,10 +151,10 @@ def changes(one: Trained) -> list[Change]:
     """Held-out metrics before and after, over the seeds that are finished; empty before the first is.
 
     Raises:
-        ConfigError: its tables are broken, or its seeds are of several recipes.
+        ConfigError: its tables are broken, or its seeds, of which curves show the mean, are of several recipes.
     """
     parts = [part for part in one.parts if part.finished]
-    refuse_other_seeds([part.folder for part in parts])
+    refuse_other_seeds([part.folder for part in one.parts if part.recipe])
     return _careful(one, lambda: _changes(parts)) if parts else []
 
 

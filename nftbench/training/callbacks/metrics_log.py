@@ -170,10 +170,10 @@ def is_measured(folder: Path) -> bool:
         return True  # a run that does not note it
 
 
-def stop_of(folder: Path) -> str:
-    """Why a guard stopped a run after its last iteration, in the guard's words; empty where none did."""
+def stop_of(folder: Path, *, anywhere: bool = False) -> str:
+    """Why a guard stopped a run after its last iteration, or after any, in the guard's words; empty where none did."""
     lines = _lines(folder / METRICS)[0] if (folder / METRICS).is_file() else []
-    said = lines[-1].get("guards", []) if lines else []
+    said = [w for line in lines[0 if anywhere else -1 :] for w in line.get("guards", [])]
     return next((str(w).removeprefix(STOP) for w in said if str(w).startswith(STOP)), "")
 
 

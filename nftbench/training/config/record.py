@@ -30,6 +30,14 @@ CHECK = "check"
 """Last entry of the file; runs of before have none."""
 WORDS = ("name", "summary", "evidence", "seed", RUN)
 """What two runs of one recipe may differ in."""
+APART = (
+    "guards.",
+    "checkpoints.",
+    "loggers",
+    "rollout.batch_size",
+    "policy.gradient_checkpointing",
+)
+"""What no number comes of: when a run stops, is saved and logged, and how much of it is done at once."""
 
 
 @dataclass(kw_only=True)
@@ -167,9 +175,10 @@ def refuse_other_seed(folder: Path, other: Path) -> None:
     """Refuse to count two runs as two seeds of one training: they differ in more than the seed.
 
     Raises:
-        ConfigError: names the first setting, or what they both named and was not the same.
+        ConfigError: names the first setting, now or on the way, or what they both named and was not the same.
     """
     refuse_other_recipe(folder, stored_recipe(folder), stored_recipe(other))
+    refuse_other_way(folder, other)
     refuse_other_digests(folder, stored_record(folder).digests, stored_record(other).digests)
 
 
@@ -185,11 +194,55 @@ def refuse_other_recipe(folder: Path, one: Recipe, other: Recipe) -> None:
         ConfigError: names the first setting in which they differ.
     """
     for name, (here, there) in settings_changed(one, other).items():
-        if name.partition(".")[0] not in WORDS and AUTO not in (here, there):
+        if _counts(name) and AUTO not in (here, there):
             raise ConfigError(
                 f"{folder} was trained with {name} {here}, where another seed has {there}: seeds of two recipes have "
                 "no mean; give the same settings, or another --out"
             )
+
+
+def _counts(setting: str) -> bool:
+    """Whether seeds that differ in a setting are of two trainings."""
+    return setting.partition(".")[0] not in WORDS and not setting.startswith(APART)
+
+
+def refuse_other_way(folder: Path, other: Path | None = None) -> None:
+    """Refuse a run whose settings were changed on the way as another seed's were not: its end alone is like theirs.
+
+    Args:
+        folder: the run.
+        other: the other seed's; None is one that nothing was changed of.
+
+    Raises:
+        ConfigError: names the first setting, and where it was changed.
+    """
+    mine, theirs = _way(folder), _way(other) if other else {}
+    for name in sorted(mine.keys() | theirs.keys()):
+        if mine.get(name) != theirs.get(name):
+            run, (done, (old, new)) = next(
+                (run, next(iter(way[name].items())))
+                for run, way in ((folder, mine), (other, theirs))
+                if way.get(name)
+            )
+            raise ConfigError(
+                f"{run} was trained with {name} {old} up to iteration {done} and {new} after it, another seed was not: "
+                "they have no mean; train it again, or give another --out"
+            )
+
+
+def _way(folder: Path) -> dict[str, dict[int, list[Any]]]:
+    """Setting -> iterations done -> [before, after], of all that counts and was changed since the run began."""
+    recipe, record = _stored(folder)
+    falls = any(one.final_lr for one in (recipe.optimizer, *recipe.stages))
+    way: dict[str, dict[int, list[Any]]] = {}
+    for entry in record.history:
+        for name, (old, new) in entry["changes"].items():
+            more = name.endswith(".iterations") and not falls  # each was what it would have been
+            if _counts(name) and not (more or name == "device" or name.startswith("version of ")):
+                changes = way.setdefault(name, {})
+                changes[entry["iteration"]] = [changes.get(entry["iteration"], [old])[0], new]
+    kept = {name: {k: v for k, v in of.items() if v[0] != v[1]} for name, of in way.items()}
+    return {name: of for name, of in kept.items() if of}
 
 
 def refuse_other_digests(folder: Path, one: Mapping[str, str], other: Mapping[str, str]) -> None:
