@@ -21,8 +21,8 @@ from rewards.base import ConfigError, Prompt, Reward, Scores
 
 LONGEST_PASS = 1_000_000
 """Prompts, each as often as its weights say, that are shuffled anew for every pass."""
-NOT_APPLICABLE = "does not apply"
-"""Reason of a value that a reward was not asked for."""
+NOT_APPLICABLE = "not asked: this reward does not apply to the prompt"
+"""Reason of a value that a reward was not asked for; none that a reward gives by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from nftbench.runs.seeds import write_parent
 from rewards import own
 from tests.helpers.commands import run_here
-from tests.helpers.runs.trainings import FEW, FORMS, few_prompts, settings_of
+from tests.helpers.runs.trainings import FEW, FORMS, few_prompts, metrics_of, settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +62,16 @@ class Asleep(Dark):
             return super().score(images, prompts)
         nothing = np.full(len(images), np.nan, np.float32)
         return Scores(values=nothing, reasons=("asleep",) * len(images))
+
+
+class Half(Dark):
+    info = RewardInfo(name="half", variant="", summary="brightness", low=0, high=1)
+
+    def score(self, images, prompts):
+        values = images.mean((1, 2, 3)).astype(np.float32) / 255
+        values[::2] = np.nan
+        reasons = ["does not apply", ""] * len(values)
+        return Scores(values=values, reasons=tuple(reasons[: len(values)]))
 """
 
 
@@ -96,6 +106,16 @@ def test_a_mistake_in_mid_run_loses_nothing(folder):
     (folder / "mine.py").write_text(mended.replace('"odd"', '"odder"'), "utf-8")
     code, said = run_here(folder, *resume)
     assert code == 0 and "iteration 3/3" in said, said
+
+
+def test_what_weighs_nothing_takes_no_image_from_the_training(folder):
+    """A reward that is told of alone lost half of the images; by the words that it gave, it had not even failed."""
+    asked = "stages.rewards=mine.py:Dark,mine.py:Half:0"
+    code, said = train(folder, asked, "stages.iterations=1")
+    assert code == 0 and "iteration 1: half could not score 2 of 4 images: does not apply" in said
+    (line,) = metrics_of(folder / "run")[1:]
+    assert (line["failed/half"], line["unscored"], line["groups_lost"]) == (2, 0, 0)
+    assert line["reward/total"] == pytest.approx(-line["reward/dark"])
 
 
 @pytest.fixture

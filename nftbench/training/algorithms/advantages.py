@@ -18,7 +18,7 @@ class RewardValues:
     applies: np.ndarray
     """bool (N,)."""
     weight: float
-    """>= 0."""
+    """>= 0; at 0 it is told of alone, and an image that it could not score is trained on all the same."""
     scale: float
     """What training divides by; negative for a reward of which less is better."""
 
@@ -30,9 +30,9 @@ class GroupAdvantages:
     advantages: np.ndarray
     """float64 (N,), 0 where `usable` is not."""
     total: np.ndarray
-    """float64 (N,) weighted sum of the normalised rewards that apply; NaN where one of them is missing."""
+    """float64 (N,) weighted sum of the normalised rewards that apply; NaN where one of them is missing that weighs."""
     usable: np.ndarray
-    """bool (N,): scored by every reward that applies, in a group with at least two such images."""
+    """bool (N,): scored by every such reward, in a group with at least two such images."""
     spread: np.ndarray
     """bool (N,): usable, and its group's advantages are not all zero."""
     lost_groups: int
@@ -49,7 +49,7 @@ def combine_advantages(
     """Advantages of one iteration's images.
 
     Args:
-        rewards: by key, at least one; every image has at least one that applies.
+        rewards: by key, at least one of weight; every image has at least one that applies.
         groups: (N,) the prompt of each image; a reward applies to all images of a prompt or to none.
         combine: `sum` normalises the weighted sum of rewards; `advantages` normalises each reward among the images
             it applies to and takes the weighted mean. The loss is affine in the advantage, so that either way it
@@ -60,17 +60,18 @@ def combine_advantages(
     (arXiv:2605.06507).
     """
     keys = np.asarray(groups)
-    missing = np.any([w.applies & np.isnan(w.values) for w in rewards.values()], axis=0)
-    parts = [np.where(w.applies, w.weight / w.scale * w.values, 0.0) for w in rewards.values()]
+    weighing = [w for w in rewards.values() if w.weight]
+    missing = np.any([w.applies & np.isnan(w.values) for w in weighing], axis=0)
+    parts = [np.where(w.applies, w.weight / w.scale * w.values, 0.0) for w in weighing]
     total = np.where(missing, np.nan, np.sum(parts, axis=0))
     usable = ~missing & _in_pairs(keys, ~missing)
     advantages = np.zeros(len(keys))
     if combine == "sum":
         advantages[usable] = group_advantages(total[usable], keys[usable], std=std)  # pyright: ignore[reportArgumentType]
     else:
-        weights = np.sum([w.weight * w.applies for w in rewards.values()], axis=0)
-        for reward in rewards.values():
-            mine = usable & reward.applies & (weights > 0)
+        weights = np.sum([w.weight * w.applies for w in weighing], axis=0)
+        for reward in weighing:
+            mine = usable & reward.applies
             own = group_advantages(reward.values[mine] / reward.scale, keys[mine], std=std)  # pyright: ignore[reportArgumentType]
             advantages[mine] += reward.weight / weights[mine] * own
     return GroupAdvantages(

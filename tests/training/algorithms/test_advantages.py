@@ -53,6 +53,17 @@ def test_advantages_are_normalised_each_and_then_averaged():
     np.testing.assert_allclose(found.advantages, expected)
 
 
+@pytest.mark.parametrize("combine", ["sum", "advantages"])
+def test_a_reward_that_weighs_nothing_moves_nothing_scored_or_not(combine):
+    counted = {"r": reward_values([0, 1, 0, 1])}
+    alone = combine_advantages(counted, AABB, combine=combine, std="group")
+    for values in ([1, 5, 3, 3], [NAN, 5, NAN, NAN]):
+        both = counted | {"s": reward_values(values, weight=0)}
+        found = combine_advantages(both, AABB, combine=combine, std="group")
+        np.testing.assert_array_equal(found.advantages, alone.advantages)
+        assert found.total.tolist() == [0, 1, 0, 1] and found.usable.all()
+
+
 def test_less_of_a_reward_of_negative_scale_is_better():
     rewards = {"r": reward_values([0, 2, 2, 0], scale=-1)}
     for combine in ("sum", "advantages"):
