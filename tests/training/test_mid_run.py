@@ -118,6 +118,15 @@ def test_what_weighs_nothing_takes_no_image_from_the_training(folder):
     assert line["reward/total"] == pytest.approx(-line["reward/dark"])
 
 
+@pytest.mark.parametrize("combine", ["sum", "advantages"])
+def test_rewards_that_hardly_differ_are_told(folder, combine):
+    """Weights are ratios, but for what is added to the spread: of a small one next to nothing was learnt, unsaid."""
+    asked = (f"stages.combine={combine}", "stages.iterations=1")
+    told = "rewards differ by so little that the 0.0001 added to their spread takes"
+    code, said = train(folder, "stages.rewards=mine.py:Dark:1e-6", *asked)
+    assert code == 0 and (told in said) == (combine == "sum"), said  # else each is taken by itself
+
+
 @pytest.fixture
 def few(tmp_path_factory):
     """The benchmark `few`, validated before and after an iteration."""

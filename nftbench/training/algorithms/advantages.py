@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from nftbench.training.algorithms.nft import group_advantages
+from nftbench.training.algorithms.nft import ADDED_SPREAD, group_advantages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +37,9 @@ class GroupAdvantages:
     """bool (N,): usable, and its group's advantages are not all zero."""
     lost_groups: int
     """Groups without two usable images."""
+    damped: float
+    """Share of the advantages that `ADDED_SPREAD` takes, of the reward of which it takes most; near 0 where rewards
+    differ by more than that."""
 
 
 def combine_advantages(
@@ -65,14 +68,17 @@ def combine_advantages(
     parts = [np.where(w.applies, w.weight / w.scale * w.values, 0.0) for w in weighing]
     total = np.where(missing, np.nan, np.sum(parts, axis=0))
     usable = ~missing & _in_pairs(keys, ~missing)
-    advantages = np.zeros(len(keys))
+    advantages, damped = np.zeros(len(keys)), [0.0]
     if combine == "sum":
+        damped.append(_damped(total[usable], keys[usable], std))
         advantages[usable] = group_advantages(total[usable], keys[usable], std=std)  # pyright: ignore[reportArgumentType]
     else:
         weights = np.sum([w.weight * w.applies for w in weighing], axis=0)
         for reward in weighing:
             mine = usable & reward.applies
-            own = group_advantages(reward.values[mine] / reward.scale, keys[mine], std=std)  # pyright: ignore[reportArgumentType]
+            values = reward.values[mine] / reward.scale
+            damped.append(_damped(values, keys[mine], std))
+            own = group_advantages(values, keys[mine], std=std)  # pyright: ignore[reportArgumentType]
             advantages[mine] += reward.weight / weights[mine] * own
     return GroupAdvantages(
         advantages=advantages,
@@ -80,7 +86,15 @@ def combine_advantages(
         usable=usable,
         spread=usable & _any_of_group(keys, advantages != 0),
         lost_groups=len(np.unique(keys)) - len(np.unique(keys[usable])),
+        damped=max(damped),
     )
+
+
+def _damped(values: np.ndarray, keys: np.ndarray, std: Literal["batch", "group"]) -> float:
+    """Of one reward; 0 where nothing differs, which is another matter."""
+    groups = [values] if std == "batch" else [values[keys == key] for key in np.unique(keys)]
+    spreads = [float(group.std()) for group in groups if len(group) and np.ptp(group) > 0]
+    return ADDED_SPREAD / (float(np.median(spreads)) + ADDED_SPREAD) if spreads else 0.0
 
 
 def _in_pairs(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 OldSchedule = Literal["copy", "linear_to_0.5", "delayed_to_0.999", "keep"]
+ADDED_SPREAD = 1e-4
+"""Added to every standard deviation before rewards are divided by it, as upstream has it."""
 
 
 def group_advantages(
@@ -45,7 +47,7 @@ def group_advantages(
         mine = rewards[index == group]
         if np.ptp(mine) > 0:
             spread = (rewards if std == "batch" else mine).std()
-            advantages[index == group] = (mine - mine.mean()) / (spread + 1e-4)
+            advantages[index == group] = (mine - mine.mean()) / (spread + ADDED_SPREAD)
     return advantages
 
 

@@ -15,7 +15,7 @@ from nftbench.generation.recorder.replay import Layout
 from nftbench.generation.settings.effective import Effective
 from nftbench.training import Interrupted, TrainingFailed
 from nftbench.training.algorithms import load_algorithm
-from nftbench.training.algorithms.nft import old_decay
+from nftbench.training.algorithms.nft import ADDED_SPREAD, old_decay
 from nftbench.training.callbacks.checkpoints import TrainState, seed_everything
 from nftbench.training.callbacks.metrics_log import Clock, Pace
 from nftbench.training.config.recipe import Recipe
@@ -25,6 +25,9 @@ from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import StageData
 from rewards.base import ConfigError
+
+MOST_DAMPED = 0.1
+"""Share of the advantages that may be lost to rewards that hardly differ, without a word."""
 
 
 class Trainer:
@@ -136,6 +139,12 @@ class Trainer:
         groups, metrics = self.rollout.score(drawn, data, state)
         for failures in self.rollout.failures:
             self._say(f"warning: iteration {state.done + 1}: {failures}")
+        if groups.damped > MOST_DAMPED and state.iteration == 0:
+            self._say(
+                f"warning: stage {state.stage + 1}: rewards differ by so little that the {ADDED_SPREAD} added to their "
+                f"spread takes {groups.damped:.0%} of what is learnt from; give them larger weights, or the reward a "
+                "smaller train_scale"
+            )
         return metrics | self.update.run(drawn, groups, data.stage, state, self.batch_size)
 
     def _set_learning_rate(self) -> None:
