@@ -33,7 +33,13 @@ from nftbench.runs.run_folder import RUNS, Run, folder_name
 from nftbench.runs.seeds import folder_of, is_parent, seeds_of, write_parent
 from nftbench.stats.paired import Change
 from nftbench.training import seeds
-from nftbench.training.config.names import BY_REWARDS, parse_seeds, recipe_name, with_files
+from nftbench.training.config.names import (
+    BY_REWARDS,
+    parse_seeds,
+    recipe_name,
+    refuse_unknown,
+    with_files,
+)
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.run import train as training
 from nftbench.training.run_seeds import train_all
@@ -200,6 +206,7 @@ def train_checkpoint(
         top_settings = [f"{k}={v}" for k, v in top.items() if v is not None]
         named_recipe = load_recipe(recipe, settings, **top) if recipe else None
         whole = resumed_recipe(resume, named_recipe, [*top_settings, *settings])
+        refuse_unknown(whole)
         return resume, training(
             whole, resume, resume=True, progress=progress, say=say, allowed=allowed
         )

@@ -43,6 +43,8 @@ OF_EVERY_STAGE = re.compile(r"\s*stages\.(?P<key>\w+)")
 """Beginning of a setting of all stages."""
 SHAPE = ("method", "rank", "alpha", "targets", "dtype")
 """Settings of the policy with which its weights mean another policy."""
+OF_REFERENCE = ("velocity_ratio", "kl", "kl_exploded", "kl_p99")
+"""Guards that measure how far the policy is from the reference policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +121,7 @@ def set_up(
     _check_groups(recipe, processes.count)
     for number, data in enumerate(stages, start=1):
         say(_described(number, data))
-    for line in _rising(recipe):
+    for line in (*_rising(recipe), *_unwatched(recipe)):
         say(line)
     recipe, base = _loaded(recipe, processes, say, allowed)
     for line in base.said:
@@ -244,6 +246,22 @@ def _rising(recipe: Recipe) -> Iterator[str]:
                 f"warning: the learning rate rises from {first:g} to {last:g}; for one that falls or stays, set "
                 f"{where}.final_lr, too, or off"
             )
+
+
+def _unwatched(recipe: Recipe) -> Iterator[str]:
+    """Guards that are on and have nothing to look at, where a stage never asks the reference policy."""
+    limits = {name: getattr(recipe.guards, name) for name in OF_REFERENCE}
+    on = [name for name, one in limits.items() if (one.warn, one.stop) != (None, None)]
+    blind = [
+        str(number)
+        for number, stage in enumerate(recipe.stages, start=1)
+        if not (stage.kl_weight or stage.trust_region)
+    ]
+    if on and blind:
+        yield (
+            f"guards {', '.join(on)} watch nothing in stage {', '.join(blind)}: stages.kl_weight is 0, so the "
+            "reference policy is not asked; 1e-9 has it asked and changes next to nothing"
+        )
 
 
 def described_work(setup: Setup) -> str:

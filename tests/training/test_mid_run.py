@@ -111,11 +111,18 @@ def test_a_mistake_in_mid_run_loses_nothing(folder):
 def test_what_weighs_nothing_takes_no_image_from_the_training(folder):
     """A reward that is told of alone lost half of the images; by the words that it gave, it had not even failed."""
     asked = "stages.rewards=mine.py:Dark,mine.py:Half:0"
-    code, said = train(folder, asked, "stages.iterations=1")
+    code, said = train(folder, asked, "stages.iterations=1", "stages.kl_weight=0")
     assert code == 0 and "iteration 1: half could not score 2 of 4 images: does not apply" in said
     (line,) = metrics_of(folder / "run")[1:]
     assert (line["failed/half"], line["unscored"], line["groups_lost"]) == (2, 0, 0)
     assert line["reward/total"] == pytest.approx(-line["reward/dark"])
+    assert "guards velocity_ratio, kl, kl_exploded, kl_p99 watch nothing in stage 1" in said
+    assert (
+        "velocity_ratio" not in line
+    )  # of the old policy, where its guard speaks of the reference
+    nothing = ("--rewards", "mine.py:Dark:0", "--iterations", "2")
+    code, said = run_here(folder, "train", "--resume", "run", *nothing)
+    assert code == 2 and "all have weight 0: nothing would be trained" in said
 
 
 @pytest.mark.parametrize("combine", ["sum", "advantages"])

@@ -63,11 +63,9 @@ class DiffusionNFT:
         r = torch.from_numpy(optimality(advantages, clip=stage.adv_clip)).to(x_0)
         policy = stage.adv_clip * nft_loss(v_theta, v_old, x_0, x_t, t, r, beta=stage.beta)
         moved = v_theta.detach()
-        size_before = root_mean_square(v_old if v_ref is None else v_ref)
         terms = {
             "policy_loss": policy.detach(),
             "old_deviation": (moved - v_old).abs().mean(tuple(range(1, moved.ndim))),
-            "velocity_ratio": root_mean_square(moved) / size_before,
         }
         if v_ref is None:
             return {"loss": policy} | terms
@@ -75,8 +73,12 @@ class DiffusionNFT:
         loss = trust_region(policy, kl, limit=region.kl, weight=region.weight) if region else policy
         if stage.kl_weight:
             loss = loss + stage.kl_weight * kl
-        exploded = (kl.detach() > EXPLODED).to(kl)
-        return {"loss": loss, "kl": kl.detach(), "kl_exploded": exploded} | terms
+        terms |= {
+            "kl": kl.detach(),
+            "kl_exploded": (kl.detach() > EXPLODED).to(kl),
+            "velocity_ratio": root_mean_square(moved) / root_mean_square(v_ref),
+        }
+        return {"loss": loss} | terms
 
 
 def _times(rollout: RolloutBatch, stage: Stage) -> Tensor:

@@ -113,6 +113,8 @@ def refuse_unknown(recipe: Recipe) -> None:
     Raises:
         ConfigError: the near name is suggested.
     """
+    for name, variant in recipe.variants.items():  # also those that no stage trains on
+        registry.resolve(f"{name}@{variant}")
     listed_rewards(recipe, recipe.evaluation.held_out_rewards)
     for number, stage in enumerate(recipe.stages, start=1):
         specs = listed_rewards(recipe, stage.rewards)

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from nftbench.benchmark.faults import in_words
 from nftbench.parsing import parse_toml, whole_number
 from nftbench.training.config.recipe import Recipe
+from nftbench.training.config.unused import refuse_unused
 from rewards.base import ConfigError, did_you_mean
 
 NUMBERED = re.compile(r"\.([0-9]+)(?=\.)")
@@ -39,7 +40,7 @@ def load_recipe(name: str, settings: Iterable[str] = (), **top: Any) -> Recipe:
 
     Raises:
         ConfigError: no such recipe, not a TOML file, an unknown key (the near one is named), a value out of range, or a
-            learning rate that no stage would follow.
+            setting that would change nothing.
     """
     fields = _toml(name)
     fields |= {k: v for k, v in top.items() if v is not None}
@@ -68,7 +69,7 @@ def changed(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """A recipe with single settings changed, as `load_recipe` takes them.
 
     Raises:
-        ConfigError: an unknown key, a value out of range, or a learning rate that no stage would follow.
+        ConfigError: an unknown key, a value out of range, or a setting that would change nothing.
     """
     return _with(recipe.model_dump(mode="json"), settings, recipe.name)
 
@@ -80,31 +81,15 @@ def difference(one: Recipe, other: Recipe) -> list[str]:
 
 
 def _with(fields: dict[str, Any], settings: Iterable[str], name: str) -> Recipe:
-    named: set[str] = set()
+    named: dict[str, Any] = {}
     for setting in settings:
-        named |= flat(_set(fields, setting)).keys()
+        named |= flat(_set(fields, setting))
     try:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise ConfigError(f"recipe {name}: {in_words(error, Recipe)}") from None
-    _refuse_unused(recipe, named)
+    refuse_unused(recipe, named)
     return recipe
-
-
-def _refuse_unused(recipe: Recipe, named: Collection[str]) -> None:
-    """Said here and not of a recipe's file, which may hold settings of the other algorithm, or rates stages replace."""
-    other = next((key for key in sorted(named) if key.startswith("flow_grpo.")), None)
-    if other and recipe.algorithm == "nft":
-        raise ConfigError(
-            f"recipe {recipe.name}: {other} would change nothing, as nft trains; leave it out, or train with "
-            "--algorithm flow-grpo"
-        )
-    unused = [key for key in ("optimizer.lr", "optimizer.final_lr") if key in named]
-    if unused and all(stage.lr for stage in recipe.stages):
-        raise ConfigError(
-            f"recipe {recipe.name}: {unused[0]} would change nothing, as every stage has its own learning rate; set "
-            "stages.lr and stages.final_lr in its place"
-        )
 
 
 def _toml(name: str) -> dict[str, Any]:

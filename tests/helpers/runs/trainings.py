@@ -89,7 +89,9 @@ def few_prompts(folder: Path) -> Iterator[None]:
 
 def settings_of(*settings: str) -> list[str]:
     """What `--set` is given for a short training: the tiny model, `SMALL`, and more."""
-    return [f"checkpoint={tiny_checkpoint()}", *SMALL, *settings]
+    lora = "policy.method=full" not in settings
+    short = [one for one in SMALL if lora or not one.startswith("policy.rank")]
+    return [f"checkpoint={tiny_checkpoint()}", *short, *settings]
 
 
 def small(*settings: str, recipe: str = "pocket") -> Recipe:

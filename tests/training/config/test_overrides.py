@@ -17,7 +17,7 @@ def test_settings_are_toml_or_bare_words():
         "pocket",
         [
             "seed=7",
-            "policy.method=full",
+            "policy.method=lora",
             'policy.targets=["to_q", "to_k"]',
             "optimizer.lr = 1e-4",
             "stages.timesteps_per_image=all",
@@ -30,7 +30,7 @@ def test_settings_are_toml_or_bare_words():
     )
     assert (recipe.seed, recipe.policy.method, recipe.policy.targets) == (
         7,
-        "full",
+        "lora",
         ("to_q", "to_k"),
     )
     assert (recipe.optimizer.lr, recipe.stages[0].timesteps_per_image) == (1e-4, "all")
@@ -66,6 +66,7 @@ def test_what_is_optional_is_switched_off_by_a_word(mine, key):
     value, read = OPTIONAL[key]
     given = ["stages.lr=1e-2"] * (key == "stages.final_lr") + ["stages.old_schedule=keep"]
     given += ["algorithm=flow-grpo"] * key.startswith("flow_grpo.")
+    given += ["evaluation.benchmarks=ocr-pocket"] * key.startswith("evaluation.")
     on = load_recipe(mine, [*given, f"{key}={value}"])
     assert read(on)
     assert read(changed(on, [f"{key}=off"])) is None
@@ -131,6 +132,41 @@ def test_settings_of_the_other_algorithm_are_refused(tmp_path):
     )
     assert code == 2 and "flow_grpo.window would change nothing, as nft trains" in said
     assert load_recipe("pocket-flow-grpo", ["flow_grpo.window=[0, 3]"]).flow_grpo.window == (0, 3)
+
+
+UNUSED = {
+    ("policy.method=full", "policy.rank=8"): "policy.rank",
+    ("policy.folded=true", "policy.method=full"): "policy.folded",
+    ("rollout.guidance=off", "rollout.guidance_scale=4.5"): "rollout.guidance_scale",
+    ("evaluation.every=0", "evaluation.held_out_rewards=jpeg"): "evaluation.held_out_rewards",
+    ("evaluation.every=0", "guards.held_out.stop=3"): "guards.held_out.stop",
+    ("evaluation.benchmarks=[]", "evaluation.limit=5"): "evaluation.limit",
+    ("stages.reset=['optimizer']",): "stages.reset",
+    ("stages[0].reset=['ema']",): "stages[0].reset",
+    ("algorithm=flow-grpo", "guards.kl_exploded.stop=0.1"): "guards.kl_exploded.stop",
+}
+
+
+@pytest.mark.parametrize("settings", UNUSED)
+def test_what_would_change_nothing_is_refused(tmp_path, settings):
+    """It was taken, and the training went on as without it."""
+    flags = [word for setting in settings for word in ("--set", setting)]
+    code, said = run_here(tmp_path, "train", "./nowhere", "--recipe", "pocket", *flags)
+    assert code == 2 and f"{UNUSED[settings]} would change nothing, as " in said, said
+
+
+def test_what_acts_in_one_place_is_no_fault_in_another(mine):
+    """A stage after the first begins anew what it is told to; what is switched off is not asked for."""
+    load_recipe(mine, ["stages.reset=['ema']"])
+    load_recipe(mine, ["evaluation.every=0", "evaluation.limit=off", "evaluation.benchmarks=[]"])
+    load_recipe(mine, ["rollout.guidance=off", "rollout.guidance_scale=1"])
+
+
+def test_a_variant_that_there_is_not_is_refused_though_nothing_is_trained_on_it(tmp_path):
+    for variant, near in (("genevl=pocket", "geneval@pocket"), ("geneval=poket", "geneval@pocket")):
+        flags = ("--set", f"variants.{variant}", "--prompts", "nosuch.txt")
+        code, said = run_here(tmp_path, "train", *flags)
+        assert code == 2 and f"did you mean '{near}'" in said, said
 
 
 def test_a_resume_says_no_change_of_a_rate_that_no_stage_follows(tmp_path):
