@@ -55,7 +55,7 @@ IDLE = (
         "as rollout.guidance off or native takes no scale; leave one of the two out",
     ),
     Idle(
-        ("evaluation.", "guards.held_out."),
+        ("evaluation.held_out_rewards", "guards.held_out."),
         lambda r: not r.evaluation.every,
         "as evaluation.every is 0, which is no validation at all; set that above 0, or leave the other out",
     ),
