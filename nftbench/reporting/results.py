@@ -19,6 +19,8 @@ from rewards.base import ConfigError
 ROWS = "rows.csv"
 LONGEST = 80
 """Characters of a label."""
+UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Cs")
+"""Unicode's categories of what ends a line, turns the text after it round, or makes two names look like one."""
 EVALUATION, TRAINING = "evaluation", "training"
 
 
@@ -88,7 +90,7 @@ def checked_label(
     """
     if not label:
         raise ConfigError(f"{argument!r} has an empty label; expected {expected}")
-    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in label):
+    if any(unicodedata.category(c) in UNSEEN for c in label):
         raise ConfigError(f"label {label!r}: expected one line without control characters")
     if len(label) > LONGEST:
         raise ConfigError(

@@ -22,7 +22,7 @@ def board(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["a\x1b[31mb", "  ", "a\udcffb", "x" * 81])
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "a\u200bb", "  ", "a\udcffb", "x" * 81])
 def test_a_name_that_no_table_can_hold_is_not_written(tmp_path, name):
     a_run(tmp_path / "a", ROWS)
     asked = ("--name", name, "--leaderboards", "boards")
