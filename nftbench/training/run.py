@@ -56,6 +56,8 @@ from rewards.base import ConfigError, Progress
 Say = Callable[[str], None]
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What a disk may do to a write at any time."""
+WEIGHED_BY = (".rewards", "evaluation.benchmarks")
+"""Ends of the settings that say what the best checkpoint is the best of."""
 
 
 class Stopped(Diverged):
@@ -215,7 +217,7 @@ class TrainingRun:
     def _note(self, changes: dict[str, list[Any]], record: RunRecord) -> None:
         """What was changed on resume is said, and stands in the run's history."""
         done, passed = self.trainer.state.done, self.trainer.state.stage
-        if any(name.endswith(".rewards") for name in changes):
+        if any(name.endswith(WEIGHED_BY) for name in changes):
             self._saved.forget_best()
         if changes:
             record.history.append({"iteration": done, "changes": changes})

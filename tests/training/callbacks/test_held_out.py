@@ -1,11 +1,14 @@
 """Before and after are measured alike: whatever is resumed, changed or lost on the way."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from nftbench.benchmark.places import ENVIRONMENT
 from nftbench.runs.rows import metric_range
 from nftbench.stats.estimates import clustered_mean
 from nftbench.training.callbacks import metrics_log
@@ -13,6 +16,7 @@ from nftbench.training.callbacks.metrics_log import held_out_columns, read_chang
 from nftbench.training.config.recipe import Recipe
 from rewards import load_reward
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs.trainings import FEW, begin, metrics_of, small
 
 SETTINGS = (
@@ -151,3 +155,20 @@ def test_a_finished_run_says_so_and_keeps_its_numbers(trained, run):
 def test_validation_switched_off(tmp_path):
     assert begin(recipe("evaluation.every=0"), tmp_path / "run").run() == []
     assert not (tmp_path / "run" / "held_out").exists()
+
+
+def test_the_best_checkpoint_is_the_best_of_what_is_measured_now(run):
+    """Its value was one of other prompts, which no later policy is measured on: it stayed the best for ever."""
+    places = Path(os.environ[ENVIRONMENT].split(os.pathsep)[0])
+    toml = (places / "few.toml").read_text("utf-8").replace('"few"', '"fewer"')
+    (places / "fewer.toml").write_text(toml, "utf-8")
+    flags = [w for o in ("benchmarks=fewer", "every=100") for w in ("--set", f"evaluation.{o}")]
+    code, said = run_here(run.parent, "train", "--resume", "run", "--iterations", "5", *flags)
+    assert code == 0, said
+    (unmeasured, measured) = (
+        json.loads((run / "checkpoints" / f"{done:06d}" / "state.json").read_text("utf-8"))["best"]
+        for done in (4, 5)
+    )
+    (line,) = [line for line in metrics_of(run) if line["iteration"] == 5]
+    assert unmeasured == {} and measured["name"] == "000005"
+    assert measured["value"] == pytest.approx(line["held_out/fewer/jpeg"], rel=1e-6)
