@@ -16,11 +16,10 @@ from nftbench.benchmark.schema import SamplingDefaults
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import Allowed
-from nftbench.generation.image_service import Drawn, ImageService, NoMoreImages, draw
+from nftbench.generation.image_service import Drawn, ImageService, draw
 from nftbench.generation.machine.hardware import Hardware
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
-from rewards.images.pixels import read_picture
 
 CONTROLLED = ("height", "width", "images_per_prompt", "limit", "seed")
 """Settings of a user that a service can be asked, or that it is not told."""
@@ -99,41 +98,27 @@ def _ask_for(
     size: tuple[int, int],
     origin: str,
 ) -> None:
+    """Ask for a batch's missing images; each is kept as it comes, for one that was paid for is not asked for twice."""
     number, batch, missing = of
-    ended = None
-    try:
-        images = draw(service, missing, size)
-    except NoMoreImages as error:
-        images, ended = error.drawn, error
-        if not any(one.pixels is not None for one in images):
-            raise
-    drawn = dict(zip([s.key for s in missing], images, strict=True))
-    kept = {
-        s.key: read_picture(run.image_path(work.name, s)).pixels
-        for s in batch
-        if s.key not in drawn
-    }
-    pixels: list[np.ndarray | str] = [
-        kept[s.key] if s.key in kept else _or_reason(drawn[s.key]) for s in batch
-    ]
-    about = _summed([run.about(work.name, number, origin), _counted(drawn.values())])
-    run.save_images(work.name, number, batch, pixels, origin, about=about)
-    if ended is not None:
-        raise ended
+    spent = Counter(run.about(work.name, number, origin))
+
+    def ended(sample: Sample, drawn: Drawn) -> None:
+        spent.update(_counted(drawn))
+        only = [_or_reason(drawn) if one is sample else None for one in batch]
+        run.save_images(work.name, number, batch, only, origin, about=spent)
+
+    draw(service, missing, size, ended)
 
 
 def _or_reason(drawn: Drawn) -> np.ndarray | str:
     return drawn.failure or "no image" if drawn.pixels is None else drawn.pixels
 
 
-def _counted(drawn) -> dict[str, float]:
-    found = Counter()
-    for one in drawn:
-        found["requests"] += one.attempts
-        if one.rewritten:  # rewards judge by the prompt, which was not what was drawn
-            found["prompts rewritten"] += 1
-        found.update({f"usage {k}": v for k, v in one.usage.items()})
-    return dict(found)
+def _counted(drawn: Drawn) -> dict[str, float]:
+    found = {"requests": float(drawn.attempts)}
+    if drawn.rewritten:  # rewards judge by the prompt, which was not what was drawn
+        found["prompts rewritten"] = 1.0
+    return found | {f"usage {k}": v for k, v in drawn.usage.items()}
 
 
 def _summed(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

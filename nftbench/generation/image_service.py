@@ -10,11 +10,11 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,7 @@ from rewards.images.pixels import ImageError, from_pil
 from rewards.vlm.exchange import (
     Endpoint,
     Failure,
+    Outcome,
     Session,
     ask_all,
     number_above_zero,
@@ -34,14 +35,18 @@ from rewards.vlm.exchange import (
 
 PREFIX = "api:"
 KEY = "NFTBENCH_IMAGES_KEY"
-SECRET = re.compile("key|token|secret|password|signature", re.IGNORECASE)
+SECRET = re.compile(r"key|token|secret|pass|auth|credential|signature|^(sig|code)$", re.IGNORECASE)
 """In the name of what an address's query must not hold."""
 CONCURRENCY, TIMEOUT, RATE = 4.0, 120.0, 0.0
 LARGEST = 64 << 20
 """Bytes of one answer."""
+PORTS = {"http": 80, "https": 443}
 FORMATS = ("PNG", "JPEG", "WEBP")
-FATAL = frozenset({401, 403, 404})
+FATAL = frozenset({401, 402, 404})
 """Statuses that every other request would have, too."""
+WITHHELD = frozenset({0, 403, 429})
+"""Statuses, beside those of 500 and above, that say nothing of the prompt where several prompts have nothing else: some
+services answer 403 to a prompt that they do not like, and 429 where the money is spent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +81,7 @@ class ImageService:
 
 
 class NoMoreImages(ConfigError):
-    """The service gives nobody an image for now; `drawn` holds what it made until then."""
-
-    drawn: "Sequence[Drawn]" = ()
+    """The service gives nobody an image for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,31 +145,37 @@ def _number(what: str, default: float) -> float:
     return number_above_zero(name, text) if text else default
 
 
-def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) -> list[Drawn]:
+def draw(
+    service: ImageService,
+    batch: Sequence[Sample],
+    size: tuple[int, int],
+    ended: Callable[[Sample, Drawn], None] = lambda sample, drawn: None,
+) -> list[Drawn]:
     """One request an image; what fails for good is an image less, with its reason.
 
     Args:
         service: whom to ask.
         batch: N images wanted.
         size: height and width in pixels; any other is a failure.
+        ended: told what came of each sample, as it comes.
 
     Raises:
         NoMoreImages: the service does not know the model or the key, cannot be reached for any image of the batch, or
             asks to be left alone for long.
     """
     questions = [partial(_question, service, sample, size) for sample in batch]
-    outcomes = ask_all(service.endpoint, questions, partial(_attempt, size=size))
-    drawn = [
-        replace(o.value, attempts=o.attempts)
-        if o.value
-        else Drawn(None, o.failure, o.status, o.attempts)
-        for o in outcomes
-    ]
+    outcomes = ask_all(
+        service.endpoint,
+        questions,
+        partial(_attempt, size=size),
+        lambda place, outcome: ended(batch[place], _drawn(outcome)),
+    )
+    drawn = [_drawn(outcome) for outcome in outcomes]
     refusal = next((o.failure for o in outcomes if o.status in FATAL or o.later), "")
     silent = all(d.status == 0 for d in drawn)
     # One prompt that it always fails on says nothing of the service: that is an image less, wherever its batch ends.
     several = len({sample.prompt.text for sample in batch}) > 1
-    if silent or (several and all(d.status == 0 or d.status >= 500 for d in drawn)):
+    if silent or (several and all(d.status in WITHHELD or d.status >= 500 for d in drawn)):
         refusal = drawn[0].failure
     if refusal:
         later = any(o.later for o in outcomes)
@@ -175,13 +184,17 @@ def draw(service: ImageService, batch: Sequence[Sample], size: tuple[int, int]) 
             if later
             else f"is it up, is the model's name right, is the key in {KEY}?"
         )
-        error = NoMoreImages(
+        raise NoMoreImages(
             f"{service.endpoint.shown} made no {'more images' if later else 'image'} of {service.model!r}: {refusal}; "
             f"{remedy} What was made is kept"
         )
-        error.drawn = drawn
-        raise error
     return drawn
+
+
+def _drawn(outcome: Outcome[Drawn]) -> Drawn:
+    if outcome.value is None:
+        return Drawn(None, outcome.failure, outcome.status, outcome.attempts)
+    return replace(outcome.value, attempts=outcome.attempts)
 
 
 def _question(service: ImageService, sample: Sample, size: tuple[int, int]) -> dict[str, Any]:
@@ -235,8 +248,8 @@ def _decoded(text: str, name: str) -> bytes:
 def _on_same_host(own: str, address: str) -> str:
     """An image's address, if the service itself has it: a run follows no link into the network it stands in."""
     try:
-        mine, other = urlsplit(own), urlsplit(address)
-        same = (mine.scheme, mine.hostname, mine.port) == (other.scheme, other.hostname, other.port)
+        address = urljoin(own, address)  # some services say no more than the path
+        same = _host(address) == _host(own)
     except ValueError:
         same = False
     if not same:
@@ -246,6 +259,12 @@ def _on_same_host(own: str, address: str) -> str:
             status=200,
         )
     return address
+
+
+def _host(address: str) -> tuple[str, str | None, int | None]:
+    """Whom an address names; a port that its kind has anyway may be left out."""
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)
 
 
 def _pixels(data: bytes, size: tuple[int, int]) -> np.ndarray:

@@ -159,7 +159,7 @@ class Run:
         benchmark: str,
         number: int,
         batch: Sequence[Sample],
-        pixels: Sequence[np.ndarray | str] | np.ndarray,
+        pixels: Sequence[np.ndarray | str | None] | np.ndarray,
         origin: str,
         *,
         about: Mapping[str, float] | None = None,
@@ -170,20 +170,26 @@ class Run:
             benchmark: whose images.
             number: of the batch.
             batch: N images.
-            pixels: uint8 RGB (N, H, W, 3), or N images of any size; a text is the reason why there is none.
+            pixels: uint8 RGB (N, H, W, 3), or N images of any size; a text is the reason why there is none, and None
+                leaves what was noted of this origin.
             origin: what made them: the checkpoint's digest and the protocol's hash.
             about: numbers about the making, such as requests.
         """
-        pairs = list(zip(batch, pixels, strict=True))
-        noted: dict[str, Any] = {
-            "origin": origin,
-            "images": {
-                sample.key: self._save_image(self.image_path(benchmark, sample), one)
-                for sample, one in pairs
-                if not isinstance(one, str)
-            },
-        }
-        if failed := {s.key: as_text(one) for s, one in pairs if isinstance(one, str)}:
+        same = self._noted(benchmark, number, "").get("origin") == origin
+        images, failed = (
+            self._noted(benchmark, number, name) if same else {} for name in ("images", "failed")
+        )
+        for sample, one in zip(batch, pixels, strict=True):
+            if one is None:
+                continue
+            images.pop(sample.key, None)
+            failed.pop(sample.key, None)
+            if isinstance(one, str):
+                failed[sample.key] = as_text(one)
+            else:
+                images[sample.key] = self._save_image(self.image_path(benchmark, sample), one)
+        noted: dict[str, Any] = {"origin": origin, "images": _in_order(images, batch)}
+        if failed := _in_order(failed, batch):
             noted["failed"] = failed
         if about:
             noted["about"] = dict(about)
@@ -312,6 +318,11 @@ class Run:
         """Whether a benchmark's sample table is the one that the run noted (`seal`), where it noted any."""
         noted = self.manifest.get("samples", {}).get(benchmark)
         return not noted or noted == _sha256(self.samples_path(benchmark))
+
+
+def _in_order(found: Mapping[str, str], batch: Sequence[Sample]) -> dict[str, str]:
+    """What is known of a batch's images, by key; what is of no image of it is left out."""
+    return {s.key: found[s.key] for s in batch if s.key in found}
 
 
 def _sha256(path: Path) -> str:

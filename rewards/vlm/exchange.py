@@ -228,6 +228,7 @@ def ask_all(
     endpoint: Endpoint,
     questions: Sequence[Question],
     attempt: Callable[[Session, dict[str, Any]], Awaitable[T]],
+    ended: Callable[[int, Outcome[T]], None] = lambda number, outcome: None,
 ) -> list[Outcome[T]]:
     """Ask all questions, as many at once as the endpoint allows.
 
@@ -238,17 +239,19 @@ def ask_all(
         endpoint: the server.
         questions: N questions.
         attempt: asks one of them once; raises `Failure` where no answer comes of it.
+        ended: told of each question's end as it comes, one after the other: what was answered outlives a stop.
 
     Returns:
         N outcomes in the questions' order.
     """
-    return run(_ask_all(endpoint, questions, attempt))
+    return run(_ask_all(endpoint, questions, attempt, ended))
 
 
 async def _ask_all(
     endpoint: Endpoint,
     questions: Sequence[Question],
     attempt: Callable[[Session, dict[str, Any]], Awaitable[T]],
+    ended: Callable[[int, Outcome[T]], None],
 ) -> list[Outcome[T]]:
     turn, pace = asyncio.Semaphore(endpoint.concurrency), _Pace(endpoint.rate)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=endpoint.concurrency)
@@ -258,9 +261,11 @@ async def _ask_all(
         async def one(number: int, question: Question) -> Outcome[T]:
             async with turn:
                 body = await asyncio.to_thread(question)
-                return await _until_answered(
+                outcome = await _until_answered(
                     session, lambda: attempt(session, body), pace, random.Random(number)
                 )
+            ended(number, outcome)
+            return outcome
 
         return await asyncio.gather(*(one(i, question) for i, question in enumerate(questions)))
 

@@ -1,5 +1,6 @@
 """An image service as a checkpoint, asked by the command over a real connection."""
 
+import io
 import json
 import shutil
 import time
@@ -95,8 +96,11 @@ def test_an_endless_answer_ends(service, monkeypatch):
     assert "more than 1048576 bytes" in drawn(service, "endless")[1].failure
 
 
-def test_an_image_at_an_address_of_the_service(service):
-    assert tuple(drawn(service, "it is linked")[1].pixels[0, 0]) == colour("linked")
+@pytest.mark.parametrize("text", ["it is linked", "it is nearby"])
+def test_an_image_at_an_address_of_the_service(service, text):
+    image = drawn(service, text)[1]
+    assert image.pixels is not None, image.failure
+    assert tuple(image.pixels[0, 0]) == colour("linked")
 
 
 @pytest.mark.parametrize("text", ["as data here", "it is inline"])
@@ -254,6 +258,62 @@ def test_where_every_prompt_is_refused_the_reason_is_said(tmp_path):
         command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
         code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
     assert code == 2 and "(00000-00: status 400: " in out and "not this one" in out, out
+
+
+def test_a_barred_prompt_is_an_image_less(tmp_path):
+    """Some services answer 403 to a prompt that they do not like: its run has an end, the first time and the second."""
+    (tmp_path / "mine.txt").write_text("a red cube\nbarred here\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        for _ in range(2):
+            code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+            assert code == 4 and "1 of 2 images have no score" in out and "status 403" in out, out
+        assert [a["prompt"] for a in log(url)].count("a red cube") == 1
+
+
+def test_a_service_whose_money_is_spent_is_left_alone(tmp_path, monkeypatch):
+    """It is not asked for what the batches behind hold."""
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
+    (tmp_path / "mine.txt").write_text("".join(f"spent {i}\n" for i in range(4)), "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        said = refused(tmp_path, *command, "--size", "64", "--batch-size", "2", "--out", "run")
+        assert {a["prompt"] for a in log(url)} == {"spent 0", "spent 1"}
+    assert "made no image of 'fake': status 429" in said
+
+
+def test_an_image_that_was_paid_for_is_not_asked_for_twice(tmp_path, monkeypatch):
+    """A stop within a batch leaves the images that had come, and what they took."""
+    monkeypatch.setenv("NFTBENCH_IMAGES_CONCURRENCY", "1")
+    texts = [f"a red cube {i}" for i in range(4)]
+    (tmp_path / "mine.txt").write_text("\n".join(texts), "utf-8")
+    came = []
+
+    def stopped(data, size):
+        came.append(data)
+        if len(came) == 3:
+            raise KeyboardInterrupt  # as Ctrl-C does
+        return np.asarray(Image.open(io.BytesIO(data)))
+
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        with monkeypatch.context() as patched:
+            patched.setattr("nftbench.generation.image_service._pixels", stopped)
+            code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+        assert code == 130 and "run the same command again" in out, out
+        asked = len(log(url))
+        code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+        assert [a["prompt"] for a in log(url)[asked:]] == texts[2:]
+    assert code == 0 and "requests 4, usage total_tokens 28" in out, out
+
+
+@pytest.mark.parametrize("name", ["sig", "code", "X-Auth", "api_pass"])
+def test_a_secret_in_an_address_is_refused(tmp_path, name):
+    address = f"api:http://127.0.0.1:9/v1?{name}=hush#m"
+    said = refused(tmp_path, "eval", address, *ARGUMENTS, "--size", "64")
+    assert (
+        f"must hold no {name}" in said and "hush" not in said and not (tmp_path / "runs").exists()
+    )
 
 
 @pytest.mark.parametrize("address", ["http://[::1/v1", "http://a..b/v1", "http://a b/v1"])

@@ -1,10 +1,11 @@
 """An image service to be asked: OpenAI-compatible, for a process of its own (`python -m` this module).
 
 It says its port. It draws one colour a prompt, in the size it is asked for, except where a word of the prompt asks for
-trouble: `small` half the size, `busy-once` status 429 at the first time, `fail` 500 always, `refuse` 400, `broken` no
-image, `rewritten` says that it drew another text, `linked` an address on the service itself, `elsewhere` one on another
-host, `endless` an answer without an end, `closed` status 429 that asks to be left alone for an hour, `data`
-base64 in lines behind `data:image/png;base64,`, `inline` the same as its url.
+trouble: `small` half the size, `busy-once` status 429 at the first time, `fail` 500 always, `refuse` 400, `barred` 403,
+`spent` 429 always, `broken` no image, `rewritten` says that it drew another text, `linked` an address on the service
+itself, `nearby` its path alone, `elsewhere` one on another host, `endless` an answer without an end, `closed` 429
+that asks to be left alone for an hour, `data` base64 in lines behind `data:image/png;base64,`, `inline` the same as its
+url.
 `GET /v1/log` tells what was asked. The model `nobody` is unknown, `plain` takes no response_format.
 """
 
@@ -24,8 +25,11 @@ TROUBLE = (
     "fail",
     "refuse",
     "broken",
+    "barred",
+    "spent",
     "rewritten",
     "linked",
+    "nearby",
     "elsewhere",
     "endless",
     "closed",
@@ -73,8 +77,11 @@ class Images(Service):
         if trouble in ("busy-once", "closed"):
             pause = "0" if trouble == "busy-once" else "3600"
             return self.answer(429, {"error": "slow down"}, {"Retry-After": pause})
-        if trouble in ("fail", "refuse"):
-            return self.answer(500 if trouble == "fail" else 400, {"error": "not this one"})
+        status = {"fail": 500, "refuse": 400, "barred": 403, "spent": 429}.get(trouble)
+        if status:
+            return self.answer(status, {"error": "not this one"})
+        if trouble == "nearby":
+            return self.answer(200, {"data": [{"url": "/one.png"}]})
         if trouble == "endless":
             return self.babble()
         if trouble in ("linked", "elsewhere"):
