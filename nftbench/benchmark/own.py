@@ -30,7 +30,7 @@ from nftbench.benchmark.prompts import (
     refuse_twice,
     scene,
     text_lines,
-    whole_characters,
+    refuse_unfit,
 )
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError, Prompt
@@ -189,7 +189,7 @@ def prompt_of(record: Mapping[str, Any], own_id: str, first: dict[str, str]) -> 
         target=scene({k: _from_json(k, found[k]) for k in TARGETS if k in found}),
         cluster="" if cluster == own_id else cluster,
     )
-    whole_characters(prompt)
+    refuse_unfit(prompt)
     return prompt
 
 
@@ -344,6 +344,7 @@ def _counted(path: Path, source: dict[str, Any]) -> None:
     source.setdefault("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
     if "count" not in source and source["layout"] in ("geneval", "text", "own"):
         copies = source.get("copies", 1)
+        copies = copies if isinstance(copies, int) else 1  # refused with the other keys
         source["count"] = len(load_prompts(file, source["layout"], copies=copies))
     if source["layout"] == "own":
         _say_passed_over(file, str(source["sha256"]))

@@ -25,6 +25,8 @@ MOST_OF_ONE = MAX_OBJECTS
 """Things of one class that a line may ask for: no rule counts further."""
 LONGEST_ID = 200
 """Characters: file names end at 255."""
+LONGEST_PROMPT = 20_000
+"""Characters: no text encoder sees so many, and tokenizers take minutes over a file without line ends."""
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _REWARD = re.compile(r"[\w.-]+(@[\w.-]+)?")
 
@@ -178,7 +180,7 @@ def _parse(
 ) -> Prompt:
     try:
         prompt = parse(own_id, line)
-        whole_characters(prompt)
+        refuse_unfit(prompt)
         return prompt
     except ConfigError as error:
         raise ConfigError(f"{path}, line {number + 1}: {error}") from None
@@ -199,12 +201,21 @@ def with_origins(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
     return [replace(p, origin=origin) for p, origin in zip(prompts, origins, strict=True)]
 
 
-def whole_characters(prompt: Prompt) -> None:
-    """Refuse half a surrogate pair, which no file can hold, and the null character, at which many programs stop.
+def refuse_too_long(text: str) -> None:
+    """Refuse a text that is no prompt, by its length."""
+    if len(text) > LONGEST_PROMPT:
+        raise ConfigError(
+            f"expected a prompt of at most {LONGEST_PROMPT} characters, got {len(text)}, which begin {text[:40]!a}"
+        )
+
+
+def refuse_unfit(prompt: Prompt) -> None:
+    """Refuse half a surrogate pair, which no file can hold, the null character, at which many programs stop, and books.
 
     Raises:
         ConfigError: there is one; quotes the text.
     """
+    refuse_too_long(prompt.text)
     target = json.dumps(prompt.target, ensure_ascii=False)
     for said in (prompt.text, prompt.tag, prompt.cluster, target):
         if "\0" in said:
@@ -340,9 +351,9 @@ def _single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def required(record: dict[str, Any], key: str, kind: type[T]) -> T:
-    """The value of a key that must be there and of that kind."""
+    """The value of a key that must be there, of that kind, and more than blanks."""
     value = record.get(key)
-    if not isinstance(value, kind) or not value:
+    if not isinstance(value, kind) or not (value.strip() if isinstance(value, str) else value):
         raise ConfigError(f"expected {key!r} to be a non-empty {kind.__name__}, got {value!r}")
     return value
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -305,12 +305,23 @@ class Benchmark(Frozen):
         """
         remedy = f"nftbench data pull {self.name}"
         prompts = [p for source in self.sources for p in source.load(remedy=remedy)]
+        self._refuse_doubles(prompts)
         found = dict(Counter(p.tag for p in prompts))
         if self.tasks and found != dict(self.tasks):
             raise ConfigError(
                 f"benchmark {self.name}: expected tasks {dict(self.tasks)}, got {found}"
             )
         return prompts
+
+    def _refuse_doubles(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse two prompts of one id in two files: one's images would be written over the other's."""
+        named = Counter(prompt.id.lower() for prompt in prompts)
+        twice = next((p.id for p in prompts if named[p.id.lower()] > 1), None)
+        if twice:
+            raise ConfigError(
+                f"benchmark {self.name}: id {twice!r} stands in two of its files; name ids in them, or give each of the "
+                "files a `tag`, which theirs then begin with"
+            )
 
     def load_training(self) -> list[Prompt]:
         """The prompts to train on; their ids are none of those that are asked.

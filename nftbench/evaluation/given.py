@@ -32,7 +32,7 @@ from nftbench.benchmark.prompts import (
     required,
     scene,
     text_lines,
-    whole_characters,
+    refuse_unfit,
 )
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import Sample
@@ -178,7 +178,7 @@ def _geneval(folder: Path, first: dict[str, str]) -> Iterator[GivenImage]:
         prompt = Prompt(id=check_id(folder.name), text=text, tag=tag, target=scene(record))
         if (cluster := first.setdefault(text, prompt.id)) != prompt.id:
             prompt = replace(prompt, cluster=cluster)
-        whole_characters(prompt)
+        refuse_unfit(prompt)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     samples = folder / "samples"

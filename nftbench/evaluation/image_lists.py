@@ -12,7 +12,14 @@ import pandas as pd
 import pyarrow
 
 from nftbench.benchmark import own
-from nftbench.benchmark.prompts import check_id, json_object, required, scene, text_lines
+from nftbench.benchmark.prompts import (
+    check_id,
+    json_object,
+    refuse_too_long,
+    required,
+    scene,
+    text_lines,
+)
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.scoring.files import (
     any_failed,
@@ -68,8 +75,7 @@ def _entry(
     said = own.by_meaning({k: v for k, v in record.items() if k != "image"})
     target = scene(said)
     text, tag = required(said, "prompt", str), as_text(own.as_text(said, "tag"))
-    if not text.strip():
-        raise ConfigError(f"expected 'prompt' to be a text, got {text!r}")
+    refuse_too_long(text)
     own_id = said["id"] if "id" in said else known.setdefault((text, tag), f"{number - 1:05d}")
     origin = f"{path.name}, line {number}"
     prompt = Prompt(id=check_id(own_id), text=text, tag=tag, target=target, origin=origin)

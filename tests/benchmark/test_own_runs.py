@@ -60,3 +60,61 @@ def test_lines_that_a_carriage_return_alone_ends_are_lines(tmp_path, name, text)
     assert code == 0, out
     (table,) = (tmp_path / "run").glob("*/samples.parquet")
     assert pd.read_parquet(table)["prompt"].tolist() == ["one", "two"]
+
+
+LONG = "a" * 100_000
+"""A file of another kind, whose text has no line ends: the tokenizer alone would take minutes."""
+BENCHMARK = 'rewards = ["jpeg"]\n[prompts]\nfile = "one.%s"\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "command", "said"),
+    [
+        ({"a.txt": LONG}, ("--prompts", "a.txt", "--rewards", "jpeg"), "a.txt, line 1: "),
+        ({"prompts/one.txt": LONG, "b.toml": BENCHMARK % "txt"}, ("--suite", "b.toml"), "line 1: "),
+        (
+            {"a.csv": f"prompt\n{LONG}\n"},
+            ("--prompts", "a.csv", "--rewards", "jpeg"),
+            "a.csv, line 2: ",
+        ),
+    ],
+)
+def test_a_text_that_is_no_prompt_is_refused_at_once(tmp_path, files, command, said):
+    for name, text in files.items():
+        written(tmp_path, name, text)
+    code, out = run_here(tmp_path, "eval", "pocket", *command, "--steps", "1", "--out", "run")
+    assert code == 2 and said in out and "at most 20000 characters, got 100000" in out, out[:400]
+    assert "a" * 41 not in out and not (tmp_path / "run").exists()
+
+
+TWO = '[[more_prompts]]\nfile = "two.txt"\n'
+
+
+def two_files(folder, more: str) -> tuple[int, str]:
+    """A benchmark of two prompt files, and what comes of it."""
+    written(folder, "prompts/one.txt", "a red square\n")
+    written(folder, "prompts/two.txt", "a blue circle\n")
+    written(folder, "both.toml", BENCHMARK % "txt" + more)
+    command = ("--suite", "both.toml", "--steps", "1", "--out", "run")
+    return run_here(folder, "eval", "pocket", *command)
+
+
+def test_two_files_whose_prompts_have_one_id_are_refused_before_anything_is_drawn(tmp_path):
+    code, out = two_files(tmp_path, TWO)
+    assert code == 2 and "id '00000' stands in two of its files" in out, out
+    assert "give each of the files a `tag`" in out and not (tmp_path / "run").exists()
+    code, out = two_files(tmp_path, f'tag = "red"\n{TWO}tag = "blue"\n')
+    assert code == 0 and len([*(tmp_path / "run").rglob("images/*.png")]) == 2, out
+
+
+@pytest.mark.parametrize("said", ['"four"', "1.5", "[1]"])
+def test_copies_that_are_no_number_are_said_in_the_file_s_terms(tmp_path, said):
+    code, out = two_files(tmp_path, f"copies = {said}\n")
+    assert code == 2 and "both.toml: prompts.copies: expected a whole number" in out, out
+
+
+def test_a_prompt_of_blanks_is_none(tmp_path):
+    written(tmp_path, "prompts/one.jsonl", '{"prompt": "a"}\n{"prompt": "  "}\n')
+    written(tmp_path, "own.toml", BENCHMARK % "jsonl")
+    code, out = run_here(tmp_path, "eval", "pocket", "--suite", "own.toml", "--out", "run")
+    assert code == 2 and "one.jsonl, line 2: expected 'prompt' to be a non-empty str" in out, out

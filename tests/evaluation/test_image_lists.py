@@ -72,7 +72,7 @@ def test_a_line_that_no_reader_should_swallow_is_named(tmp_path, nested):
 LINES = {
     '{"image": "a.png", "prompt": "y", "id": "one"}': "id 'one' is 'x' in images.jsonl, line 1, and 'y' here",
     '{"image": "a.png", "prompt": "x", "id": "one", "tag": "t"}': "id 'one' is 'x' in",
-    '{"image": "a.png", "prompt": "  "}': "expected 'prompt' to be a text",
+    '{"image": "a.png", "prompt": "  "}': "expected 'prompt' to be a non-empty str",
     '{"image": "a.png", "prompt": "x", "tag": ["t"]}': "expected 'tag' to be a text",
     '{"image": "a.png", "prompt": "x", "inclde": []}': "unknown key 'inclde'; did you mean 'include'",
     '{"image": "a.png", "prompt": "x", "tagg": "t"}': "unknown key 'tagg'; did you mean 'tag'",
