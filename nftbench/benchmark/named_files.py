@@ -17,13 +17,14 @@ NUMBERED = re.compile(r"(?P<id>.+?)[-_](?P<index>[0-9]{1,6})")
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The images of a folder, in their names' order.
+    """The images of a folder, in their names' order, numbers by their size: `10.png` is the eleventh, not the third.
 
     Raises:
         ConfigError: a link that leads nowhere, or two images of one name (`a.png`, `a.jpg`): one too few or too many
             would be counted in silence.
     """
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.is_dir())
+    files = (p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.is_dir())
+    found = sorted(files, key=_by_number)
     stems: dict[str, Path] = {}
     for path in found:
         if not path.exists():
@@ -31,6 +32,12 @@ def pictures(folder: Path) -> list[Path]:
         if (other := stems.setdefault(path.stem, path)) != path:
             raise ConfigError(f"{other} and {path.name} are two images of one name; keep one")
     return [path for path in found if path.is_file()]
+
+
+def _by_number(path: Path) -> tuple[list[str | int], str]:
+    """Texts and numbers of a name in turn; the name itself parts `1.png` from `01.png`."""
+    parts = re.split("([0-9]+)", path.name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], path.name
 
 
 def samples_of(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -28,9 +28,9 @@ from nftbench.benchmark.prompts import (
     json_object,
     load_prompts,
     refuse_twice,
+    refuse_unfit,
     scene,
     text_lines,
-    refuse_unfit,
 )
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError, Prompt

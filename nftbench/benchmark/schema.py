@@ -319,8 +319,8 @@ class Benchmark(Frozen):
         twice = next((p.id for p in prompts if named[p.id.lower()] > 1), None)
         if twice:
             raise ConfigError(
-                f"benchmark {self.name}: id {twice!r} stands in two of its files; name ids in them, or give each of the "
-                "files a `tag`, which theirs then begin with"
+                f"benchmark {self.name}: id {twice!r} stands in two of its files; name ids in them, or give each "
+                "of the files a `tag`, which theirs then begin with"
             )
 
     def load_training(self) -> list[Prompt]:

@@ -7,6 +7,7 @@ files have, every other setting is left open, and its rows are not publishable.
 import datetime
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +30,10 @@ from nftbench.benchmark.named_files import (
 from nftbench.benchmark.prompts import (
     check_id,
     json_object,
+    refuse_unfit,
     required,
     scene,
     text_lines,
-    refuse_unfit,
 )
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.samples import Sample
@@ -53,8 +54,6 @@ MOST = 1 << 20
 """Images of one run."""
 BATCH = 16
 """Images scored at once."""
-METADATA = 1 << 20
-"""Bytes of one image's metadata or caption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +144,6 @@ def read_source(
 # --- where images and prompts are found -----------------------------------------------------------
 
 
-def _short(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(METADATA + 1)
-    if len(data) > METADATA:
-        raise ConfigError(f"{path}: expected at most {METADATA >> 20} MiB")
-    return data
-
-
 def _refuse_unnamed(source: Path, named: Sequence[Path]) -> None:
     """Refuse GenEval's folder of which some images lost their prompt: they would be left out in silence."""
     lost = sorted({p.parent for p in source.glob("*/samples")} - set(named))
@@ -170,7 +161,7 @@ def _geneval(folder: Path, first: dict[str, str]) -> Iterator[GivenImage]:
     """
     path = folder / "metadata.jsonl"
     try:
-        first_line, *more = [line for line in text_lines(path, _short(path)) if line.strip()]
+        first_line, *more = [line for line in text_lines(path, own.bounded(path)) if line.strip()]
         if more:
             raise ConfigError(f"expected one line, of this folder's prompt; got {1 + len(more)}")
         record = json_object(first_line)
@@ -204,7 +195,7 @@ def _folder(folder: Path, known: Sequence[Prompt] | None) -> Iterator[GivenImage
                 )
             yield GivenImage(path, found)
         elif caption.is_file():
-            text = " ".join(text_lines(caption, _short(caption))).strip()
+            text = " ".join(text_lines(caption, own.bounded(caption))).strip()
             if not text:
                 raise ConfigError(f"{caption}: expected the image's prompt, got an empty file")
             yield GivenImage(path, own.prompt_of({"prompt": text}, id_of(path.stem), first))
@@ -260,11 +251,11 @@ def uneven_note(images: Sequence[GivenImage]) -> list[str]:
 def _by_prompt(images: Sequence[GivenImage]) -> list[tuple[Prompt, list[Path]]]:
     found: dict[str, tuple[Prompt, list[Path]]] = {}
     for image in images:
-        prompt, paths = found.setdefault(image.prompt.id, (image.prompt, []))
+        prompt, paths = found.setdefault(image.prompt.id.lower(), (image.prompt, []))
         if prompt != image.prompt:
             raise ConfigError(
                 f"{image.path}: prompt {prompt.id!r} is {prompt.text!r} for {paths[0].name} and {image.prompt.text!r} "
-                "here; give different prompts different ids"
+                f"(id {image.prompt.id!r}) here; give different prompts different ids, upper and lower case being one"
             )
         paths.append(image.path)
     return list(found.values())
@@ -373,6 +364,12 @@ def _looked_at(paths: Sequence[Path]) -> tuple[tuple[int, int] | None, list[str]
         sizes.add(picture.pixels.shape[:2])
         converted[picture.converted] += 1
     notes = [f"{count} images: {how}" for how, count in converted.items() if how]
+    if len(sizes) > 1:
+        (least, *_, most) = sorted(sizes, key=math.prod)
+        shown = " to ".join(f"{width}x{height}" for height, width in (least, most))
+        notes.append(
+            f"{len(sizes)} sizes, {shown} pixels (width x height); some rewards go by the size"
+        )
     return (sizes.pop() if len(sizes) == 1 else None), notes
 
 

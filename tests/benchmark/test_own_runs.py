@@ -102,7 +102,7 @@ def two_files(folder, more: str) -> tuple[int, str]:
 def test_two_files_whose_prompts_have_one_id_are_refused_before_anything_is_drawn(tmp_path):
     code, out = two_files(tmp_path, TWO)
     assert code == 2 and "id '00000' stands in two of its files" in out, out
-    assert "give each of the files a `tag`" in out and not (tmp_path / "run").exists()
+    assert "of the files a `tag`" in out and not (tmp_path / "run").exists()
     code, out = two_files(tmp_path, f'tag = "red"\n{TWO}tag = "blue"\n')
     assert code == 0 and len([*(tmp_path / "run").rglob("images/*.png")]) == 2, out
 

@@ -386,3 +386,41 @@ def test_an_image_too_few_or_too_many_is_refused(three, how, said):
         path.write_text(path.read_text("utf-8") * 2, "utf-8")
     code, out = imported(three)
     assert code == 2 and said in out and not (three.parent / "run").exists(), out
+
+
+def numbered(folder, names) -> list[np.ndarray]:
+    """Images of GenEval's one prompt under these names; their pixels."""
+    record = {"tag": "counting", "include": [], "prompt": "a photo of two dogs"}
+    made = [picture(folder / "00000/samples" / name, i) for i, name in enumerate(names)]
+    (folder / "00000/metadata.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    return made
+
+
+@pytest.mark.parametrize("names", [["{}.png"], ["{}.png", "{:02d}.png"]])
+def test_the_tenth_sample_is_the_tenth(tmp_path, names):
+    """Paired samples are by number: `10.png` stood behind `1.png`, and was compared with another's third image."""
+    every = [names[i % len(names)].format(i) for i in range(12)]
+    made = numbered(tmp_path / "theirs", every)
+    code, out = run_here(tmp_path, "import", "theirs", "--name", "m", "--out", "run")
+    assert code == 0, out
+    kept = [read_picture(p).pixels for p in sorted((tmp_path / "run").rglob("images/*.png"))]
+    assert len(kept) == 12 and all(map(np.array_equal, kept, made))
+
+
+def test_images_of_several_sizes_are_said(tmp_path):
+    for i, size in enumerate((32, 64, 48)):
+        picture(tmp_path / f"{i}.png", i, size)
+    lines = [{"image": f"{i}.png", "prompt": "a red cube"} for i in range(3)]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    code, out = run_here(tmp_path, "import", "list.jsonl", "--name", "m", "--out", "run")
+    assert code == 0 and "3 sizes, 32x32 to 64x64 pixels (width x height)" in out, out
+
+
+def test_ids_that_differ_by_case_alone_are_said_of_the_list(tmp_path):
+    for i in range(2):
+        picture(tmp_path / f"{i}.png", i)
+    lines = [{"image": f"{i}.png", "prompt": f"cube {i}", "id": "Aa"[i]} for i in range(2)]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    code, out = run_here(tmp_path, "import", "list.jsonl", "--name", "m", "--out", "run")
+    assert code == 2 and "1.png: prompt 'A' is 'cube 0' for 0.png and 'cube 1' (id 'a')" in out, out
+    assert not (tmp_path / "run").exists()
