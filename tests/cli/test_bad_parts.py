@@ -16,7 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from nftbench.generation.checkpoint import load_model
+from nftbench.generation.checkpoint import load_model, packaged
 from nftbench.generation.settings.solvers import configuration_digest
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
@@ -204,6 +204,16 @@ def test_a_network_put_in_without_all_its_weights_is_named_itself(home, copied):
         f"nftbench: {part} lacks weights of the" in said
         and "UNet2DConditionModel, such as conv_in.weight" in said
     )
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_tokenizer_without_its_vocabulary(tmp_path, elsewhere):
+    """It read every word as the unknown one: all prompts of as many words were drawn alike, and scored."""
+    lost = Path(shutil.copytree(packaged()["pocket"], tmp_path / "lost"))
+    (lost / "tokenizer" / "tokenizer.json").unlink()
+    said = refused(tmp_path, "pocket+tokenizer=./lost/tokenizer" if elsewhere else "./lost")
+    assert "lost/tokenizer lacks the CLIPTokenizer's vocabulary (vocab.json, merges.txt" in said
+    assert "save or fetch it again" in said
 
 
 def test_an_encoder_whose_weights_are_pickled_or_in_shards_is_whole(home, copied):

@@ -1,4 +1,7 @@
-"""Networks whose files lack weights: the libraries leave the gap empty or fill it with random numbers, and go on."""
+"""Networks whose files lack weights, tokenizers whose files lack words: the libraries fill the gap, and go on.
+
+Weights stay empty or become random numbers; a tokenizer reads every word as the unknown one.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +11,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rewards.base import ConfigError
 
@@ -18,17 +21,21 @@ REPORTER = logging.getLogger("transformers.modeling_utils")
 
 @contextmanager
 def gaps_refused() -> Iterator[None]:
-    """Refuse, within the block, to load a network of diffusers or transformers that lacks weights.
+    """Refuse, within the block, to load a network that lacks weights, or a tokenizer that lacks words.
 
-    By the libraries' own report of what they loaded, which knows of tied, renamed, sharded and ignored names. The
-    pipeline loads its parts itself, so their loaders are watched.
+    Of networks by the libraries' own report of what they loaded, which knows of tied, renamed, sharded and ignored
+    names. The pipeline loads its parts itself, so their loaders are watched.
     """
     with ExitStack() as undo:
-        libraries: tuple[Any, ...] = (ModelMixin, PreTrainedModel)
-        for library in libraries:
+        libraries: dict[Any, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+            ModelMixin: _watched,
+            PreTrainedModel: _watched,
+            PreTrainedTokenizerBase: _with_words,
+        }
+        for library, watch in libraries.items():
             original = library.__dict__["from_pretrained"]
             undo.callback(setattr, library, "from_pretrained", original)
-            library.from_pretrained = classmethod(_watched(original.__func__))
+            library.from_pretrained = classmethod(watch(original.__func__))
         yield
 
 
@@ -43,6 +50,31 @@ def _watched(load: Callable[..., Any]) -> Callable[..., Any]:
         return (network, report) if asked else network
 
     return loaded
+
+
+def _with_words(load: Callable[..., Any]) -> Callable[..., Any]:
+    """A loader of tokenizers that refuses one without a vocabulary, which makes one prompt of all of a length."""
+
+    def loaded(kind: type, source: Any, *args: Any, **kwargs: Any) -> Any:
+        tokenizer = load(kind, source, *args, **kwargs)
+        if _has_no_words(tokenizer):
+            named = ", ".join(tokenizer.vocab_files_names.values())
+            raise ConfigError(
+                f"{source} lacks the {type(tokenizer).__name__}'s vocabulary ({named}), so that no prompt could "
+                "be read; save or fetch it again"
+            )
+        return tokenizer
+
+    return loaded
+
+
+def _has_no_words(tokenizer: Any) -> bool:
+    """Whether it knows special tokens alone, and at most the sign that words begin with."""
+    try:
+        known = set(tokenizer.get_vocab())
+    except (AttributeError, NotImplementedError):  # one of a checkpoint's own code may not tell
+        return False
+    return len(known - {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}) < 2
 
 
 @contextmanager
