@@ -55,13 +55,13 @@ def _watched(load: Callable[..., Any]) -> Callable[..., Any]:
 def _with_words(load: Callable[..., Any]) -> Callable[..., Any]:
     """A loader of tokenizers that refuses one without a vocabulary, which makes one prompt of all of a length."""
 
-    def loaded(kind: type, source: Any, *args: Any, **kwargs: Any) -> Any:
-        tokenizer = load(kind, source, *args, **kwargs)
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        tokenizer = load(*args, **kwargs)
         if _has_no_words(tokenizer):
             named = ", ".join(tokenizer.vocab_files_names.values())
             raise ConfigError(
-                f"{source} lacks the {type(tokenizer).__name__}'s vocabulary ({named}), so that no prompt could "
-                "be read; save or fetch it again"
+                f"{tokenizer.name_or_path} lacks the {type(tokenizer).__name__}'s vocabulary ({named}), so that "
+                "no prompt could be read; save or fetch it again"
             )
         return tokenizer
 
