@@ -130,7 +130,7 @@ MUTANTS = [
     Mutant("loss", NFT, "clamp_min(1e-5)", "clamp_min(1e-3)", "nft"),
     Mutant("loss", NFT, "x_0_error(v_old - step)) / beta", "x_0_error(v_old - step))", "nft"),
     Mutant("advantages", NFT, "clip: float = 5.0", "clip: float = 4.0", "nft"),
-    Mutant("advantages", NFT, "(spread + 1e-4)", "(spread + 1e-2)", "nft"),
+    Mutant("advantages", NFT, "ADDED_SPREAD = 1e-4", "ADDED_SPREAD = 1e-2", "nft"),
     Mutant("advantages", NFT, 'rewards if std == "batch"', 'rewards if std == "group"', "nft"),
     Mutant("advantages", "nftbench/training/algorithms/advantages.py", "w.weight / w.scale * w.values", "w.weight * w.values"),
     Mutant("schedules", NFT, "max(step - 75, 0)", "max(step - 74, 0)", "nft"),

@@ -120,7 +120,7 @@ class Moody:
 
 def test_what_one_process_refuses_ends_all_and_the_state_is_there(start, tmp_path):
     (tmp_path / "moody.py").write_text(MOODY)
-    own = flags("stages.groups=2", "stages.iterations=4", "evaluation.benchmarks=[]")
+    own = flags("stages.groups=2", "stages.iterations=4", "evaluation.every=0")
     place = own.index("stages.rewards=jpeg") - 1
     own = own[:place] + own[place + 2 :]
     command = ["train", *own, "--rewards", "moody.py:Moody", "--out", "run"]
@@ -135,7 +135,7 @@ def test_what_one_process_refuses_ends_all_and_the_state_is_there(start, tmp_pat
 
 
 def test_processes_that_do_not_do_the_same_are_refused(start, tmp_path):
-    command = ["train", "--recipe", "pocket", *flags("evaluation.benchmarks=[]"), "--out", "run"]
+    command = ["train", "--recipe", "pocket", *flags("evaluation.every=0"), "--out", "run"]
     both = [
         start(*command, "--set", f"seed={i}", environment=e) for i, e in enumerate(environments(2))
     ]

@@ -86,7 +86,10 @@ def test_what_is_guided_in_another_way_is_refused_before_the_run_begins(tmp_path
 
 
 def test_a_stage_may_begin_with_the_average(tmp_path):
-    run = begin(small('stages.reset=["theta","old"]'), tmp_path / "run")
+    recipe = small()
+    (stage,) = recipe.stages
+    later = stage.model_copy(update={"reset": ("theta", "old")})
+    run = begin(recipe.model_copy(update={"stages": (later,)}), tmp_path / "run")
     run.trainer.iterate()
     weights = run.policy.weights
     run.trainer._begin_stage()
