@@ -17,7 +17,7 @@ from tests.families.survey import PLAIN, SHORT, TRAINING
 from tests.families.table import TABLE, findings_of
 from tests.helpers.commands import run_here
 from tests.helpers.models import families
-from tests.helpers.runs.trainings import SMALL
+from tests.helpers.runs.trainings import short
 
 SUITE = "geneval-pocket"
 EVAL = ("--suite", SUITE, "--limit", "6", "--images-per-prompt", "2", "--batch-size", "4")
@@ -157,7 +157,7 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, caplog):
     ids=lambda settings: ",".join(settings) or "plain",
 )
 def test_pocket_is_trained_resumed_and_evaluated(settings, tmp_path):
-    given = [part for s in (*SMALL, *settings) for part in ("--set", s)]
+    given = [part for s in short(*settings) for part in ("--set", s)]
     more = ("--set", "stages.iterations=2", "--set", "checkpoints.every=1")
     code, said = run_here(tmp_path, "train", "pocket", *given, *more, "--out", "run")
     assert code == 0, said

@@ -65,13 +65,14 @@ def train(kind: str, images: int) -> None:
     """Two iterations of one group, drawn and trained at once: in the second the optimiser remembers."""
     from nftbench.training.config.overrides import load_recipe
     from nftbench.training.run import train as run
-    from tests.helpers.runs.trainings import SMALL
+    from tests.helpers.runs.trainings import short
 
     settings = [f"policy.{k}={str(v).lower()}" for k, v in policy(kind).items()]
     settings += ["stages.iterations=2", "stages.groups=1", f"stages.group_size={max(images, 2)}"]
-    settings += [f"rollout.batch_size={images}", "stages.updates=1", "policy.rank=32"]
+    settings += [f"rollout.batch_size={images}", "stages.updates=1"]
+    settings += ["policy.rank=32"] * ("policy.method=full" not in settings)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = load_recipe("pocket", [*SMALL, *settings])
+        recipe = load_recipe("pocket", short(*settings))
         out = Path(folder, "run")
         run(recipe, out, resume=False, progress=lambda *_: None, say=lambda line: None)
 

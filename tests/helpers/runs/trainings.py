@@ -89,9 +89,13 @@ def few_prompts(folder: Path) -> Iterator[None]:
 
 def settings_of(*settings: str) -> list[str]:
     """What `--set` is given for a short training: the tiny model, `SMALL`, and more."""
+    return [f"checkpoint={tiny_checkpoint()}", *short(*settings)]
+
+
+def short(*settings: str) -> list[str]:
+    """`SMALL`, and more; without a rank where every weight is trained."""
     lora = "policy.method=full" not in settings
-    short = [one for one in SMALL if lora or not one.startswith("policy.rank")]
-    return [f"checkpoint={tiny_checkpoint()}", *short, *settings]
+    return [*(one for one in SMALL if lora or not one.startswith("policy.rank")), *settings]
 
 
 def small(*settings: str, recipe: str = "pocket") -> Recipe:
