@@ -23,7 +23,7 @@ from nftbench.benchmark.prompts import (
 from nftbench.benchmark.samples import Sample
 from nftbench.evaluation.scoring.files import (
     any_failed,
-    refuse_unfit,
+    refuse_unscorable,
     score_files,
     scorer_identity,
 )
@@ -174,7 +174,7 @@ def score_list(
     paths, prompts = read_image_list(path)
     written = scores_file(path, paths, out)
     for reward in rewards.values():
-        refuse_unfit(reward, prompts)
+        refuse_unscorable(reward, prompts)
     table = pd.DataFrame(
         {
             "key": [f"{i:06d}" for i in range(len(paths))],

@@ -9,7 +9,7 @@ from typing import Any
 from nftbench.benchmark.registry import choose, load_benchmark
 from nftbench.benchmark.samples import Sample, samples
 from nftbench.benchmark.schema import Protocol
-from nftbench.evaluation.scoring.files import refuse_unfit
+from nftbench.evaluation.scoring.files import refuse_unscorable
 from nftbench.evaluation.scoring.in_turn import Turns
 from nftbench.evaluation.scoring.loading import load_named
 from nftbench.generation.checkpoint import LoadedModel
@@ -100,7 +100,7 @@ def prompts_of(protocol: Protocol) -> list[Prompt]:
 def _refusal(reward: Reward, prompts: Sequence[Prompt]) -> str:
     """Why a reward cannot judge some of the prompts; empty where it can."""
     try:
-        refuse_unfit(reward, prompts)
+        refuse_unscorable(reward, prompts)
     except ConfigError as error:
         return str(error)
     return ""
@@ -109,7 +109,7 @@ def _refusal(reward: Reward, prompts: Sequence[Prompt]) -> str:
 def _refuse_misfits(works: Sequence[Work], rewards: Mapping[str, Reward]) -> None:
     for work in works:
         for reward in work.rewards.values():
-            refuse_unfit(reward, work.prompts)
+            refuse_unscorable(reward, work.prompts)
     for key, reward in rewards.items():
         if not any(key in work.rewards for work in works):
             why = _refusal(reward, works[-1].prompts)

@@ -91,7 +91,7 @@ def unseen(reasons: Sequence[str]) -> Scores:
     return Scores(values=np.full(len(reasons), np.nan, np.float32), reasons=tuple(reasons))
 
 
-def refuse_unfit(reward: Reward, prompts: Sequence[Prompt]) -> None:
+def refuse_unscorable(reward: Reward, prompts: Sequence[Prompt]) -> None:
     """See `Reward.check`; of a prompt that is quoted in the refusal its beginning has to do.
 
     Raises:

@@ -315,12 +315,16 @@ def _stepping(
     name: str, scheduler: Any, calls: list[Call], seen: Observation, *, kept: bool
 ) -> Any:
     step = scheduler.step
+    signature = inspect.signature(step)  # once: it takes longer than all else that counting does
+
+    def output_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+        given = signature.bind(*args, **kwargs).arguments
+        first = next((v for v in given.values() if isinstance(v, Tensor)), None)
+        return given.get("model_output", first)
 
     @functools.wraps(step)  # pipelines read the signature
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(step).bind(*args, **kwargs).arguments
-        output = next((v for v in given.values() if isinstance(v, Tensor)), None)
-        output = given.get("model_output", output) if kept else None
+        output = output_of(args, kwargs) if kept else None
         seen.steps.append(SolverStep(scheduler=name, calls=tuple(calls), model_output=output))
         calls.clear()
         return step(*args, **kwargs)
