@@ -32,6 +32,7 @@ from nftbench.training.config.record import (
 )
 from nftbench.training.policy.memory import chosen_by_memory
 from nftbench.training.policy.precision import chosen_by_device
+from nftbench.training.policy.targets import passed_over
 from nftbench.training.policy.trained import TrainedPolicy
 from nftbench.training.processes import TrainingProcesses
 from nftbench.training.stages import RewardSet, StageData, WeightedReward, stage_data
@@ -129,6 +130,8 @@ def set_up(
     if suspicion := warning(base.pipeline):
         say(f"warning: {suspicion}")
     policy = TrainedPolicy(base.pipeline, recipe.policy, seed=recipe.seed)
+    if warned := passed_over(policy.denoiser, recipe.policy):
+        say(warned)
     settings = _settings(base, recipe)
     layout = learn(base.pipeline, lambda texts: _draw_briefly(base, settings, texts))
     settings = check_prompt_seen(

@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nftbench.generation.checkpoint import POLICY_FILE, WEIGHTS_FOLDER, note_of, own_file
+from nftbench.generation.foreign import said_by
 from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.generation.sources.lora_config import PEFT_CONFIG
 from nftbench.runs.io import whole_folder, write_atomic
 from nftbench.training.config.recipe import PolicyConfig
+from nftbench.training.policy.targets import choices, unfitted
 from nftbench.training.policy.weights import Using, Weights
 from rewards.base import ConfigError
 
@@ -137,9 +139,13 @@ class TrainedPolicy:
             try:
                 opened = add_lora(self.denoiser, self.config)
             except ValueError as error:
+                if not unfitted(self.denoiser, self.config.targets):
+                    raise ConfigError(
+                        f"peft puts no LoRA into {type(self.denoiser).__name__}: {said_by(error)}"
+                    ) from None
                 raise ConfigError(
                     f"no layer of {type(self.denoiser).__name__} fits policy.targets "
-                    f"{list(self.config.targets)}: {str(error).splitlines()[0][:200]}"
+                    f"{list(self.config.targets)}; choose of the ends of its layers' names: {choices(self.denoiser)}"
                 ) from None
         if not opened:
             raise ConfigError("policy.targets made no LoRA layer; choose other targets")
