@@ -16,7 +16,7 @@ from nftbench.benchmark.schema import SamplingDefaults
 from nftbench.evaluation.images import image_origin
 from nftbench.evaluation.planning import Work
 from nftbench.generation.checkpoint import Allowed
-from nftbench.generation.image_service import Drawn, ImageService, draw
+from nftbench.generation.image_service import Beginning, Drawn, ImageService, draw
 from nftbench.generation.machine.hardware import Hardware
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Progress
@@ -80,12 +80,14 @@ def ask_for_images(run: Run, work: Work, service: ImageService, progress: Progre
     """
     origin, total = image_origin(service.digest, work.protocol), len(work.samples)
     size = (int(work.protocol.height or 0), int(work.protocol.width or 0))
+    beginning = Beginning(service)
     for number, batch in work.batches():
         made = run.made(work.name, number, batch, origin)
         pairs = zip(batch, made, strict=True)
         missing = [s for s, m in pairs if not m or m != run.image_digest(work.name, s)]
-        if missing:
-            _ask_for(run, work, service, (number, batch, missing), size, origin)
+        resumed = len(missing) < len(batch)
+        drawn = _ask_for(run, work, service, (number, batch, missing), size, origin)
+        beginning.go_on(missing, drawn, resumed=resumed)
         progress(f"{work.name}: images", number * work.batch_size + len(batch), total)
     run.note_cost(work.name, cost(run, work, origin))
 
@@ -97,7 +99,7 @@ def _ask_for(
     of: tuple[int, Sequence[Sample], Sequence[Sample]],
     size: tuple[int, int],
     origin: str,
-) -> None:
+) -> list[Drawn]:
     """Ask for a batch's missing images; each is kept as it comes, for one that was paid for is not asked for twice."""
     number, batch, missing = of
     spent = Counter(run.about(work.name, number, origin))
@@ -107,7 +109,7 @@ def _ask_for(
         only = [_or_reason(drawn) if one is sample else None for one in batch]
         run.save_images(work.name, number, batch, only, origin, about=spent)
 
-    draw(service, missing, size, ended)
+    return draw(service, missing, size, ended, resumed=len(missing) < len(batch)) if missing else []
 
 
 def _or_reason(drawn: Drawn) -> np.ndarray | str:

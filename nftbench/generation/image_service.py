@@ -22,7 +22,7 @@ from PIL import Image
 from nftbench.benchmark.samples import Sample
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError
-from rewards.images.pixels import ImageError, from_pil
+from rewards.images.pixels import ImageError, from_pil, plain
 from rewards.vlm.exchange import (
     Endpoint,
     Failure,
@@ -35,6 +35,8 @@ from rewards.vlm.exchange import (
 
 PREFIX = "api:"
 KEY = "NFTBENCH_IMAGES_KEY"
+IMAGES = "/images/generations"
+"""Behind an address: where requests go."""
 SECRET = re.compile(r"key|token|secret|pass|auth|credential|signature|^(sig|code)$", re.IGNORECASE)
 """In the name of what an address's query must not hold."""
 CONCURRENCY, TIMEOUT, RATE = 4.0, 120.0, 0.0
@@ -44,9 +46,13 @@ PORTS = {"http": 80, "https": 443}
 FORMATS = ("PNG", "JPEG", "WEBP")
 FATAL = frozenset({401, 402, 404})
 """Statuses that every other request would have, too."""
-WITHHELD = frozenset({0, 403, 429})
-"""Statuses, beside those of 500 and above, that say nothing of the prompt where several prompts have nothing else: some
-services answer 403 to a prompt that they do not like, and 429 where the money is spent."""
+SPENT = frozenset({0, 429})
+"""Statuses that say nothing of the prompt where several prompts have nothing else: nobody answers, or the money is
+spent."""
+DISLIKED = frozenset({403, *range(500, 600)})
+"""Statuses that are such where none of the batch has an image; some services answer so to a prompt they do not like."""
+ALIKE = 4
+"""Prompts that fail alike before any image came: what is asked for is at fault then, such as the size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,13 +126,14 @@ def load_service(name: str) -> ImageService:
             f"{name!r}: expected api:URL#MODEL, such as api:http://127.0.0.1:8000/v1#my-model"
         )
     parts = urlsplit(url)
+    path = parts.path.rstrip("/").removesuffix(IMAGES)  # some paste the whole address of a request
     secret = next((n for n, _ in parse_qsl(parts.query) if SECRET.search(n)), None)
     if "@" in parts.netloc or secret:
         raise ConfigError(
             f"an address must hold no {secret or 'password'}, for runs keep it; put it into {KEY}"
         )
     endpoint = Endpoint(
-        url=url.rstrip("/"),
+        url=parts._replace(path=path).geturl().rstrip("/"),
         key=os.environ.get(KEY, ""),
         key_name=KEY,
         concurrency=max(1, int(_number("CONCURRENCY", CONCURRENCY))),
@@ -150,6 +157,8 @@ def draw(
     batch: Sequence[Sample],
     size: tuple[int, int],
     ended: Callable[[Sample, Drawn], None] = lambda sample, drawn: None,
+    *,
+    resumed: bool = False,
 ) -> list[Drawn]:
     """One request an image; what fails for good is an image less, with its reason.
 
@@ -158,6 +167,7 @@ def draw(
         batch: N images wanted.
         size: height and width in pixels; any other is a failure.
         ended: told what came of each sample, as it comes.
+        resumed: whether the service made other images of these samples' batch before.
 
     Raises:
         NoMoreImages: the service does not know the model or the key, cannot be reached for any image of the batch, or
@@ -175,7 +185,8 @@ def draw(
     silent = all(d.status == 0 for d in drawn)
     # One prompt that it always fails on says nothing of the service: that is an image less, wherever its batch ends.
     several = len({sample.prompt.text for sample in batch}) > 1
-    if silent or (several and all(d.status in WITHHELD or d.status >= 500 for d in drawn)):
+    withheld = SPENT if resumed else SPENT | DISLIKED
+    if silent or (several and all(d.status in withheld for d in drawn)):
         refusal = drawn[0].failure
     if refusal:
         later = any(o.later for o in outcomes)
@@ -184,11 +195,44 @@ def draw(
             if later
             else f"is it up, is the model's name right, is the key in {KEY}?"
         )
-        raise NoMoreImages(
-            f"{service.endpoint.shown} made no {'more images' if later else 'image'} of {service.model!r}: {refusal}; "
-            f"{remedy} What was made is kept"
-        )
+        raise _no_more(service, "more images" if later else "image", f"{refusal}; {remedy}")
     return drawn
+
+
+def _no_more(service: ImageService, what: str, why: str) -> NoMoreImages:
+    return NoMoreImages(
+        f"{service.endpoint.shown} made no {what} of {service.model!r}: {why} What was made is kept"
+    )
+
+
+class Beginning:
+    """A benchmark's images until the first one is there."""
+
+    def __init__(self, service: ImageService) -> None:
+        self._service, self._over = service, False
+        self._failed: dict[str, Drawn] = {}
+
+    def go_on(self, batch: Sequence[Sample], drawn: Sequence[Drawn], *, resumed: bool) -> None:
+        """Note what came of samples.
+
+        Args:
+            batch: N of them.
+            drawn: what came of each.
+            resumed: whether there are images from before.
+
+        Raises:
+            NoMoreImages: all prompts until now failed with one status: so will the others, which may cost money.
+        """
+        self._over |= resumed or any(one.pixels is not None for one in drawn)
+        self._failed |= {s.prompt.text: one for s, one in zip(batch, drawn, strict=True)}
+        statuses = {one.status for one in self._failed.values()}
+        if not self._over and len(statuses) == 1 and len(self._failed) >= ALIKE:
+            raise _no_more(
+                self._service,
+                "image",
+                f"{drawn[0].failure}; so it was for {len(self._failed)} prompts of {len(self._failed)}: is the size "
+                "one that it draws, is the model's name right?",
+            )
 
 
 def _drawn(outcome: Outcome[Drawn]) -> Drawn:
@@ -210,7 +254,7 @@ def _question(service: ImageService, sample: Sample, size: tuple[int, int]) -> d
 
 async def _attempt(session: Session, body: dict[str, Any], *, size: tuple[int, int]) -> Drawn:
     try:
-        text = await session.post("/images/generations", body)
+        text = await session.post(IMAGES, body)
     except Failure as fault:
         if fault.status != 400 or "response_format" not in str(fault):
             raise
@@ -279,7 +323,7 @@ def _pixels(data: bytes, size: tuple[int, int]) -> np.ndarray:
             return from_pil(image).pixels
     except (ImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Failure(
-            f"not an image that can be read ({', '.join(FORMATS)}): {error}", status=200
+            f"not an image that can be read ({', '.join(FORMATS)}): {plain(error)}", status=200
         ) from None
 
 

@@ -19,6 +19,7 @@
 What is recorded stands in the evidence of a score, under `converted`.
 """
 
+import re
 import stat
 import struct
 import sys
@@ -44,6 +45,8 @@ WHITE_IS_ZERO = {262: 0}
 ORIENTATION = 0x0112
 SRGB_GAMMA = (0.45, 0.46)
 """What a PNG says of its gamma where it is sRGB's, 1 / 2.2."""
+PLACE = re.compile(r" at 0x[0-9a-fA-F]+")
+"""In Pillow's words: where in memory a reader lies, such as `<_io.BytesIO object at 0x7f93f8ed4770>`."""
 EXPECTED = "expected uint8 or float in [0, 1], (N, H, W, 3)"
 
 
@@ -128,7 +131,14 @@ def read_picture(path: Path) -> Picture:
     except ImageError:
         raise
     except _broken() as error:  # ValueError: a name that no file can have
-        raise ImageError(getattr(error, "strerror", None) or f"it is broken: {error}") from None
+        raise ImageError(
+            getattr(error, "strerror", None) or f"it is broken: {plain(error)}"
+        ) from None
+
+
+def plain(error: Exception) -> str:
+    """An error's words without places in memory: a reason is the same at every reading."""
+    return PLACE.sub("", str(error))
 
 
 def _broken() -> tuple[type[Exception], ...]:
@@ -157,7 +167,7 @@ def from_pil(image: "Image.Image") -> Picture:
     except ImageError:
         raise
     except _broken() as error:
-        raise ImageError(f"it is broken: {error}") from None
+        raise ImageError(f"it is broken: {plain(error)}") from None
 
 
 def _refuse_strange(image: "Image.Image") -> None:

@@ -307,6 +307,46 @@ def test_an_image_that_was_paid_for_is_not_asked_for_twice(tmp_path, monkeypatch
     assert code == 0 and "requests 4, usage total_tokens 28" in out, out
 
 
+@pytest.mark.parametrize(
+    ("word", "why"), [("refuse", "status 400"), ("small", "got 32x32"), ("broken", "can be read")]
+)
+def test_where_the_first_prompts_all_fail_alike_the_rest_is_not_asked(
+    tmp_path, monkeypatch, word, why
+):
+    """A size or field that a service does not take is its answer to every prompt of a suite."""
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
+    (tmp_path / "mine.txt").write_text("".join(f"{word} {i}\n" for i in range(9)), "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        said = refused(tmp_path, *command, "--size", "64", "--batch-size", "2", "--out", "run")
+        assert len({a["prompt"] for a in log(url)}) == 4
+    assert "made no image of 'fake': " in said and why in said and " at 0x" not in said, said
+    assert "so it was for 4 prompts of 4" in said
+
+
+@pytest.mark.parametrize("word", ["fail", "refuse", "barred"])
+def test_prompts_that_always_fail_end_no_run_that_is_repeated(tmp_path, monkeypatch, word):
+    """Beside them nothing of their batch is missing then, and the service is no less there for it."""
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
+    texts = ["a red cube", *(f"{word} {i}" for i in range(4))]
+    (tmp_path / "mine.txt").write_text("\n".join(texts), "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        for _ in range(2):
+            code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+            assert code == 4 and "4 of 5 images have no score" in out, out
+
+
+def test_the_address_of_a_request_is_one_of_the_service(tmp_path):
+    (tmp_path / "mine.txt").write_text("a red cube\n", "utf-8")
+    with serving_images() as url:
+        name = f"api:{url}/images/generations/?api-version=1#fake"
+        command = ("eval", name, "--prompts", "mine.txt", "--rewards", "jpeg", "--size", "64")
+        code, out = run_here(tmp_path, *command)
+        assert code == 0, out
+        assert [a["path"] for a in log(url)] == ["/v1/images/generations?api-version=1"]
+
+
 @pytest.mark.parametrize("name", ["sig", "code", "X-Auth", "api_pass"])
 def test_a_secret_in_an_address_is_refused(tmp_path, name):
     address = f"api:http://127.0.0.1:9/v1?{name}=hush#m"
