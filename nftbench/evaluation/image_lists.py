@@ -92,9 +92,11 @@ def read_import_list(path: Path) -> Iterator[tuple[Path, Prompt]]:
     Lines of one text and tag without an `id` are images of one prompt, those of one text one cluster.
 
     Raises:
-        ConfigError: a broken line, or no image where it says, with file and line number.
+        ConfigError: a broken line, no image where it says, or one that stands there for its prompt already, with file
+            and line number.
     """
     known: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[Path, str], int] = {}
     first: dict[str, str] = {}
     for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
         try:
@@ -112,6 +114,11 @@ def read_import_list(path: Path) -> Iterator[tuple[Path, Prompt]]:
         file = path.parent / image
         if not file.is_file():
             raise ConfigError(f"{path}, line {number}: no image {file}")
+        if (before := seen.setdefault((file.resolve(), prompt.text), number)) != number:
+            raise ConfigError(
+                f"{path}, line {number}: {image} is an image of this prompt in line {before} already, and would count "
+                "twice; leave one of them out"
+            )
         yield file, prompt
 
 

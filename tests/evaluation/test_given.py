@@ -240,6 +240,22 @@ def test_an_image_whose_name_is_too_long_is_said_so(tmp_path, long):
     assert said.count("\n") == 1 and len(said) < 400 and not (tmp_path / "runs").exists()
 
 
+def test_an_image_that_a_list_names_twice_for_a_prompt_is_refused(tmp_path):
+    """By another path or id too; for another prompt it may stand there, such as one that it does not show."""
+    picture(tmp_path / "a.png", 1)
+    (tmp_path / "b.png").symlink_to("a.png")
+    for again in ({"image": "./a.png"}, {"image": "a.png", "id": "x"}, {"image": "b.png"}):
+        listed(tmp_path, [{"image": "a.png", "prompt": "one"}, {"prompt": "one", **again}])
+        code, said = run_here(tmp_path, "import", "list.jsonl", "--name", "m")
+        assert (
+            code == 2 and f"line 2: {again['image']} is an image of this prompt in line 1" in said
+        )
+        assert said.count("\n") == 1 and not (tmp_path / "runs").exists()
+    listed(tmp_path, [{"image": "a.png", "prompt": text} for text in ("one", "two")])
+    code, said = run_here(tmp_path, "import", "list.jsonl", "--name", "m")
+    assert code == 0, said
+
+
 def eight_prompts(tmp_path, names):
     """Eight prompts, and files named after some of them."""
     for number, name in enumerate(names):
