@@ -6,9 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.faults import in_words, refuse_repeated
@@ -22,6 +31,15 @@ class Frozen(BaseModel):
     """A record that says no to what it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_such(cls, value: Any, info: ValidationInfo) -> Any:
+        """A text or a switch where a number is meant is another value than was written, as `"3"` and `true` for 1."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool | str) and {int, float} & {kind, *get_args(kind)}:
+            raise ValueError("expected a number, without quotes")
+        return value
 
 
 class SamplingSettings(Frozen):
