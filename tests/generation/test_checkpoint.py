@@ -30,6 +30,7 @@ from nftbench.generation.sampling import generate
 from nftbench.generation.sources.digest import folder_digest
 from nftbench.pocket import networks as parts
 from rewards.base import Prompt
+from tests.helpers.commands import run_here
 from tests.helpers.refused import refusal
 
 PROTOCOL = (
@@ -91,6 +92,21 @@ def test_one_byte_changes_the_digest(tmp_path):
     before = folder_digest(tmp_path)
     (tmp_path / "README.md").write_text("words do not count")
     assert folder_digest(tmp_path) == before and len(seen) == 4 and len(before) == 16
+
+
+@pytest.mark.slow
+def test_what_a_system_drops_into_a_folder_makes_no_other_checkpoint(tmp_path):
+    """A run goes on after its checkpoint's folder was looked at in a file manager."""
+    shutil.copytree(packaged()["pocket"], tmp_path / "mine")
+    command = ("eval", "./mine", "--suite", "ocr-pocket", "--rewards", "jpeg", "--limit", "1")
+    for dropped in ((), ("Thumbs.db", "vae/desktop.ini", "vae/.DS_Store", "README", "logo.svg")):
+        for name in dropped:
+            (tmp_path / "mine" / name).write_text("anything")
+        code, said = run_here(tmp_path, *command, "--steps", "1", "--out", "run")
+        assert code == 0, said
+    (tmp_path / "mine" / "vae" / "readme.model").write_text("may be read")
+    code, said = run_here(tmp_path, *command, "--steps", "1", "--out", "run")
+    assert code == 2, said
 
 
 # --- any pipeline ---------------------------------------------------------------------------------

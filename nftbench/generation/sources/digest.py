@@ -5,18 +5,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-WORDS = {".md", ".rst", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf", ".csv", ".log", ".lock"}
+WORDS = {
+    ".md", ".rst", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg", ".pdf", ".csv", ".log", ".lock",
+}  # fmt: skip
 """Endings of files that no part of a pipeline reads."""
 MAPPED = (".safetensors", ".bin")
 """Endings of weights that loaders map into memory: where nothing copies them, a network goes on reading the file."""
-NOTES = {"license", "notice", "nftbench.toml"}
-"""Names, in lower case, of such files."""
+NOTES = {
+    "license", "license.txt", "notice", "readme", "readme.txt", "nftbench.toml",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+"""Names, in lower case, of such files; the last ones are what Windows and macOS leave in folders that were looked at."""
 
 
 def folder_digest(folder: Path) -> str:
     """Digest of everything in a folder that a pipeline can load.
 
-    That is every file but words and pictures about it (`README.md`, `LICENSE`, hidden files, `nftbench.toml`):
+    That is every file but words and pictures about it (`README.md`, `LICENSE`, hidden files, `nftbench.toml`) and what
+    an operating system drops (`Thumbs.db`):
     weights of any ending, configurations, vocabularies, merges, sentencepiece models, chat templates, code.
     """
     return files_digest(folder, (p for p in files_below(folder) if _loads(p, folder)))
@@ -84,4 +90,4 @@ def _sha256(path: Path):
 def _loads(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     name = path.name.lower()
-    return not (hidden or path.suffix.lower() in WORDS or name in NOTES or name == "license.txt")
+    return not (hidden or path.suffix.lower() in WORDS or name in NOTES)
