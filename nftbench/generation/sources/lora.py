@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from peft import inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
@@ -228,15 +229,37 @@ def _check_loaded(
 
 
 def _norm(pipeline: DiffusionPipeline, adapter: str) -> float:
-    """Frobenius norm of all changes: |up down|^2 is the sum of (up^T up) * (down down^T), r x r each."""
-    total = 0.0
-    for module in _tuned(pipeline):
-        if adapter not in module.lora_A:
-            continue
-        down = module.lora_A[adapter].weight.detach().double().flatten(1)
-        up = module.lora_B[adapter].weight.detach().double().flatten(1)
-        total += float(((up.T @ up) * (down @ down.T)).sum()) * module.scaling[adapter] ** 2
-    return max(total, 0.0) ** 0.5
+    """Frobenius norm of all changes: of weights, and of biases where an adapter has them."""
+    return sum(max(_change(module, adapter), 0.0) for module in _tuned(pipeline)) ** 0.5
+
+
+def _change(module: Any, adapter: str) -> float:
+    """Squared norm of what an adapter changes in a layer: |up down|^2 is the sum of (up^T up) * (down down^T)."""
+    scaling = module.scaling.get(adapter, 0.0)
+    if adapter in module.lora_magnitude_vector and adapter in module.lora_A:
+        return _dora_change(module, adapter)
+    bias = None
+    if adapter in module.lora_A:
+        down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+        bias = module.lora_B[adapter].bias
+    elif adapter in module.lora_embedding_A:
+        down, up = module.lora_embedding_A[adapter], module.lora_embedding_B[adapter]
+    else:
+        return 0.0
+    down, up = (factor.detach().double().flatten(1) for factor in (down, up))
+    total = float(((up.T @ up) * (down @ down.T)).sum())
+    total += 0.0 if bias is None else float(bias.detach().double().square().sum())
+    return total * scaling**2
+
+
+def _dora_change(module: Any, adapter: str) -> float:
+    """The same of a DoRA, whose weight is the sum of both, each output of it at a length of its own."""
+    own = dequantize_module_weight(module.get_base_layer()).detach().float()
+    both = own + module.get_delta_weight(adapter).detach().float()
+    flat = both.flatten(1)
+    length = module.lora_magnitude_vector[adapter].weight.detach().float().flatten()
+    changed = flat * (length / flat.norm(dim=1)).unsqueeze(1)
+    return float((changed - own.flatten(1)).double().square().sum())
 
 
 def _report(

@@ -24,6 +24,8 @@ from nftbench.generation.sources.packaged import packaged, place_of
 from nftbench.generation.sources.reference import HubPlace, hub_place
 from rewards.base import ConfigError, did_you_mean
 
+DOWN = ("_A", "down")
+"""Endings of the first factor's name."""
 KNOWN_BIN = ("adapter_model.bin", "pytorch_lora_weights.bin")
 _OTHER_KINDS = ("lokr_", "hada_", "oft_", "dora_scale", "lora_mid", "boft_", "vera_")
 
@@ -246,7 +248,7 @@ def _grouped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layer], int]:
     alphas: dict[str, float] = {}
     strange = 0
     for name, tensor in tensors.items():
-        if found := FACTOR.fullmatch(name):
+        if (found := FACTOR.fullmatch(name)) and not _inner_bias(found["factor"], found["what"]):
             _put(
                 layers.setdefault(found["module"], Layer()), found["factor"], found["what"], tensor
             )
@@ -260,13 +262,17 @@ def _grouped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layer], int]:
     return layers, strange
 
 
+def _inner_bias(factor: str, what: str | None) -> bool:
+    """Whether it is added between a layer's two factors, which peft has no place for."""
+    return what == "bias" and factor.endswith(DOWN)
+
+
 def _put(layer: Layer, factor: str, what: str | None, tensor: Tensor) -> None:
-    down = factor.endswith(("_A", "down"))
     if "magnitude" in factor:
         layer.more["lora_magnitude_vector"] = tensor
     elif what == "bias":
-        layer.more["lora_A.bias" if down else "lora_B.bias"] = tensor
-    elif down:
+        layer.more["lora_B.bias"] = tensor
+    elif factor.endswith(DOWN):
         layer.down = tensor
     else:
         layer.up = tensor

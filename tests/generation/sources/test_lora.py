@@ -252,6 +252,24 @@ def test_merged_loras_draw_the_same(trained):
     assert not any("lora" in name for name in model.pipeline.transformer.state_dict())
 
 
+@pytest.mark.parametrize("more", ["lora_B.bias", "lora_magnitude_vector"])
+@pytest.mark.parametrize("factors", [0.0, 1.0])
+def test_the_norm_counts_biases_and_magnitudes(tmp_path, more, factors):
+    """It is that of the weights that are drawn with, so one with biases alone changes something."""
+    few = {k: factors * v for k, v in tensors().items() if k.startswith("transformer_blocks.0.")}
+    torch.manual_seed(0)
+    for name in [name for name in few if name.endswith("lora_B.weight")]:
+        few[name.replace("lora_B.weight", more)] = torch.rand(len(few[name])) + 0.5
+    save_file(few, tmp_path / "w.safetensors")
+    model, own = (load_model(f"pocket{x}") for x in (f"+lora={tmp_path}@0.5", ""))
+    merge_loras(model.pipeline)
+    before, now = (m.pipeline.transformer.state_dict() for m in (own, model))
+    changes = [(now[k] - before[k]).double().square().sum() for k in before]
+    report = model.loras[0]
+    assert report.norm == pytest.approx(float(sum(changes)) ** 0.5, rel=1e-5)
+    assert "it changes nothing" not in str(report)
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -399,6 +417,15 @@ def test_several_adapters_in_one_file_are_refused_by_name(tmp_path):
     }
     save_file(both, tmp_path / "both.safetensors")
     assert "holds several adapters (new, old)" in refusal(tmp_path / "both.safetensors")
+
+
+def test_a_bias_between_the_factors_is_not_passed_over(tmp_path):
+    """peft has no place for it, and says nothing."""
+    name = next(n for n in tensors() if n.endswith("lora_A.weight"))
+    more = {name.replace("weight", "bias"): torch.ones(RANK)}
+    save_file(tensors() | more, tmp_path / "w.safetensors")
+    code, said = run_here(tmp_path, "inspect", f"pocket+lora={tmp_path}")
+    assert code == 2 and f"{LAYERS} of {LAYERS} layers, 1 other tensors" in said, said
 
 
 def test_what_a_conversion_passes_over_is_not_fitted(tmp_path):
