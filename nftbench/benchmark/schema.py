@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from nftbench.benchmark import data_cache as data
 from nftbench.benchmark.faults import in_words, refuse_repeated
@@ -37,8 +38,9 @@ class Frozen(BaseModel):
     def _numbers_as_such(cls, value: Any, info: ValidationInfo) -> Any:
         """A text or a switch where a number is meant is another value than was written, as `"3"` and `true` for 1."""
         kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool | str) and {int, float} & {kind, *get_args(kind)}:
-            raise ValueError("expected a number, without quotes")
+        kinds = {kind, *get_args(kind)}
+        if isinstance(value, bool | str) and {int, float} & kinds:
+            raise PydanticKnownError("int_type" if int in kinds else "float_type")
         return value
 
 

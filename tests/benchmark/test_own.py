@@ -294,9 +294,9 @@ SUITE_FAULTS = {
     SHOP.replace('benchmark = "signs"\n', ""): "columns.0.benchmark: expected a value, got none",
     'benchmarks = "signs"': "benchmarks: expected a list, got 'signs'",
     "benchmarks = []": "benchmarks: expected a list of at least 1, got []",
-    f'{SHOP}[settings]\nnum_inference_steps = "3"': "settings.num_inference_steps: expected a number, "
-    "without quotes, got '3'",
-    f"{SHOP}[settings]\nguidance_scale = true": "settings.guidance_scale: expected a number",
+    f'{SHOP}[settings]\nnum_inference_steps = "3"': "settings.num_inference_steps: expected a "
+    "whole number, got '3'",
+    f"{SHOP}[settings]\nguidance_scale = true": "settings.guidance_scale: expected a number, got True",
     SHOP.replace('benchmark = "signs"', 'benchmark = "ocr"'): "mine.toml: columns name ocr, which",
     'benchmarks = ["signs"]\ntitle = 3': "title: expected a text, got 3",
     'benchmarks = ["signs"]\n[settings]\nheigth = 64': "unknown key 'settings.heigth'; did you mean",

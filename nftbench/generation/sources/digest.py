@@ -15,7 +15,7 @@ NOTES = {
     "license", "license.txt", "notice", "readme", "readme.txt", "nftbench.toml",
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
-"""Names, in lower case, of such files; the last ones are what Windows and macOS leave in folders that were looked at."""
+"""Names, in lower case, of such files; the last ones are what systems leave in folders that were looked at."""
 
 
 def folder_digest(folder: Path) -> str:
