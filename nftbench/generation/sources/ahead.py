@@ -1,12 +1,10 @@
 """A checkpoint's files before they are needed: whether they are on this disk, and fetching them."""
 
-from pathlib import Path
-
-from nftbench.generation.sources import files
+from nftbench.generation.sources.files import lacking_in_pipeline
 from nftbench.generation.sources.hub import cached_folder, fetch_file
 from nftbench.generation.sources.packaged import place_of
 from nftbench.generation.sources.pipelines import WEIGHTS, fetch_pipeline
-from nftbench.generation.sources.reference import INDEX, VARIANT, HubPlace, hub_place, parse
+from nftbench.generation.sources.reference import VARIANT, HubPlace, hub_place, parse
 from rewards.base import ConfigError
 
 
@@ -21,7 +19,7 @@ def is_here(checkpoint: str) -> bool:
     if inside.endswith(WEIGHTS):
         return (folder / inside).is_file()
     try:
-        return _whole(folder / inside)
+        return not lacking_in_pipeline(folder / inside)
     except ConfigError:
         return False
 
@@ -45,22 +43,3 @@ def fetch(checkpoint: str) -> None:
 def _on_hub(checkpoint: str) -> HubPlace | None:
     base = parse(checkpoint).base
     return None if place_of(base).exists() else hub_place(base)
-
-
-def _whole(folder: Path) -> bool:
-    """Whether every part of a pipeline has its files, each network its weights.
-
-    Raises:
-        ConfigError: there is no index, or a broken one.
-    """
-    for part in files.parts_of(files.read_index(folder / INDEX)):
-        inside = [p for p in (folder / part).glob("*") if p.is_file()]
-        names = {p.name for p in inside}
-        network = "config.json" in names
-        if not inside or (
-            network and not any(p.suffix in (".safetensors", ".bin") for p in inside)
-        ):
-            return False
-        if not all(files.shards(p) <= names for p in inside if p.name.endswith(".index.json")):
-            return False
-    return True

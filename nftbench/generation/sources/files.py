@@ -32,6 +32,8 @@ PART_BYTES = 30_000_000
 _OTHER = (".onnx", ".onnx_data", ".msgpack", ".h5", ".ckpt", ".gguf", ".pb", ".xml", ".pt", ".pth")
 """Endings of weights for other programs."""
 
+CENSORS = ("safety_checker",)
+"""Parts that black images out: an image that was drawn must be scored as it was drawn."""
 DIFFERENCES = "_differences_from_own"
 """Attribute of a part that was put into a pipeline: in what it differs, in words."""
 UNSHAPED = ("architectures", "dtype", "torch_dtype", "transformers_version", "sample_size")
@@ -126,6 +128,40 @@ def refuse_unsound(folder: Path, parts: Iterable[str], variant: str | None) -> N
                 raise ConfigError(
                     f"{folder / part} lacks {min(lost)}, which {name} names; fetch or save it again"
                 )
+
+
+def lacking_in_pipeline(folder: Path) -> str:
+    """What a pipeline's folder lacks: see `lacking`.
+
+    Raises:
+        ConfigError: there is no index, or a broken one.
+    """
+    parts = parts_of(read_index(folder / INDEX))
+    return lacking(folder, [part for part in parts if part not in CENSORS])
+
+
+def lacking(folder: Path, parts: Iterable[str]) -> str:
+    """What a pipeline's folder in a cache lacks that was fetched in part only, in words; empty for a whole one.
+
+    Args:
+        folder: the pipeline's; or that of a part, which has no name then.
+        parts: those that are looked for.
+
+    Raises:
+        ConfigError: an index of weights that is none.
+    """
+    for part in parts:
+        inside = [p for p in (folder / part).glob("*") if p.is_file()]
+        names = {p.name for p in inside}
+        of = f" of {part}" if part else ""
+        if not inside:
+            return f"files{of}"
+        if "config.json" in names and not any(p.suffix in (".safetensors", ".bin") for p in inside):
+            return f"weights{of}"
+        indices = [p for p in inside if p.name.endswith(".index.json")]
+        if lost := set[str]().union(*map(shards, indices)) - names:
+            return f"{min(lost)}{of}"
+    return ""
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -89,27 +89,39 @@ def _out_of_reach(place: HubPlace, name: str) -> bool:
     return False
 
 
-def fetch_folder(place: HubPlace, known: str, wanted: Wanted) -> Fetched:
+def fetch_folder(
+    place: HubPlace, known: str, wanted: Wanted, lacking: Callable[[Path], str]
+) -> Fetched:
     """The files of a place that are needed, in one folder.
 
     Args:
         place: repository, revision and subfolder.
         known: a file that has to be there; it settles the commit, once.
         wanted: names of the files that are needed.
+        lacking: what a folder of the cache lacks, in words; asked where the hub does not say what there is.
 
     Raises:
         ConfigError: it cannot be had; the line says whether it is gated, missing or out of reach.
     """
     first = fetch_file(place, known)
     folder = first.path.parents[len(PurePosixPath(known).parts) - 1]
-    names = _names(place, first.commit)
-    if names is not None:
-        inside = [n.removeprefix(_prefix(place)) for n in names if n.startswith(_prefix(place))]
-        patterns = [_escaped(_prefix(place) + name) for name in wanted(inside)]
-        try:
-            snapshot_download(place.id, revision=first.commit, allow_patterns=patterns)
-        except (HfHubHTTPError, LocalEntryNotFoundError, *UNREACHED) as error:
-            raise _refusal(place, known, error) from None
+    try:
+        info = HfApi().model_info(place.id, revision=first.commit)
+    except UNREACHED as error:
+        if what := lacking(folder):
+            raise ConfigError(
+                f"the hub does not give {place.id}: it says not what there is ({_words(error)}), and the cache holds "
+                f"a part of it alone, without {what}; run the same command once where there is a network"
+                f"{' (unset HF_HUB_OFFLINE)' if huggingface_hub.constants.HF_HUB_OFFLINE else ''}"
+            ) from None
+        return Fetched(folder, first.commit, place)
+    names = [file.rfilename for file in info.siblings or ()]
+    inside = [n.removeprefix(_prefix(place)) for n in names if n.startswith(_prefix(place))]
+    patterns = [_escaped(_prefix(place) + name) for name in wanted(inside)]
+    try:
+        snapshot_download(place.id, revision=first.commit, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, *UNREACHED) as error:
+        raise _refusal(place, known, error) from None
     return Fetched(folder, first.commit, place)
 
 
@@ -172,15 +184,6 @@ def cached_folder(place: HubPlace) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _names(place: HubPlace, commit: str) -> list[str] | None:
-    """All files of a commit; None where the hub cannot be asked, so that the cache has to do."""
-    try:
-        info = HfApi().model_info(place.id, revision=commit)
-    except UNREACHED:
-        return None
-    return [file.rfilename for file in info.siblings or ()]
-
-
 def _prefix(place: HubPlace) -> str:
     return f"{place.subfolder}/" if place.subfolder else ""
 
@@ -205,7 +208,7 @@ def _refusal(place: HubPlace, name: str, error: BaseException) -> ConfigError:
         "HF_HUB_OFFLINE, or fetch it first where there is a network)",
         EntryNotFoundError: f"it holds no {name}{at}; expected owner/name@revision:subfolder",
     }
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    said = _words(error)
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
         reasons[HfHubHTTPError] = gated
     why = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), said)
@@ -214,3 +217,7 @@ def _refusal(place: HubPlace, name: str, error: BaseException) -> ConfigError:
     if isinstance(error, EntryNotFoundError) and not lost:
         kind = NotInRepository
     return kind(f"the hub does not give {place.id}: {why}")
+
+
+def _words(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

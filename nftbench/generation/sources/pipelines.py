@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,6 @@ from nftbench.parsing import parse_json
 from rewards.base import ConfigError, MissingExtra
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".gguf", ".pt", ".pth")
-CENSORS = ("safety_checker",)
-"""Parts that black images out: an image that was drawn must be scored as it was drawn."""
 ONE_NETWORK = (
     "one network alone goes behind +unet= or +transformer= of its base, a LoRA behind +lora="
 )
@@ -108,7 +107,7 @@ def _build_folder(
     notes = [f"weights of variant {variant}"] if variant else []
     dtype = dtype or files.stored_dtype(folder, index, variant)
     given = left_out(index)
-    censors = [name for name in CENSORS if name in files.parts_of(index)]
+    censors = [name for name in files.CENSORS if name in files.parts_of(index)]
     wanted = set() if remote_code else files.loaded_parts(folder / INDEX, index)
     files.refuse_unsound(folder, wanted - {*given, *reference.components}, variant)
     notes += [f"{name} left out: images are scored as they were drawn" for name in censors]
@@ -151,7 +150,7 @@ def left_out(index: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {
         k: None
         for k, v in index.items()
-        if isinstance(v, list) and (v[:1] == [None] or k in CENSORS)
+        if isinstance(v, list) and (v[:1] == [None] or k in files.CENSORS)
     }
     return given | (
         {"requires_safety_checker": False} if "requires_safety_checker" in index else {}
@@ -165,7 +164,8 @@ def fetch_pipeline(place: HubPlace, variant: str | None) -> Fetched:
         ConfigError: it cannot be had.
     """
     index = files.read_index(fetch_file(place, INDEX).path)
-    return fetch_folder(place, INDEX, lambda names: files.needed(names, index, variant))
+    wanted = partial(files.needed, index=index, variant=variant)
+    return fetch_folder(place, INDEX, wanted, files.lacking_in_pipeline)
 
 
 def refuse_code(folder: Path, index: Mapping[str, Any], allowed: bool) -> None:
@@ -258,6 +258,7 @@ def _component_place(
             lambda names: files.weights_and_words(
                 [n for n in names if "/" not in n], variant(names)
             ),
+            lambda folder: files.lacking(folder, [""]),
         )
         return fetched.path, fetched.digest
     if path.is_file():
@@ -352,7 +353,7 @@ def _config_of(reference: Reference, path: Path) -> tuple[Path, str]:
             f"+config={wanted}: no such folder, and not owner/name@revision:subfolder"
         )
     try:
-        fetched = fetch_folder(place, INDEX, _no_weights)
+        fetched = fetch_folder(place, INDEX, _no_weights, lambda folder: "")
     except ConfigError as error:
         raise ConfigError(
             f"{path.name} needs the configuration of {wanted}: {error}; or pass --config FOLDER"

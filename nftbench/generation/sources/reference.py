@@ -136,7 +136,8 @@ def hub_place(source: str) -> HubPlace | None:
     found = _HUB.fullmatch(source)
     if not found or ".." in re.split("[/:@]", source):
         return None
-    return HubPlace(found["id"], found["revision"], (found["subfolder"] or "").strip("/") or None)
+    inside = "/".join(n for n in (found["subfolder"] or "").split("/") if n not in ("", "."))
+    return HubPlace(found["id"], found["revision"], inside or None)
 
 
 def _relative(text: str, folder: Path) -> str:

@@ -43,6 +43,8 @@ def hub(tmp_path_factory):
     shutil.copytree(lora, root / "some" / "lora" / "r1" / "checkpoint-60" / "lora")
     shutil.copy(*(lora.glob("*.safetensors")), root / "some" / "lora" / "r1" / "a.safetensors")
     shutil.copy(*(lora.glob("*.safetensors")), root / "some" / "lora" / "r1" / "b.safetensors")
+    shutil.copytree(pocket, root / "some" / "busy" / "main")
+    (root / "some" / "busy" / "busy").touch()
     (root / "some" / "empty" / "main").mkdir(parents=True)
     (root / "some" / "empty" / "main" / "README.md").touch()
     with fake_hub.serving(root) as url:
@@ -113,6 +115,21 @@ def test_what_is_missing_is_one_line_with_a_way_out(hub, load):
         assert isinstance(answer, str) and "\n" not in answer, name
         assert all(word in answer for word in words), answer
     assert opened[0] == fake_hub.commit_of("main")
+
+
+@pytest.mark.slow
+def test_a_cache_that_was_filled_in_part_is_said_so(hub, load, tmp_path):
+    """Also where the hub is there and does not say which files it has."""
+    busy, whole = load(hub, "some/busy", "some/pocket:./")
+    assert "busy: it says not what there is (" in busy and "503" in busy
+    assert "without files of " in busy and "run the same command once" in busy
+    assert whole[0] == fake_hub.commit_of("main")
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    (lost,) = (tmp_path / "cache" / "hub").glob(f"models--some--pocket/snapshots/*/{weights}")
+    lost.unlink()
+    (offline,) = load(hub, "some/pocket", offline="1")
+    assert "a part of it alone, without weights of transformer" in offline
+    assert "(unset HF_HUB_OFFLINE)" in offline
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """A model hub on this machine: folders served as repositories, with branches, gates and missing things.
 
 A process of its own, for the hub's client keeps state. `OWNER/NAME/REVISION/...` below the folder are the files;
-a file `OWNER/NAME/gated` closes a repository to everybody without the token.
+a file `OWNER/NAME/gated` closes a repository to everybody without the token, `OWNER/NAME/busy` its lists of files.
 """
 
 import hashlib
@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self):
         parts = unquote(self.path.partition("?")[0]).strip("/").split("/")
         if parts[:2] == ["api", "models"]:
+            if self.folder.joinpath(*parts[2:4], "busy").exists():
+                return self.reply(503, b"")
             what = self.tree if "tree" in parts[4:5] else self.info
             return what("/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
         if len(parts) < 5 or parts[2] != "resolve":
