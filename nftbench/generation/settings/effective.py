@@ -27,6 +27,7 @@ from nftbench.generation.settings.guidance import (
     fitted_scale,
     follows,
     main_knob,
+    negative_is_heard,
 )
 from nftbench.generation.settings.solvers import chosen_solver, described_solver
 from rewards.base import ConfigError
@@ -153,9 +154,11 @@ class _Learner:
         wanted = {n: v for n in names if (v := getattr(self.requested, n)) is not None}
         refused = [n for n in wanted if n not in self.parameters]
         if refused:
-            remedy = probe.begins_with_an_image(self.pipeline) or "; leave it out"
+            sized = {"height", "width"} & set(refused)  # otherwise by the image that it begins with
+            remedy = probe.begins_with_an_image(self.pipeline) if sized else ""
             raise ConfigError(
-                f"{self.name} has no argument {', '.join(refused)}, which {self.requested.about} sets{remedy}"
+                f"{self.name} has no argument {', '.join(refused)}, which {self.requested.about} sets"
+                f"{remedy or '; leave it out'}"
             )
         if "negative_prompt" in wanted:
             wanted["negative_prompt"] = [wanted["negative_prompt"]]
@@ -296,8 +299,6 @@ class _Learner:
             raise ConfigError(
                 f"{self._cannot('guidance off', knobs)}: it always makes {seen.calls:g} network calls a step"
             )
-        if "negative_prompt" in self.fixed:
-            raise ConfigError("--negative-prompt has no effect where guidance is off; leave it out")
         return _Guidance(kind="off", scale=1.0, arguments=arguments, seen=seen)
 
     def _cfg(self, knobs: Sequence[Knob], scale: float) -> _Guidance:
@@ -333,6 +334,13 @@ class _Learner:
 
     def finished(self, guidance: _Guidance) -> Effective:
         """Draw one image as it will be drawn, and write down what came."""
+        asked = self.requested.negative_prompt
+        if asked is not None and not negative_is_heard(
+            self.draw, guidance.arguments, guidance.seen, asked
+        ):
+            raise ConfigError(
+                f"--negative-prompt has no effect on {self.name} where guidance is {guidance.kind}; leave it out"
+            )
         self.latent = False
         seen = self.draw(guidance.arguments)
         _, height, width, _ = probe.image_of(seen, self.pipeline).shape

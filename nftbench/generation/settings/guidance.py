@@ -29,6 +29,8 @@ CANDIDATES = re.compile(r"(guidance|cfg|pag)_scale$")
 HIGH = 3.0
 NEGATIVES = ("", " ")
 """Negative prompts that say nothing; some text encoders take no empty text."""
+OTHERS = ("a photo of a cat", "a house")
+"""Negative prompts that say something."""
 TOLERANCE = 0.02
 """Of a fitted scale, relative; half precision blurs it."""
 ROUNDING = 1e-7
@@ -117,6 +119,21 @@ def find_knobs(
     ]
 
 
+def negative_is_heard(
+    draw: Draw, arguments: Mapping[str, Any], seen: Observation, asked: str
+) -> bool:
+    """Whether anything turns on a negative prompt; where nothing does, a row would name what was not drawn with.
+
+    Args:
+        draw: one short call for one image.
+        arguments: of the call that was seen, besides the negative prompt.
+        seen: that call.
+        asked: its negative prompt.
+    """
+    other = next(text for text in OTHERS if text != asked.strip())
+    return not alike(draw({**arguments, "negative_prompt": [other]}), seen)
+
+
 def main_knob(knobs: Sequence[Knob]) -> Knob | None:
     """The knob that is meant where there are several: one that the model uses itself, and the plainest name."""
     order = sorted(knobs, key=lambda k: (k.needs_negative, not k.used_by_default, len(k.name)))
@@ -133,10 +150,10 @@ def _turn(
     ignored = Knob(name=name, kind="ignored", default=default)
     high_value = HIGH if default != HIGH else HIGH + 1
     high = _drawn(draw, {name: high_value, **beside})
-    if high is None or (_alike(high, natural) and not high.guided):
+    if high is None or (alike(high, natural) and not high.guided):
         return ignored
     seen = {v: one for v in (1.0, 0.0) if (one := _drawn(draw, {name: v, **beside}))}
-    if not seen or all(_alike(one, high) for one in seen.values()):
+    if not seen or all(alike(one, high) for one in seen.values()):
         return ignored
     if any(_rows(one) < _rows(high) for one in seen.values()):
         off = max(v for v, one in seen.items() if _rows(one) < _rows(high))
@@ -166,7 +183,7 @@ def _drawn(draw: Draw, arguments: Mapping[str, Any]) -> Observation | None:
         return None
 
 
-def _alike(a: Observation, b: Observation) -> bool:
+def alike(a: Observation, b: Observation) -> bool:
     """Whether two calls asked their networks the same and gave their solvers the same."""
     return len(a.steps) == len(b.steps) and all(
         same(one.model_output, two.model_output)

@@ -87,6 +87,17 @@ def test_a_scale_that_is_added_to_the_guided_answer_is_one_more():
         ("lcm", {"guidance": "cfg", "guidance_scale": 3.0}, "takes --guidance embedded:S"),
         ("sd3", {"guidance": "embedded", "guidance_scale": 3.0}, "takes --guidance off or cfg:S"),
         ("sd3", {"guidance": "off", "negative_prompt": "blur"}, "--negative-prompt has no effect"),
+        (
+            "flux",
+            {"negative_prompt": "blur"},
+            "no effect on FluxPipeline where guidance is embedded",
+        ),
+        ("flux_schnell", {"negative_prompt": "blur"}, "where guidance is off; leave it out"),
+        (
+            "flux2_klein",
+            {"negative_prompt": "a"},
+            "negative_prompt, which the recipe sets; leave it out",
+        ),
         ("sd15", {"max_sequence_length": 8}, "has no argument max_sequence_length"),
         ("sd3", {"height": 60}, "cannot draw with height=60"),
     ],
@@ -95,6 +106,18 @@ def test_what_a_model_cannot_do_is_one_line(family, parameters, said):
     with pytest.raises(ConfigError) as caught:
         learned(family, **parameters)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_negative_prompt_that_is_not_drawn_with_stands_in_no_row(tmp_path):
+    families.build("flux").save_pretrained(tmp_path / "flux")
+    asked = ("eval", "flux", "--suite", "geneval-pocket", "--limit", "1", "--rewards", "jpeg")
+    asked += ("--size", "64", "--steps", "1", "--out", "run", "--negative-prompt", "blur")
+    code, said = run_here(tmp_path, *asked)
+    assert (
+        code == 2 and "--negative-prompt has no effect" in said and not (tmp_path / "run").exists()
+    )
+    code, said = run_here(tmp_path, *asked, "--guidance", "cfg:2")
+    assert code == 0, said
 
 
 @pytest.mark.slow
