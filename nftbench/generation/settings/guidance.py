@@ -131,7 +131,9 @@ def negative_is_heard(
         asked: its negative prompt.
     """
     other = next(text for text in OTHERS if text != asked.strip())
-    return not alike(draw({**arguments, "negative_prompt": [other]}), seen)
+    turned = draw({**arguments, "negative_prompt": [other]})
+    given = [[step.model_output for step in one.steps] for one in (seen, turned)]
+    return len(given[0]) != len(given[1]) or not all(map(same, *given))
 
 
 def main_knob(knobs: Sequence[Knob]) -> Knob | None:
@@ -150,10 +152,10 @@ def _turn(
     ignored = Knob(name=name, kind="ignored", default=default)
     high_value = HIGH if default != HIGH else HIGH + 1
     high = _drawn(draw, {name: high_value, **beside})
-    if high is None or (alike(high, natural) and not high.guided):
+    if high is None or (_alike(high, natural) and not high.guided):
         return ignored
     seen = {v: one for v in (1.0, 0.0) if (one := _drawn(draw, {name: v, **beside}))}
-    if not seen or all(alike(one, high) for one in seen.values()):
+    if not seen or all(_alike(one, high) for one in seen.values()):
         return ignored
     if any(_rows(one) < _rows(high) for one in seen.values()):
         off = max(v for v, one in seen.items() if _rows(one) < _rows(high))
@@ -183,7 +185,7 @@ def _drawn(draw: Draw, arguments: Mapping[str, Any]) -> Observation | None:
         return None
 
 
-def alike(a: Observation, b: Observation) -> bool:
+def _alike(a: Observation, b: Observation) -> bool:
     """Whether two calls asked their networks the same and gave their solvers the same."""
     return len(a.steps) == len(b.steps) and all(
         same(one.model_output, two.model_output)

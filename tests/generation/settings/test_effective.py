@@ -93,6 +93,7 @@ def test_a_scale_that_is_added_to_the_guided_answer_is_one_more():
             "no effect on FluxPipeline where guidance is embedded",
         ),
         ("flux_schnell", {"negative_prompt": "blur"}, "where guidance is off; leave it out"),
+        ("qwen_image21", {"negative_prompt": "blur"}, "where guidance is off; leave it out"),
         (
             "flux2_klein",
             {"negative_prompt": "a"},
