@@ -179,8 +179,8 @@ class _Learner:
             **more,
             **call,
         }
-        if self.one_by_one and isinstance(arguments.get("negative_prompt"), list):
-            arguments["negative_prompt"] = arguments["negative_prompt"][0]
+        if negative := arguments.get("negative_prompt"):  # a list of its own: some write into it
+            arguments["negative_prompt"] = negative[0] if self.one_by_one else [*negative]
         return probe.observe(self.pipeline, arguments)
 
     def _first_call(self) -> probe.Observation:

@@ -64,6 +64,7 @@ def rows_a_step(pipeline, settings: Effective, steps: int = 3) -> float:
         slow("cogview4", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
         slow("omnigen", {"guidance": "cfg", "guidance_scale": 3.0}, "cfg", 3.0, 2),
         slow("lcm", {}, "embedded", 8.5, 1),
+        slow("z_image_omni", {"negative_prompt": "blur"}, "cfg", 6.0, 2),
     ],
 )
 def test_guidance_is_what_the_network_saw(family, parameters, kind, scale, calls):
