@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from nftbench.benchmark import own, places
 from nftbench.benchmark.faults import in_words
-from nftbench.benchmark.schema import Benchmark, Protocol
+from nftbench.benchmark.schema import Benchmark, Protocol, over
 from nftbench.benchmark.suites import Suite
 from rewards.base import ConfigError, Prompt, did_you_mean
 
@@ -28,13 +28,10 @@ def protocols_of(suite: Suite, **changes: Any) -> dict[Protocol, tuple[str, ...]
         ConfigError: a value out of range.
     """
     changed = {k: v for k, v in changes.items() if v is not None}
-    fixed = suite.settings.given
-    if "guidance" in changed or "guidance_scale" in changed:  # kind and scale go together
-        fixed = {k: v for k, v in fixed.items() if not k.startswith("guidance")}
-    fixed |= changed
+    fixed = over(suite.settings.given, changed)
     found: dict[Protocol, list[str]] = {}
     for column in suite.columns:
-        protocol = load_benchmark(column.benchmark).protocol(**fixed | column.settings.given)
+        protocol = load_benchmark(column.benchmark).protocol(**over(fixed, column.settings.given))
         found.setdefault(protocol, []).append(column.reward)
     columned = {column.benchmark for column in suite.columns}
     for benchmark in (load_benchmark(n) for n in suite.benchmarks if n not in columned):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -61,15 +61,37 @@ class SamplingSettings(Frozen):
     solver: str | None = None
     """Asked for, a name that `--solver` knows; drawn, also the class and the digest of its configuration."""
 
+    asked: ClassVar[bool] = True
+    """Whether it is what somebody wrote down; as drawn, some guidance is no one scale."""
+
+    @model_validator(mode="after")
+    def _kind_with_its_scale(self) -> Self:
+        kind, scale = (self.guidance if self.asked else None), self.guidance_scale
+        if kind == "native" and scale is not None:
+            raise ValueError("guidance native is the model's own scale; leave out guidance_scale")
+        if kind == "off" and scale not in (None, 1):
+            raise ValueError(f"guidance off has the scale 1, not {scale:g}; leave out one of them")
+        if kind in ("cfg", "embedded") and scale is None:
+            raise ValueError(f"guidance {kind} goes with a guidance_scale, such as 4.5")
+        return self
+
     @property
     def given(self) -> dict[str, Any]:
         """Those that are fixed."""
         return self.model_dump(exclude_none=True)
 
 
+def over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others over them; kind and scale of guidance go together."""
+    guided = any(name.startswith("guidance") for name in changes)
+    kept = {k: v for k, v in settings.items() if not (guided and k.startswith("guidance"))}
+    return {**kept, **changes}
+
+
 class SamplingParameters(SamplingSettings):
     """How images are drawn, in evaluation and in training; None leaves a setting to the model."""
 
+    asked: ClassVar[bool] = False
     seed: int = Field(default=0, ge=0)
 
     @property
@@ -360,10 +382,7 @@ class Benchmark(Frozen):
             ConfigError: a value out of range.
         """
         given = {k: v for k, v in changes.items() if v is not None}
-        own = self.sampling.model_dump()
-        if "guidance" in given or "guidance_scale" in given:  # kind and scale go together
-            own |= {"guidance": None, "guidance_scale": None}
-        fields = own | given
+        fields = over(self.sampling.model_dump(), given)
         try:
             return Protocol(
                 protocol_version=2,

@@ -297,6 +297,9 @@ SUITE_FAULTS = {
     f'{SHOP}[settings]\nnum_inference_steps = "3"': "settings.num_inference_steps: expected a "
     "whole number, got '3'",
     f"{SHOP}[settings]\nguidance_scale = true": "settings.guidance_scale: expected a number, got True",
+    f'{SHOP}[settings]\nguidance = "embedded"': "settings: guidance embedded goes with a guidance_scale",
+    f'{SHOP}[settings]\nguidance = "off"\nguidance_scale = 4.5': "guidance off has the scale 1, not 4.5",
+    f'{SHOP}settings = {{ guidance = "native", guidance_scale = 2 }}': "leave out guidance_scale",
     SHOP.replace('benchmark = "signs"', 'benchmark = "ocr"'): "mine.toml: columns name ocr, which",
     'benchmarks = ["signs"]\ntitle = 3': "title: expected a text, got 3",
     'benchmarks = ["signs"]\n[settings]\nheigth = 64': "unknown key 'settings.heigth'; did you mean",

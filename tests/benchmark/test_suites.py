@@ -23,6 +23,7 @@ from nftbench.evaluation.planning import folder_names, plan
 from nftbench.generation.checkpoint import own_settings
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 
 TABLE_1 = ["GenEval", "OCR", "PickScore", "ClipScore", "HPSv2.1", "Aesthetic", "ImgRwd", "UniRwd"]
 TWO = """
@@ -121,6 +122,25 @@ def test_table_2s_ocr_cell_stays_without_guidance(flag, ocr, others):
         for p in protocols_of(load_suite("table2"), guidance_scale=flag)
     }
     assert found == {"geneval-nft": others, "ocr": ocr, "drawbench": others}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell"), [("off", "guidance_scale = 3.0"), ("cfg", 'guidance = "off"')]
+)
+def test_a_cells_own_guidance_stays_whatever_the_suite_has(tmp_path, kind, cell):
+    """Kind and scale go together: a scale beside the suite's `off` would draw without guidance, under that scale."""
+    scale = "\nguidance_scale = 2.0" if kind == "cfg" else ""
+    text = f'benchmarks = ["geneval-pocket"]\n[settings]\nheight = 64\nwidth = 64\nguidance = "{kind}"{scale}\n'
+    for name, own in (("plain", ""), ("own", f"settings = {{ {cell} }}\n")):
+        text += (
+            f'[[columns]]\nname = "{name}"\nbenchmark = "geneval-pocket"\nmetric = "jpeg"\n{own}'
+        )
+    (tmp_path / "mine.toml").write_text(text)
+    asked = ("--limit", "1", "--steps", "1", "--images-per-prompt", "1", "--out", "run")
+    code, said = run_here(tmp_path, "eval", "pocket", "--suite", "mine.toml", *asked)
+    assert code == 0, said
+    drawn = [p.guidance_scale for p in Run(tmp_path / "run").protocols().values()]
+    assert drawn == ([1.0, 3.0] if kind == "off" else [2.0, 1.0])
 
 
 def test_the_pocket_table_has_the_papers_rows():
