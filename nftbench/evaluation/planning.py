@@ -146,7 +146,16 @@ def fitted(works: Sequence[Work], model: LoadedModel) -> list[Work]:
         name = work.name.replace(f"+{work.protocol.hash}", f"+{protocol.hash}")
         cut = count_cut(model.pipeline, settings, work.prompts)
         found.append(replace(work, name=name, protocol=protocol, settings=settings, cut=cut))
-    return found
+    return each_once(found)
+
+
+def each_once(works: Sequence[Work]) -> list[Work]:
+    """Works of one protocol as one, with all their rewards: what differs as it is asked may be drawn alike."""
+    found: dict[str, Work] = {}
+    for work in works:
+        rewards = found[work.name].rewards if work.name in found else {}
+        found[work.name] = replace(work, rewards={**rewards, **work.rewards})
+    return list(found.values())
 
 
 def drawn(work: Work) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingDefaults
 from nftbench.evaluation.images import image_origin
-from nftbench.evaluation.planning import Work
+from nftbench.evaluation.planning import Work, each_once
 from nftbench.generation.checkpoint import Allowed
 from nftbench.generation.image_service import Beginning, Drawn, ImageService, draw
 from nftbench.generation.machine.hardware import Hardware
@@ -69,7 +69,7 @@ def service_works(works: Sequence[Work], settings: Mapping[str, Any]) -> list[Wo
         protocol = work.protocol.model_copy(update=update)
         name = work.name.replace(f"+{work.protocol.hash}", f"+{protocol.hash}")
         found.append(replace(work, name=name, protocol=protocol))
-    return found
+    return each_once(found)
 
 
 def ask_for_images(run: Run, work: Work, service: ImageService, progress: Progress) -> None:

@@ -143,6 +143,23 @@ def test_a_cells_own_guidance_stays_whatever_the_suite_has(tmp_path, kind, cell)
     assert drawn == ([1.0, 3.0] if kind == "off" else [2.0, 1.0])
 
 
+def test_cells_that_ask_for_one_drawing_in_other_words_share_its_images(tmp_path):
+    """Each keeps its column; a second row of one metric would make the run unreadable."""
+    text = 'benchmarks = ["geneval-pocket"]\n[settings]\nheight = 64\nwidth = 64\n'
+    cells = (("", 'guidance = "off"'), ("compressibility", "guidance_scale = 1.0"))
+    for variant, asked in cells:
+        text += f'[[columns]]\nname = "c{variant}"\nbenchmark = "geneval-pocket"\nmetric = "jpeg"\n'
+        text += f'variant = "{variant}"\nsettings = {{ {asked} }}\n'
+    (tmp_path / "mine.toml").write_text(text)
+    few = ("--limit", "1", "--steps", "1", "--images-per-prompt", "1", "--out", "run")
+    code, said = run_here(tmp_path, "eval", "pocket", "--suite", "mine.toml", *few)
+    assert code == 0 and len(Run(tmp_path / "run").protocols()) == 1, said
+    rows = pd.read_csv(tmp_path / "run" / "rows.csv")
+    assert rows["variant"].fillna("").tolist() == ["", "compressibility"]
+    code, said = run_here(tmp_path, "table", "mine.toml", "run")
+    assert code == 0, said
+
+
 def test_the_pocket_table_has_the_papers_rows():
     suite = load_suite("pocket-table1")
     assert [c.name for c in suite.columns] == TABLE_1[:4]

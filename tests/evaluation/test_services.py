@@ -164,6 +164,22 @@ def test_a_query_of_the_address_stays_behind_the_path(tmp_path):
         assert [a["path"] for a in log(url)] == ["/v1/images/generations?api-version=2024-02-01"]
 
 
+def test_cells_that_a_service_cannot_tell_apart_are_asked_for_once(tmp_path):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "p.txt").write_text("a red cube\n", "utf-8")
+    (tmp_path / "own.toml").write_text('[prompts]\nfile = "p.txt"\n', "utf-8")
+    cell = '[[columns]]\nname = "{0}"\nbenchmark = "own"\nmetric = "jpeg"\nvariant = "{1}"\n'
+    cells = cell.format("a", "") + "settings = { guidance_scale = 4.5 }\n"
+    cells += cell.format("b", "compressibility") + "settings = { guidance_scale = 1.0 }\n"
+    (tmp_path / "mine.toml").write_text(f'benchmarks = ["own"]\n{cells}', "utf-8")
+    with serving_images() as url:
+        asked = ("--suite", "mine.toml", "--size", "64", "--out", "run")
+        code, out = run_here(tmp_path, "eval", f"api:{url}#fake", *asked)
+        assert code == 0 and len(log(url)) == 1, out
+    rows = pd.read_csv(tmp_path / "run" / "rows.csv")
+    assert rows["variant"].fillna("").tolist() == ["", "compressibility"]
+
+
 def test_the_rate_is_kept(service, monkeypatch):
     monkeypatch.setenv("NFTBENCH_IMAGES_RATE", "240")
     began = time.monotonic()
