@@ -150,12 +150,15 @@ def fitted(works: Sequence[Work], model: LoadedModel) -> list[Work]:
 
 
 def each_once(works: Sequence[Work]) -> list[Work]:
-    """Works of one protocol as one, with all their rewards: what differs as it is asked may be drawn alike."""
+    """Works of one folder as one, with all their rewards: what differs as it is asked may be drawn alike."""
     found: dict[str, Work] = {}
     for work in works:
         rewards = found[work.name].rewards if work.name in found else {}
         found[work.name] = replace(work, rewards={**rewards, **work.rewards})
-    return list(found.values())
+    if len(found) == len(works):
+        return list(works)
+    names = folder_names([work.protocol for work in found.values()])
+    return [replace(work, name=name) for name, work in zip(names, found.values(), strict=True)]
 
 
 def drawn(work: Work) -> dict[str, Any]:

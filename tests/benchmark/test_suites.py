@@ -156,8 +156,9 @@ def test_cells_that_ask_for_one_drawing_in_other_words_share_its_images(tmp_path
     assert code == 0 and len(Run(tmp_path / "run").protocols()) == 1, said
     rows = pd.read_csv(tmp_path / "run" / "rows.csv")
     assert rows["variant"].fillna("").tolist() == ["", "compressibility"]
-    code, said = run_here(tmp_path, "table", "mine.toml", "run")
-    assert code == 0, said
+    for command in (("score", "run"), ("table", "mine.toml", "run")):
+        code, said = run_here(tmp_path, *command)
+        assert code == 0, said
 
 
 def test_the_pocket_table_has_the_papers_rows():
