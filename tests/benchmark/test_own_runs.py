@@ -113,6 +113,17 @@ def test_copies_that_are_no_number_are_said_in_the_file_s_terms(tmp_path, said):
     assert code == 2 and "both.toml: prompts.copies: expected a whole number" in out, out
 
 
+def test_a_benchmark_that_is_scored_by_nothing_is_refused(tmp_path):
+    """As own prompts without rewards are: the drawing would end with exit code 0 and an empty table."""
+    written(tmp_path, "prompts/one.txt", "a\n")
+    written(tmp_path, "own.toml", '[prompts]\nfile = "one.txt"\n')
+    asked = ("--suite", "own.toml", "--steps", "1", "--out", "run")
+    code, out = run_here(tmp_path, "eval", "pocket", *asked)
+    assert code == 2 and "own names no rewards" in out and not (tmp_path / "run").exists(), out
+    code, out = run_here(tmp_path, "eval", "pocket", *asked, "--rewards", "jpeg")
+    assert code == 0, out
+
+
 def test_a_prompt_of_blanks_is_none(tmp_path):
     written(tmp_path, "prompts/one.jsonl", '{"prompt": "a"}\n{"prompt": "  "}\n')
     written(tmp_path, "own.toml", BENCHMARK % "jsonl")
