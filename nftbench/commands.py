@@ -130,12 +130,10 @@ def _works(
     """The works of a suite; where one of its own rewards is missing, everything that is missing is said at once."""
     if rewards is not None:
         return plan(list(wanted), load_rewards(_named_rewards(rewards), turns), batch_size)
-    for protocol, keys in wanted.items():
-        if not keys:
-            raise ConfigError(
-                f"{protocol.benchmark} names no rewards, so its images would be scored by nothing; name some in its "
-                "TOML, or pass --rewards, such as ocr,jpeg"
-            )
+    if bare := [protocol.benchmark for protocol, keys in wanted.items() if not keys]:
+        raise ConfigError(
+            f"{bare[0]} names no rewards to score its images; pass --rewards, such as ocr,jpeg"
+        )
     try:
         return own_works(list(wanted), list(wanted.values()), batch_size, turns)
     except ConfigError as error:
