@@ -96,7 +96,7 @@ def read_import_list(path: Path) -> Iterator[tuple[Path, Prompt]]:
             and line number.
     """
     known: dict[tuple[str, str], str] = {}
-    seen: dict[tuple[Path, str], int] = {}
+    seen: dict[tuple[Path, str, str], int] = {}
     first: dict[str, str] = {}
     for number, line in enumerate(text_lines(path, own.bounded(path)), start=1):
         try:
@@ -114,7 +114,7 @@ def read_import_list(path: Path) -> Iterator[tuple[Path, Prompt]]:
         file = path.parent / image
         if not file.is_file():
             raise ConfigError(f"{path}, line {number}: no image {file}")
-        if (before := seen.setdefault((file.resolve(), prompt.text), number)) != number:
+        if (before := seen.setdefault((file.resolve(), prompt.text, prompt.tag), number)) != number:
             raise ConfigError(
                 f"{path}, line {number}: {image} is an image of this prompt in line {before} already, and would count "
                 "twice; leave one of them out"
