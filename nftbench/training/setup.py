@@ -65,7 +65,7 @@ class Setup:
     """How the pipeline calls its network."""
     trained: Sequence[WeightedReward]
     watched: Sequence[WeightedReward]
-    """Rewards that are measured on held-out prompts and never trained on."""
+    """Rewards that are measured and never trained on: those of weight 0, and those of held-out prompts alone."""
 
     def validation_sets(self, *, whole: bool) -> list[ValidationSet]:
         """Of trained and watched rewards; `whole` as `validation.validation_sets` has it."""
@@ -139,8 +139,10 @@ def set_up(
     )
     say(_drawing(settings))
     stages = [_guided(data, base, recipe) for data in stages]
-    trained = {r.key: r for data in stages for r in data.rewards}
-    watched = reward_set.listed(recipe.evaluation.held_out_rewards)
+    listed = [r for data in stages for r in data.rewards]
+    trained = {r.key: r for r in listed if r.spec.weight}
+    asked = [*listed, *reward_set.listed(recipe.evaluation.held_out_rewards)]
+    watched = {r.key: r for r in asked if r.key not in trained}
     return Setup(
         recipe=recipe,
         folder=folder,
@@ -151,7 +153,7 @@ def set_up(
         settings=settings,
         layout=layout,
         trained=list(trained.values()),
-        watched=[r for r in watched if r.key not in trained],
+        watched=list(watched.values()),
     )
 
 

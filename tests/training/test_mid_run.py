@@ -64,6 +64,14 @@ class Asleep(Dark):
         return Scores(values=nothing, reasons=("asleep",) * len(images))
 
 
+class Never(Dark):
+    info = RewardInfo(name="never", variant="", summary="brightness", low=0, high=1)
+
+    def score(self, images, prompts):
+        nothing = np.full(len(images), np.nan, np.float32)
+        return Scores(values=nothing, reasons=("away",) * len(images))
+
+
 class Half(Dark):
     info = RewardInfo(name="half", variant="", summary="brightness", low=0, high=1)
 
@@ -123,6 +131,18 @@ def test_what_weighs_nothing_takes_no_image_from_the_training(folder):
     nothing = ("--rewards", "mine.py:Dark:0", "--iterations", "2")
     code, said = run_here(folder, "train", "--resume", "run", *nothing)
     assert code == 2 and "all have weight 0: nothing would be trained" in said
+
+
+def test_what_weighs_nothing_may_score_nothing(folder, few):
+    """It ended the run at its first iteration, though nothing is trained on it; and NaN is no JSON."""
+    asked = "stages.rewards=mine.py:Dark,mine.py:Never:0,mine.py:Light:0"
+    code, said = train(folder, *few, asked, "guards.held_out.warn=0")
+    assert code == 0 and "iteration 1: never could not score 4 of 4 images: away" in said, said
+    assert "never nan" not in said
+    text = (folder / "run" / "metrics.jsonl").read_text("utf-8")
+    assert "NaN" not in text and metrics_of(folder / "run")[1]["failed/never"] == 4
+    warned = [line for line in said.splitlines() if line.startswith("warn: held_out")]
+    assert all("few/dark got worse" not in line for line in warned)  # as nothing else is trained
 
 
 @pytest.mark.parametrize("combine", ["sum", "advantages"])

@@ -1,5 +1,6 @@
 """What happens after each iteration, each in one class: guards, log, report, checkpoints; `held_out.py` validates."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -239,7 +240,7 @@ class IterationLines:
 
     def __init__(self, setup: Setup, say: Say) -> None:
         self._say = say
-        self._keys = [r.key for r in setup.trained]
+        self._keys = [r.key for r in (*setup.trained, *setup.watched)]
         self._iterations = sum(stage.iterations for stage in setup.recipe.stages)
         self._begun = self._last = time.monotonic()
         self._first: int | None = None
@@ -263,8 +264,9 @@ class IterationLines:
 
     def _rewards(self, metrics: Mapping[str, float]) -> Iterator[str]:
         for name in ("total", *self._keys):
-            if f"reward/{name}" in metrics:
-                yield f"{name} {metrics[f'reward/{name}']:.4g}"
+            value = metrics.get(f"reward/{name}", math.nan)
+            if not math.isnan(value):  # of one that scored nothing, which is said
+                yield f"{name} {value:.4g}"
 
 
 def _divergence(metrics: Mapping[str, float]) -> Iterator[str]:
@@ -279,7 +281,7 @@ def _divergence(metrics: Mapping[str, float]) -> Iterator[str]:
 
 def _held_out(found: Mapping[str, Estimate]) -> Iterator[str]:
     for name, one in found.items():
-        if not Metric.parse(name.partition("/")[2]).part:
+        if not (Metric.parse(name.partition("/")[2]).part or math.isnan(one.value)):
             yield f"held-out {name} {one.value:.4g} [{one.low:.4g}, {one.high:.4g}]"
 
 

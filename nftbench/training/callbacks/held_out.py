@@ -180,7 +180,7 @@ class Validate:
             ends = (estimate.low, estimate.high)
             iteration.metrics |= {f"{name}{end}": v for end, v in zip(ENDS, ends, strict=True)}
         iteration.metrics |= {f"held_out_failed/{f.key}": f.count for f in failures}
-        iteration.unscored = _dead(failures)
+        iteration.unscored = self._dead(failures)
         if not (iteration.stop or iteration.unscored):
             self._saved.note_value(iteration.done, total(table, self._sets, self._scales()))
             self._compare_with_first(iteration, table)
@@ -241,7 +241,7 @@ class Validate:
     def _write(
         self, name: str, table: pd.DataFrame, failures: Sequence[Failures], done: int
     ) -> None:
-        dead = _dead(failures)
+        dead = self._dead(failures)
         if dead:
             raise RewardFailed(f"held-out prompts ({name}): {dead}")
         if self._setup.processes.is_main:
@@ -285,6 +285,11 @@ class Validate:
         if trained:
             self._watch.check_held_out(iteration, trained, watched)
 
+    def _dead(self, failures: Sequence[Failures]) -> str:
+        """Of a reward that scored nothing; of one that weighs 0 nothing is asked."""
+        weights = {r.key: r.spec.weight for r in (*self._setup.trained, *self._setup.watched)}
+        return next((str(f) for f in failures if f.all and weights[f.key]), "")
+
     def _scales(self) -> dict[str, float]:
         return {r.key: r.spec.weight / r.scale for r in self._setup.trained}
 
@@ -295,8 +300,3 @@ def _gain(change: Change, reward: WeightedReward) -> Estimate:
     if reward.scale > 0:
         return found
     return replace(found, value=-found.value, low=-found.high, high=-found.low)
-
-
-def _dead(failures: Sequence[Failures]) -> str:
-    """Of a reward that scored nothing."""
-    return next((str(f) for f in failures if f.all), "")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import time
 import zlib
@@ -102,8 +103,9 @@ class MetricsLog:
         self._begun = False
 
     def log(self, done: int, values: Mapping[str, Any]) -> None:
-        """Add one line: numbers, and the words that come with them."""
+        """Add one line: finite numbers, for JSON has no others, and the words that come with them."""
         self._begun = True
+        values = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
         if not self.accelerator.is_main_process:
             return
         with self.path.open("a", encoding="utf-8") as file:

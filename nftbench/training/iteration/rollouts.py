@@ -5,7 +5,7 @@ drawn again, image by image the same, whatever the batches and however many proc
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -236,7 +236,7 @@ class Rollout:
             rewards, [p.id for p in prompts], combine=stage.combine, std=stage.advantage_std
         )
         self.failures = list(_failures(everyone, rewards))
-        self._refuse_dead_rewards(groups, state)
+        self._refuse_dead_rewards(groups, state, {r.key for r in data.rewards if r.spec.weight})
         rows = {(s.prompt.id, s.index): row for row, s in enumerate(e.sample for e in everyone)}
         for batch in rollout:
             batch.rows = np.array([rows[s.prompt.id, s.index] for s in batch.samples])
@@ -245,10 +245,14 @@ class Rollout:
         metrics |= {f"failed/{f.key}": f.count for f in self.failures}
         return groups, metrics | _metrics(rollout, rewards, groups)
 
-    def _refuse_dead_rewards(self, groups: GroupAdvantages, state: TrainState) -> None:
-        dead = next((f for f in self.failures if f.all), None)
+    def _refuse_dead_rewards(
+        self, groups: GroupAdvantages, state: TrainState, weighing: Collection[str]
+    ) -> None:
+        """One that weighs nothing may score nothing: it is said, and nothing is trained otherwise for it."""
+        failures = [f for f in self.failures if f.key in weighing]
+        dead = next((f for f in failures if f.all), None)
         if dead or not groups.usable.any():
-            first = dead or next(iter(self.failures), "no group has two scored images")
+            first = dead or next(iter(failures), "no group has two scored images")
             raise RewardFailed(
                 f"iteration {state.done}: none of its {len(groups.usable)} images can be trained on: {first}"
                 if not groups.usable.any()

@@ -13,7 +13,7 @@ def test_time_left_is_by_what_was_done_since_the_resume(first, monkeypatch):
     clock = {"now": 0.0}
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
     setup = SimpleNamespace(
-        trained=[], recipe=SimpleNamespace(stages=[SimpleNamespace(iterations=225)])
+        trained=[], watched=[], recipe=SimpleNamespace(stages=[SimpleNamespace(iterations=225)])
     )
     said = []
     report = base.IterationLines(setup, said.append)
