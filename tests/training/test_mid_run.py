@@ -165,8 +165,9 @@ def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
     """Reward of which less is better; a sub-score that no image has once ended the training."""
     prompts = "".join(f"A red  {what}\n" for what in FORMS)
     (folder / "mine.txt").write_text(f"{prompts}a dog\n", "utf-8")
-    rates = ("stages.lr=1e-5", "stages.final_lr=1e-3", "policy.targets=to_q,nosuch")
-    asked = ("stages.prompts=mine.txt", "stages.rewards=mine.py:Dark", *rates)
+    rates = ("stages.lr=1e-5", "stages.final_lr=1e-3", "stages.iterations=2")
+    targets = ("policy.targets=to_q,nosuch",)
+    asked = ("stages.prompts=mine.txt", "stages.rewards=mine.py:Dark", *rates, *targets)
     watched = ("evaluation.held_out_rewards=mine.py:Light,geneval@pocket", "guards.held_out.warn=0")
     code, said = train(folder, *few, *asked, *watched)
     assert code == 0 and "held-out few/dark" in said, said
