@@ -29,6 +29,7 @@ from nftbench.training.callbacks.base import (
 from nftbench.training.callbacks.guards import Guards
 from nftbench.training.callbacks.held_out import Validate
 from nftbench.training.callbacks.metrics_log import METRICS, MetricsLog, curve
+from nftbench.training.config.names import refuse_within
 from nftbench.training.config.overrides import flat
 from nftbench.training.config.recipe import Recipe
 from nftbench.training.config.record import (
@@ -92,6 +93,8 @@ def train(
         TrainingFailed: with the last good checkpoint named.
     """
     check_loggers(recipe)
+    if not resume:
+        refuse_within(folder, recipe.checkpoint)
     accelerator = started(recipe.loggers, folder)
     processes = TrainingProcesses(accelerator)
     if not processes.is_main:
@@ -305,6 +308,7 @@ class TrainingRun:
         while not trainer.finished:
             first = trainer.state.iteration == 0
             metrics = trainer.iterate()
+            self.setup.refuse_written_over()
             done = trainer.state.done
             self._call(
                 Iteration(done=done, metrics=metrics, first_of_stage=first, last=trainer.finished)

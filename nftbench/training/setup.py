@@ -67,6 +67,10 @@ class Setup:
     watched: Sequence[WeightedReward]
     """Rewards that are measured and never trained on: those of weight 0, and those of held-out prompts alone."""
 
+    def refuse_written_over(self) -> None:
+        """Refuse, in all processes, a base that was changed in its files: see `LoadedModel`."""
+        self.processes.agreed(self.base.refuse_written_over)
+
     def validation_sets(self, *, whole: bool) -> list[ValidationSet]:
         """Of trained and watched rewards; `whole` as `validation.validation_sets` has it."""
         rewards = [*self.trained, *self.watched]
@@ -120,15 +124,13 @@ def set_up(
     reward_set = RewardSet(recipe, device)
     stages = [stage_data(stage, reward_set) for stage in recipe.stages]
     _check_groups(recipe, processes.count)
-    for number, data in enumerate(stages, start=1):
-        say(_described(number, data))
-    for line in (*_rising(recipe), *_unwatched(recipe)):
+    described = [_described(number, data) for number, data in enumerate(stages, start=1)]
+    for line in (*described, *_rising(recipe), *_unwatched(recipe)):
         say(line)
     recipe, base = _loaded(recipe, processes, say, allowed)
-    for line in base.said:
+    suspicion = warning(base.pipeline)
+    for line in (*base.said, *[f"warning: {suspicion}"] * bool(suspicion)):
         say(line)
-    if suspicion := warning(base.pipeline):
-        say(f"warning: {suspicion}")
     policy = TrainedPolicy(base.pipeline, recipe.policy, seed=recipe.seed)
     if warned := passed_over(policy.denoiser, recipe.policy):
         say(warned)
@@ -139,9 +141,9 @@ def set_up(
     )
     say(_drawing(settings))
     stages = [_guided(data, base, recipe) for data in stages]
-    listed = [r for data in stages for r in data.rewards]
-    trained = {r.key: r for r in listed if r.spec.weight}
-    asked = [*listed, *reward_set.listed(recipe.evaluation.held_out_rewards)]
+    asked = [r for data in stages for r in data.rewards]
+    trained = {r.key: r for r in asked if r.spec.weight}
+    asked += reward_set.listed(recipe.evaluation.held_out_rewards)
     watched = {r.key: r for r in asked if r.key not in trained}
     return Setup(
         recipe=recipe,

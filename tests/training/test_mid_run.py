@@ -1,6 +1,7 @@
 """A user's own training, by the command: mistakes in mid-run, rewards of which less is better, what has no effect."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,20 @@ import torch
 from nftbench.runs.seeds import write_parent
 from rewards import own
 from tests.helpers.commands import run_here
-from tests.helpers.runs.trainings import FEW, FORMS, few_prompts, metrics_of, settings_of
+from tests.helpers.runs.trainings import (
+    FEW,
+    FORMS,
+    few_prompts,
+    metrics_of,
+    settings_of,
+    tiny_checkpoint,
+)
 
 pytestmark = pytest.mark.slow
 
 OWN = """
+from pathlib import Path
+
 import numpy as np
 
 from rewards.base import RewardInfo, Scores
@@ -70,6 +80,20 @@ class Never(Dark):
     def score(self, images, prompts):
         nothing = np.full(len(images), np.nan, np.float32)
         return Scores(values=nothing, reasons=("away",) * len(images))
+
+
+class Over(Dark):
+    info = RewardInfo(name="over", variant="", summary="brightness", low=0, high=1)
+
+    def score(self, images, prompts):
+        # somebody saves other weights to the base's file meanwhile
+        self.calls += 1
+        if self.calls == 2:
+            (path,) = Path("ckpt/transformer").glob("*.safetensors")
+            data = path.read_bytes()
+            with path.open("r+b") as file:
+                file.write(data)
+        return super().score(images, prompts)
 
 
 class Half(Dark):
@@ -184,6 +208,19 @@ def test_a_held_out_reward_that_falls_silent_can_be_waited_for(folder, few):
     code, said = train(folder, *few, batch, one, "evaluation.held_out_rewards=mine.py:Asleep")
     assert code == 3 and "asleep could not score 4 of 4 images: asleep; the state is in" in said
     assert "once the reward is back, resume with: nftbench train --resume run" in said
+
+
+def test_a_base_that_is_written_over_or_written_into_is_refused(folder):
+    """A policy was trained on two bases under the digest of one; a run within its base could not be resumed."""
+    shutil.copytree(tiny_checkpoint(), folder / "ckpt")
+    base = ("checkpoint=ckpt", "checkpoints.every=1", "stages.rewards=mine.py:Over")
+    for out in ("ckpt/run", "ckpt"):
+        code, said = train(folder, *base, more=("--out", out))
+        assert code == 2 and f"{out} lies within the checkpoint ckpt, which it would make" in said
+    code, said = train(folder, *base)
+    assert code == 2 and ".safetensors was written over while ckpt was in use, which" in said, said
+    assert [p.name for p in (folder / "run" / "checkpoints").iterdir()] == ["000001"]
+    assert metrics_of(folder / "run")[-1]["iteration"] == 1
 
 
 def test_what_an_optimiser_is_told_on_resume_holds(folder, few):

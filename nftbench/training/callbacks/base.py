@@ -86,6 +86,7 @@ class Checkpoints:
     def write(self, *, good: bool = True) -> Path:
         """Save now, with no other process waited for."""
         base, state = self._setup.base, self._trainer.state_dict()
+        base.refuse_written_over()  # nobody could go on from there
         self._is_best = False
         if self._setup.processes.is_main:
             whole = CheckpointState(

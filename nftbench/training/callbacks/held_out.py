@@ -265,6 +265,7 @@ class Validate:
             except torch.OutOfMemoryError:
                 self._trainer.halve()
                 continue
+            self._setup.refuse_written_over()
             for failures in found[2]:
                 self._say(f"warning: held-out: {failures}")
             return found

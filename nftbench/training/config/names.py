@@ -7,6 +7,8 @@ from typing import Any
 
 import rewards as registry
 from nftbench.benchmark.registry import known, load_benchmark, names
+from nftbench.generation.sources.packaged import place_of
+from nftbench.generation.sources.reference import INDEX, parse
 from nftbench.parsing import whole_number
 from nftbench.training.config.overrides import load_recipe
 from nftbench.training.config.recipe import Recipe
@@ -127,6 +129,23 @@ def refuse_unknown(recipe: Recipe) -> None:
             prompt_file(name)
     for name in recipe.evaluation.benchmarks:
         load_benchmark(name)
+
+
+def refuse_within(folder: Path, checkpoint: str) -> None:
+    """Refuse a run in a folder of weights that it is trained from: what it wrote would make them others by digest.
+
+    Raises:
+        ConfigError: names both; such a run could neither be resumed nor evaluated.
+    """
+    named = parse(checkpoint)
+    base = place_of(named.base)
+    places = [base] * (base / INDEX).is_file() + [Path(part.source) for part in named.parts]
+    for place in places:
+        if place.is_dir() and folder.resolve().is_relative_to(place.resolve()):
+            raise ConfigError(
+                f"{folder} lies within the checkpoint {place}, which it would make another one; choose an --out beside "
+                "it"
+            )
 
 
 def _full(recipe: Recipe, item: str) -> str:
