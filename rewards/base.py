@@ -177,6 +177,8 @@ class Scores:
         import numpy as np
 
         count = len(self.values)
+        for numbers in (self.values, *self.parts.values()):
+            _refuse_masked(numbers)
         assert self.values.dtype == np.float32 and self.values.shape == (count,), (
             "values must be float32 (N,)"
         )
@@ -197,8 +199,18 @@ class Scores:
         """Scores of images that all could be scored."""
         import numpy as np
 
+        _refuse_masked(values)
         array = np.asarray(values, dtype=np.float32)
         return cls(values=array, reasons=("",) * len(array), **more)
+
+
+def _refuse_masked(values: Any) -> None:
+    """What lies under a mask is a number to whoever does not look at the mask, as an array that takes it over."""
+    import numpy as np
+
+    assert not isinstance(values, np.ma.MaskedArray), (
+        "a masked array; expected NaN, and the reason, where an image could not be scored"
+    )
 
 
 def unfit(images: "np.ndarray") -> str:

@@ -186,6 +186,14 @@ def _scored(file, code):
         ("return Scores.of([1] * 3, parts={'a': ['x'] * 3})", "'a' must be numbers"),
         ("return Scores.of([1] * 3, parts={'reason': [1] * 3})", "no sub-score's name: 'reason'"),
         ("return Scores.of([1] * 3, parts={'a:b': [1] * 3})", "no sub-score's name: 'a:b'"),
+        (  # the number under the mask was the score
+            "import numpy as np; return Scores.of(np.ma.masked_array([0.5] * 3, [1, 0, 0]))",
+            "line 16: AssertionError: a masked array; expected NaN, and the reason, where",
+        ),
+        (
+            "import numpy as np; return Scores.of([1] * 3, parts={'a': np.ma.zeros(3)})",
+            "line 16: AssertionError: a masked array; expected NaN",
+        ),
         (
             "import numpy as np; return Scores(values=np.float32([np.nan] * 3), reasons=(5,) * 3)",
             "line 16: AssertionError: a reason must be a text",

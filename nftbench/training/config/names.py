@@ -110,16 +110,25 @@ def prompt_file(name: str) -> Path | None:
 
 
 def refuse_unknown(recipe: Recipe) -> None:
-    """Refuse a recipe that names what is not there, or whose rewards all weigh nothing.
+    """Refuse a recipe that names what is not there, whose rewards all weigh nothing, or that weighs what it watches.
 
     Raises:
         ConfigError: the near name is suggested.
     """
     for name, variant in recipe.variants.items():  # also those that no stage trains on
         registry.resolve(f"{name}@{variant}")
-    listed_rewards(recipe, recipe.evaluation.held_out_rewards)
+    watched = listed_rewards(recipe, recipe.evaluation.held_out_rewards)
+    weighed = next((spec.key for spec in watched if spec.weight != 1), None)
+    if weighed:
+        raise ConfigError(
+            f"evaluation.held_out_rewards weighs {weighed}, which is not trained on; write it without a weight"
+        )
     for number, stage in enumerate(recipe.stages, start=1):
         specs = listed_rewards(recipe, stage.rewards)
+        if not specs:
+            raise ConfigError(
+                f"stage {number} names no rewards; expected some, such as ocr,pickscore"
+            )
         if not any(spec.weight for spec in specs):
             raise ConfigError(
                 f"rewards {stage.rewards!r} of stage {number} all have weight 0: nothing would be trained; "

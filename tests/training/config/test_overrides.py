@@ -177,6 +177,19 @@ def test_a_variant_that_there_is_not_is_refused_though_nothing_is_trained_on_it(
         assert code == 2 and f"did you mean '{near}'" in said, said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rewards", ""), "stage 1 names no rewards; expected some"),
+        (("--set", "evaluation.held_out_rewards=jpeg:0.5"), "weighs jpeg, which is not trained on"),
+    ],
+)
+def test_rewards_that_say_nothing_and_weights_of_what_is_watched(tmp_path, words, said):
+    """No rewards "all have weight 0"; a weight beside a watched reward was passed over."""
+    code, out = run_here(tmp_path, "train", *words, "--prompts", "nosuch.txt")
+    assert code == 2 and said in out, out
+
+
 def test_a_resume_says_no_change_of_a_rate_that_no_stage_follows(tmp_path):
     (tmp_path / "run").mkdir()
     save_recipe(tmp_path / "run", load_recipe("pocket-ocr"))
