@@ -206,7 +206,7 @@ def _line(one: Compared) -> GridLine:
     known = math.isfinite(gain.stderr)
     texts = [
         c.metric,
-        c.aggregate,
+        c.of,
         number(c.before.value),
         number(c.after.value),
         number(gain.value, "+"),

@@ -63,7 +63,11 @@ class EvaluationSide:
             if of.key in infos and of.part not in WORDS:
                 info = infos[of.key]
                 tasks = by_task and info.needs_metadata
-                found[column] = Averaging(within=metric_range(info, of.part), by_task=tasks)
+                found[column] = Averaging(
+                    within=metric_range(info, of.part),
+                    by_task=tasks,
+                    higher_is_better=self.higher_is_better(name, column),
+                )
         return found
 
     def higher_is_better(self, name: str, metric: str) -> bool:
@@ -112,7 +116,10 @@ class TrainingSide:
         return read_averaging(self.result.runs[0], self._tables[0]).get(name, {})
 
     def higher_is_better(self, name: str, metric: str) -> bool:
-        """Which way a metric runs; a reward that is not here is taken to run upwards."""
+        """Which way a metric runs, as the training noted it; else a reward that is not here is taken to run upwards."""
+        noted = self.metrics(name)[metric].higher_is_better
+        if noted is not None:
+            return noted
         of = Metric.parse(metric)
         if of.part:
             return of.part not in LOWER_IS_BETTER

@@ -22,6 +22,8 @@ class Averaging:
     """What a value can be."""
     by_task: bool = False
     """Whether tasks weigh alike, as GenEval's do; else images do."""
+    higher_is_better: bool | None = None
+    """Which way it runs; None where nobody noted it. No number depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,13 @@ class Change:
     """Of pairs; `n_failed` counts the pairs of which either image was not scored. Its interval leaves out 0 only where
     the test does, too."""
     significance: Significance
+    higher_is_better: bool | None = None
+    """As `Averaging` has it."""
+
+    @property
+    def of(self) -> str:
+        """What it is the mean of, in words, and where a gain is a loss."""
+        return f"{self.aggregate}{', less is better' * (self.higher_is_better is False)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +89,7 @@ def change(pairs: pd.DataFrame, benchmark: str, metric: str, how: Averaging) -> 
         after=mean(pairs, after.where(both), how),
         difference=found,
         significance=tested,
+        higher_is_better=how.higher_is_better,
     )
 
 

@@ -1,10 +1,17 @@
 """What a table, a comparison or a report takes: labels, parents, and which seeds are paired."""
 
+import csv
+import io
+
 import pytest
 
 from nftbench.reporting.results import LONGEST, pair_seeds, read_result, read_results, split_label
 from nftbench.runs.seeds import write_parent
+from nftbench.stats.intervals import UNBOUNDED
+from nftbench.stats.paired import Averaging
+from nftbench.training.callbacks.metrics_log import write_averaging
 from rewards.base import ConfigError
+from tests.helpers.commands import run_here
 from tests.helpers.runs import made_runs
 
 PROMPTS = ["a star", "two stars"]
@@ -19,6 +26,19 @@ def parent(folder, *seeds):
     for run in write_parent(folder, seeds):
         made_runs.training(run)
     return folder
+
+
+def test_which_way_a_reward_of_ones_own_runs_is_as_the_training_noted_it(tmp_path):
+    """Where the reward was not at hand, more of it was better: the worse training won every prompt."""
+    for name, slope in (("a", 1.0), ("b", 2.0)):
+        made_runs.training(tmp_path / name, slope=slope)
+        how = Averaging(within=UNBOUNDED, higher_is_better=False)
+        write_averaging(tmp_path / name, {made_runs.BENCHMARK: {made_runs.PICK.key: how}})
+    code, said = run_here(tmp_path, "compare", "a", "b", "--format", "csv")
+    (line,) = csv.DictReader(io.StringIO(said))
+    assert (code, line["difference"], line["wins"], line["losses"]) == (0, "2.5", "0", "4")
+    code, said = run_here(tmp_path, "compare", "a", "b", "--format", "markdown")
+    assert "| pick@made | image mean, less is better |" in said, said
 
 
 def test_a_label_and_a_folder_with_an_equals_sign(tmp_path):

@@ -1,5 +1,6 @@
 """A user's own training, by the command: mistakes in mid-run, rewards of which less is better, what has no effect."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -195,6 +196,10 @@ def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
     watched = ("evaluation.held_out_rewards=mine.py:Light,geneval@pocket", "guards.held_out.warn=0")
     code, said = train(folder, *few, *asked, *watched)
     assert code == 0 and "held-out few/dark" in said, said
+    noted = json.loads((folder / "run" / "held_out" / "averaging.json").read_text("utf-8"))["few"]
+    ways = {metric: how["higher_is_better"] for metric, how in noted.items()}
+    assert ways == {"dark": False, "dark:never": None, "light": True}
+    assert "image mean, less is better" in said
     assert re.search("few/light (got worse|fell) by 0, 0.0 standard errors", said)  # as dark did
     assert "not measured: geneval@pocket; no benchmark of evaluation.benchmarks has" in said
     assert "trained on, too: 4 of the 8 held-out prompts of few" in said

@@ -93,7 +93,7 @@ def _change(one: "Change") -> list[str]:
     known = math.isfinite(gain.stderr)
     return [
         one.metric,
-        one.aggregate,
+        one.of,
         number(one.before.value),
         number(one.after.value),
         number(gain.value, "+"),

@@ -277,8 +277,14 @@ def read_averaging(folder: Path, before: pd.DataFrame) -> dict[str, dict[str, Av
     return found
 
 
-def _averaging(within: Mapping[str, Any], by_task: bool) -> Averaging:
-    return Averaging(within=MetricRange(**within), by_task=by_task)
+def _averaging(
+    within: Mapping[str, Any], by_task: bool, higher_is_better: bool | None = None
+) -> Averaging:
+    if higher_is_better not in (True, False, None):
+        raise ValueError("expected true, false or null")
+    return Averaging(
+        within=MetricRange(**within), by_task=by_task, higher_is_better=higher_is_better
+    )
 
 
 def curve(folder: Path) -> None:

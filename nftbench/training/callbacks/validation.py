@@ -52,7 +52,11 @@ class ValidationSet:
         metric = Metric.parse(column)
         info = next(r.reward.info for r in self.rewards if r.key == metric.key)
         tasks = self.protocol.aggregation == "task_mean" and info.needs_metadata
-        return Averaging(within=metric_range(info, metric.part), by_task=tasks)
+        return Averaging(
+            within=metric_range(info, metric.part),
+            by_task=tasks,
+            higher_is_better=None if metric.part else info.higher_is_better,
+        )
 
 
 def validation_sets(
