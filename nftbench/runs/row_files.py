@@ -40,6 +40,8 @@ FIELDS = list(Row.model_fields)
 DIGEST = "digest"
 CODE = "reward_sha256"
 """In `Row.settings`: of the file that a user's own reward is."""
+LESS = "less_is_better"
+"""In `Row.settings`, `yes` of such a file whose reward is the better the less there is: nobody else can say it."""
 COLUMNS = [*FIELDS, DIGEST]
 TEXTS = [n for n, f in Row.model_fields.items() if f.annotation is str]
 EMPTY: dict[str, Any] = dict.fromkeys(("stderr", "low", "high"), math.nan)
@@ -206,11 +208,12 @@ def run_rows(run: "Run") -> list[Row]:
 
 
 def _code(run: "Run", row: Row) -> str:
-    """` reward_sha256=...` of a reward that is a user's own file: another file is another reward of the same name."""
+    """Of a reward that is a user's own file: its digest, for another file is another reward, and which way it runs."""
     names = (name for name, protocol in run.protocols().items() if protocol.hash == row.protocol)
     info = run.manifest["rewards"].get(next(names, ""), {}).get(row.spelled.key, {})
     digest = file_digest(str(info.get("source", "")))
-    return f" {CODE}={digest[:16]}" if digest else ""
+    less = info.get("higher_is_better") is False and not row.spelled.part
+    return f" {CODE}={digest[:16]}{f' {LESS}=yes' * less}" if digest else ""
 
 
 def _foreign(run: "Run", row: Row, protocol: Protocol | None) -> str:

@@ -19,7 +19,16 @@ from nftbench.reporting.results import checked_label
 from nftbench.resources import data_folder
 from nftbench.runs.io import write_atomic
 from nftbench.runs.lock import hold
-from nftbench.runs.row_files import CODE, Entry, encode, entry, read_rows, run_rows, stated
+from nftbench.runs.row_files import (
+    CODE,
+    LESS,
+    Entry,
+    encode,
+    entry,
+    read_rows,
+    run_rows,
+    stated,
+)
 from nftbench.runs.rows import MAX_FAILED, Row
 from nftbench.runs.run_folder import Run
 from rewards.base import ConfigError, Metric
@@ -300,7 +309,7 @@ def rivals(row: Row) -> tuple[str, ...]:
 def rank(entries: Sequence[Entry]) -> list[int]:
     """Place of each row among those of its metric, variant, aggregate and protocol; the best is 1, equals share one."""
     rows = [e.row for e in entries]
-    good = [(-1 if _falls(r.spelled) else 1) * r.value for r in rows]
+    good = [(-1 if _falls(r) else 1) * r.value for r in rows]
     groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for row, value in zip(rows, good, strict=True):
         groups[rivals(row)].append(value)
@@ -310,9 +319,14 @@ def rank(entries: Sequence[Entry]) -> list[int]:
     ]
 
 
+def _falls(row: Row) -> bool:
+    """Whether less is better; of a user's own reward the row says it."""
+    return LESS in stated(row.settings) or _metric_falls(row.spelled)
+
+
 @cache
-def _falls(metric: Metric) -> bool:
-    """Whether less is better; a reward that is not here is taken to be better with more."""
+def _metric_falls(metric: Metric) -> bool:
+    """The same of a metric; a reward that is not here is taken to be better with more."""
     if metric.part in LOWER_IS_BETTER:
         return True
     try:

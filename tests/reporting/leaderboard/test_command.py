@@ -103,6 +103,22 @@ def test_two_files_of_one_name_do_not_stand_side_by_side(tmp_path):
     assert "reward_sha256=1111111111111111" in read(path)[0].row.settings
 
 
+def test_less_of_ones_own_reward_may_be_better(tmp_path):
+    """The worse of two stood first, as the reward itself is not there to say it."""
+    info = RewardInfo(name="mine", variant="", summary="", low=0, high=1, higher_is_better=False)
+    source = {"source": f"mine.py:Mine, sha256 {'1' * 64}"}
+    known = {"rewards": {"ocr-pocket": {"mine": asdict(info) | source}}}
+    for name, value in (("worse", 0.4), ("better", 0.2)):
+        number = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        one = measured("ocr-pocket", metric="mine", variant="", model=name, checkpoint=name)
+        run = a_run(tmp_path / name, [one.model_copy(update=number)])
+        run.save_manifest(run.manifest | known | {"checkpoint": {"name": name, "digest": name}})
+        code, said = run_here(tmp_path, "leaderboard", "add", name, "--leaderboards", "boards")
+        assert code == 0, said
+    entries = leaderboard.order(read(tmp_path / "boards" / "ocr-pocket.csv"))
+    assert [e.row.model for e in entries] == ["better", "worse"]
+
+
 def test_what_cannot_be_published_is_said_before_images_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(leaderboard, "folder", lambda: tmp_path / "site-packages" / "boards")
     asked = ("--suite", "ocr-pocket", "--rewards", "jpeg", "--steps", "1", "--publish")
