@@ -19,7 +19,7 @@ from nftbench.cli.console import INTERRUPTED, REFUSED, STOPPED, fail
 from nftbench.cli.results import leaderboard, report, view
 from nftbench.cli.running import evaluate, import_, inspect, stress, train
 from nftbench.cli.supplies import certify, data, doctor, pull, recipes, rewards
-from nftbench.runs.launched import OthersEnded
+from nftbench.runs.launched import OthersEnded, launched
 from nftbench.training import Interrupted, TrainingFailed
 from rewards.base import ConfigError
 
@@ -129,8 +129,15 @@ def main() -> None:
     finally:
         console.answer_in_json(False)
     if code == INTERRUPTED:  # typer makes Ctrl-C this code, without a word
-        fail("stopped; run the same command again to resume", code)
+        fail(f"stopped{_by_whom()}; run the same command again to resume", code)
     sys.exit(code)
+
+
+def _by_whom() -> str:
+    """A launcher ends its other processes in the same way where it is stopped and where one of them failed."""
+    if launched()[1] == 1:
+        return ""
+    return ", as the launcher was or as another process failed, which says why above or below"
 
 
 def _out_of_memory(error: MemoryError | RuntimeError) -> str:

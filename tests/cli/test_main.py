@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from nftbench.cli.main import main
+from tests.helpers.commands import run_here
 
 SMALL = ["--suite", "geneval-pocket", "--limit", "2", "--steps", "1", "--rewards", "jpeg"]
 
@@ -300,3 +301,25 @@ def test_pull_dry_run_and_recipes_change_nothing(start, tmp_path, monkeypatch):
     code, out, err = start("recipes", "pocket").finish()
     assert (code, err) == (0, "") and "optimizer.lr" in out
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_of_several_processes_does_not_say_that_the_user_stopped_it(
+    tmp_path, monkeypatch, count
+):
+    """torchrun ends the others by the same signal where one of them has failed."""
+
+    def signalled(**_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    monkeypatch.setattr("nftbench.cli.names.check", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code, said = run_here(tmp_path, "eval", "pocket", "--suite", "geneval-pocket")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 130 and said.count("\n") == 1, said
+    assert ("or as another process failed" in said) == (count > 1)
+    assert said.endswith("; run the same command again to resume\n")
