@@ -38,6 +38,7 @@ from nftbench.training.config.names import (
     parse_seeds,
     recipe_name,
     refuse_unknown,
+    refuse_within,
     with_files,
 )
 from nftbench.training.config.overrides import load_recipe
@@ -87,6 +88,8 @@ def evaluate_checkpoint(
     name, ready = _name_and_model(checkpoint)
     if isinstance(ready, ImageService):
         refuse_hardware(ready, hardware, allowed)
+    if ready is None:
+        refuse_within(out or RUNS, name)
     suite = _own_suite(name, ready) if suite is None else _filled("--suite", suite)
     chosen = load_suite(suite)
     wanted = protocols_of(chosen, **settings)

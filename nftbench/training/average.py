@@ -25,6 +25,7 @@ from nftbench.generation.recorder.trace import denoiser_of
 from nftbench.generation.sources.lora import merge_loras
 from nftbench.runs.io import followed, whole_folder
 from nftbench.runs.seeds import is_parent
+from nftbench.training.config.names import refuse_within
 from nftbench.training.policy.trained import save_whole
 from nftbench.training.seeds import runs_of, unfinished
 from rewards.base import ConfigError
@@ -47,12 +48,14 @@ def average(
         say: told what is read.
 
     Raises:
-        ConfigError: fewer than two, one twice, one that was not trained or from another base, or `out` is taken.
+        ConfigError: fewer than two, one twice, one that was not trained or from another base, or `out` is taken or
+            within the base.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already; choose another --out for the average")
     names = [name for policy in policies for name in _runs(policy, say)]
     notes = _of_one_base(names)
+    refuse_within(out, notes[0].base)
     model, digests = _mean(names, say)
     base, digest = notes[0].base, notes[0].base_digest
     told = [{"policy": n, "digest": d} for n, d in zip(names, digests, strict=True)]

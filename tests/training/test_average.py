@@ -85,6 +85,19 @@ def test_an_average_does_not_take_the_place_of_anything(tmp_path):
     assert [p.name for p in (tmp_path / "mean").iterdir()] == ["mine.txt"]
 
 
+def test_an_average_within_the_base_of_its_policies_is_refused(tmp_path):
+    """It made the base another one by its digest: no policy that was trained from it could be loaded any more."""
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt" / "model_index.json").write_text("{}")
+    for name in "ab":
+        note = {"base": "../ckpt", "base_digest": "ab12", "method": "lora", "weights": "cd34"}
+        (tmp_path / name / "lora").mkdir(parents=True)
+        (tmp_path / name / "policy.json").write_text(json.dumps(note))
+    code, said = run_here(tmp_path, "average", "a", "b", "--out", "ckpt/mean")
+    assert code == 2 and "ckpt/mean lies within the checkpoint ckpt, which it would" in said, said
+    assert not (tmp_path / "ckpt" / "mean").exists()
+
+
 def test_an_average_that_is_cut_short_leaves_nothing(tmp_path, monkeypatch):
     def pulled(*_, **__):
         raise Stop

@@ -222,6 +222,8 @@ def test_a_base_that_is_written_over_or_written_into_is_refused(folder):
     for out in ("ckpt/run", "ckpt"):
         code, said = train(folder, *base, more=("--out", out))
         assert code == 2 and f"{out} lies within the checkpoint ckpt, which it would make" in said
+    code, said = run_here(folder, "eval", "ckpt", "--suite", "geneval-pocket", "--out", "ckpt/eval")
+    assert code == 2 and "ckpt/eval lies within the checkpoint ckpt, which it would" in said
     code, said = train(folder, *base)
     assert code == 2 and ".safetensors was written over while ckpt was in use, which" in said, said
     assert [p.name for p in (folder / "run" / "checkpoints").iterdir()] == ["000001"]

@@ -141,7 +141,7 @@ def refuse_unknown(recipe: Recipe) -> None:
 
 
 def refuse_within(folder: Path, checkpoint: str) -> None:
-    """Refuse a run in a folder of weights that it is trained from: what it wrote would make them others by digest.
+    """Refuse a folder within one of weights that it is made from: what is written would make them others by digest.
 
     Raises:
         ConfigError: names both; such a run could neither be resumed nor evaluated.
