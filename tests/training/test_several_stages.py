@@ -10,7 +10,7 @@ from nftbench.training.config.overrides import load_recipe
 from nftbench.training.seeds import is_finished
 from nftbench.training.setup import resumed_recipe
 from tests.helpers.commands import run_here
-from tests.helpers.runs.trainings import begin, settings_of
+from tests.helpers.runs.trainings import begin, metrics_of, settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +51,15 @@ def test_only_the_stage_whose_steps_meet_the_noise_range_needs_to(tmp_path):
     assert train(tmp_path, levels)[0] == 2
     code, said = train(tmp_path, levels, "stages[1].num_inference_steps=6")
     assert code == 0, said
+
+
+def test_the_rate_of_a_stages_last_iteration_is_its_own(tmp_path):
+    """Where the next stage begins with a new optimiser, that one's was logged."""
+    falls = ("optimizer.lr=1e-2", "optimizer.final_lr=1e-5", "stages[1].reset=['optimizer']")
+    code, said = train(tmp_path, *falls)
+    assert code == 0, said
+    rates = [line["lr"] for line in metrics_of(tmp_path / "run")[1:]]
+    assert rates == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5])
 
 
 # --- resumed with more iterations ---------------------------------------------------------------------------------

@@ -103,12 +103,12 @@ class Trainer:
         self._pace.begin()
         self._parts.clear()
         metrics = self._attempt_until_it_fits()
+        metrics["lr"] = self.update.learning_rate  # before a new stage's optimiser has another
         self._old_follows()
         self._advance()
         state.images = int(metrics["images"])
         state.seconds += time.monotonic() - begun
         metrics["minutes"] = state.seconds / 60
-        metrics["lr"] = self.update.learning_rate
         metrics |= {f"seconds/{k}": v for k, v in self._clock.take().items()}
         return self._processes.mean(metrics)
 
