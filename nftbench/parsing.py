@@ -1,7 +1,10 @@
-"""Text from outside: broken JSON and TOML are refused like any other."""
+"""Text from outside, where broken JSON and TOML are refused like any other; and what goes out as JSON."""
 
 import json
+import math
 import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 DEEP = "nested too deep"
@@ -38,3 +41,14 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise tomllib.TOMLDecodeError(DEEP) from None
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold of a value: fields of dataclasses by their names; null for a number that there is not."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

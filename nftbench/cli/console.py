@@ -6,18 +6,17 @@ Nothing heavy is imported before something is shown.
 import hashlib
 import json
 import logging
-import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from nftbench.parsing import plain
 from nftbench.runs.launched import launched
 
 if TYPE_CHECKING:
@@ -82,19 +81,9 @@ def answer(grids: "Sequence[Grid]", result: Any) -> None:
         result: mappings, sequences, data classes and plain values; a number that is not finite becomes null.
     """
     if _answers["in_json"]:
-        write(json.dumps(_plain(result), indent=2, default=str) + "\n")
+        write(json.dumps(plain(result), indent=2, default=str) + "\n")
     else:
         show(grids)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(text: str) -> None:

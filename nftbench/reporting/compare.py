@@ -279,7 +279,7 @@ def _legend(a: Result, b: Result, found: Sequence[Compared]) -> list[str]:
 
 
 def records(a: Result, b: Result, found: Sequence[Compared]) -> list[dict[str, Any]]:
-    """One record a metric, for CSV; what is unknown is empty."""
+    """One record a metric, for CSV and JSON; what is unknown is None."""
     return [
         {
             "run_a": called(a),
@@ -290,12 +290,12 @@ def records(a: Result, b: Result, found: Sequence[Compared]) -> list[dict[str, A
             "benchmark": one.shared.name,
             "metric": one.change.metric,
             "aggregate": one.change.aggregate.replace(" ", "_"),
-            "a": one.change.before.value,
-            "b": one.change.after.value,
-            "difference": one.change.difference.value,
             **{
-                field: "" if math.isnan(number) else number
+                field: None if math.isnan(number) else number
                 for field, number in (
+                    ("a", one.change.before.value),
+                    ("b", one.change.after.value),
+                    ("difference", one.change.difference.value),
                     ("stderr", one.change.difference.stderr),
                     ("low", one.change.difference.low),
                     ("high", one.change.difference.high),

@@ -2,10 +2,14 @@
 
 import csv
 import io
+import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from nftbench.reporting.results import LONGEST, pair_seeds, read_result, read_results, split_label
+from nftbench.runs.io import write_table
 from nftbench.runs.seeds import write_parent
 from nftbench.stats.intervals import UNBOUNDED
 from nftbench.stats.paired import Averaging
@@ -115,3 +119,22 @@ def test_seeds_that_both_have_are_paired_and_said(tmp_path, run):
         in pair_seeds(read_result(run), a).said
     )
     assert pair_seeds(read_result(run), read_result(run)).said == ""
+
+
+@pytest.mark.parametrize("how", [("--json",), ("--format", "json")])
+def test_what_is_unknown_is_null_in_json_and_empty_in_csv(tmp_path, how):
+    """`--format json` wrote NaN and Infinity, which is no JSON; `--json` an empty text for some of them."""
+    for name in "ab":
+        folder = made_runs.evaluation(tmp_path / name, ["x"] * 4, shift=float(name == "b"))
+        path = folder / made_runs.BENCHMARK / "samples.parquet"
+        table = pd.read_parquet(path)
+        write_table(path, table.assign(**{made_runs.OCR.key: np.float32(np.nan)}))
+    code, said = run_here(tmp_path, "compare", "a", "b", *how)
+    assert code == 0 and "NaN" not in said and "Infinity" not in said
+    found = {one["metric"]: one for one in json.loads(said)}
+    numbers = ("a", "b", "difference", "stderr", "low", "high", "p", "p_holm", "smallest")
+    assert [found["ocr@made"][n] for n in numbers] == [None] * len(numbers)
+    assert found["pick@made"]["stderr"] is None and found["pick@made"]["difference"] == 1.0
+    code, said = run_here(tmp_path, "compare", "a", "b", "--format", "csv")
+    lines = {line["metric"]: line for line in csv.DictReader(io.StringIO(said))}
+    assert [lines["ocr@made"][n] for n in numbers] == [""] * len(numbers)

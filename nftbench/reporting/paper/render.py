@@ -229,7 +229,7 @@ def _checkpoint(result: Result) -> str:
 
 
 def records(table: PaperTable) -> list[dict[str, Any]]:
-    """One record a cell, for CSV; what is unknown is empty."""
+    """One record a cell, for CSV and JSON; what is unknown is None."""
     found = []
     for line in table.lines:
         for column in (c for c in table.suite.columns if c in line.published):
@@ -258,8 +258,8 @@ def _record(
         "confidence",
         "citation",
     )
-    known = {f: getattr(row, f) if row else "" for f in fields}
-    known = {f: "" if v is None or v != v else v for f, v in known.items()}
+    known = {f: getattr(row, f) if row else None for f in fields}
+    known = {f: None if v != v else v for f, v in known.items()}
     published = cell.published if cell else None
     apart = cell.difference if cell else math.nan
     return {
@@ -277,7 +277,7 @@ def _record(
         **({"value": number} if number else {}),
         "held_out": column.held_out,
         "published": published.value if published else "",
-        "difference": "" if math.isnan(apart) else apart,
+        "difference": None if math.isnan(apart) else apart,
         "verdict": cell.verdict if cell else "",
         "open": " ".join(cell.open) if cell and published else "",
         "command": cell.command if cell else "",

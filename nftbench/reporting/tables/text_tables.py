@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from rich.console import Console
 
+from nftbench.parsing import plain
 from nftbench.reporting.tables.grid import Grid, GridCell, GridLine
 from nftbench.reporting.tables.terminal import show
 from rewards.base import ConfigError
@@ -74,7 +75,7 @@ def render(form: str, grids: Sequence[Grid], records: Sequence[Mapping[str, Any]
     if form == "csv":
         return _csv(records)
     if form == "json":
-        return json.dumps(list(records), indent=2, ensure_ascii=False, default=str) + "\n"
+        return json.dumps(plain(list(records)), indent=2, ensure_ascii=False, default=str) + "\n"
     if form == "html":
         loader = jinja2.PackageLoader("nftbench.reporting")
         page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
