@@ -134,9 +134,7 @@ def _works(
     if rewards is not None:
         return plan(list(wanted), load_rewards(_named_rewards(rewards), turns), batch_size)
     if bare := [protocol.benchmark for protocol, keys in wanted.items() if not keys]:
-        raise ConfigError(
-            f"{bare[0]} names no rewards to score its images; pass --rewards, such as ocr,jpeg"
-        )
+        raise ConfigError(f"{bare[0]} names no rewards; pass --rewards, such as ocr,jpeg")
     try:
         return own_works(list(wanted), list(wanted.values()), batch_size, turns)
     except ConfigError as error:

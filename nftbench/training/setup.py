@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from nftbench.runs.versions import versions
 from nftbench.training.callbacks.checkpoints import checkpoints, stage_of
 from nftbench.training.callbacks.metrics_log import HELD_OUT, METRICS
 from nftbench.training.callbacks.validation import ValidationSet, validation_sets
+from nftbench.training.config.doubts import doubts
 from nftbench.training.config.overrides import changed, difference
 from nftbench.training.config.recipe import AUTO, Recipe, Stage
 from nftbench.training.config.record import (
@@ -44,8 +45,6 @@ OF_EVERY_STAGE = re.compile(r"\s*stages\.(?P<key>\w+)")
 """Beginning of a setting of all stages."""
 SHAPE = ("method", "rank", "alpha", "targets", "dtype")
 """Settings of the policy with which its weights mean another policy."""
-OF_REFERENCE = ("velocity_ratio", "kl", "kl_exploded", "kl_p99")
-"""Guards that measure how far the policy is from the reference policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +124,7 @@ def set_up(
     stages = [stage_data(stage, reward_set) for stage in recipe.stages]
     _check_groups(recipe, processes.count)
     described = [_described(number, data) for number, data in enumerate(stages, start=1)]
-    for line in (*described, *_rising(recipe), *_unwatched(recipe)):
+    for line in (*described, *doubts(recipe)):
         say(line)
     recipe, base = _loaded(recipe, processes, say, allowed)
     suspicion = warning(base.pipeline)
@@ -240,35 +239,6 @@ def _described(number: int, data: StageData) -> str:
     left = f"; {data.left_out} others cannot be scored by all of them" if data.left_out else ""
     keys = ", ".join(r.key for r in data.rewards)
     return f"stage {number}: {len(data.prompts)} prompts, scored by {keys}{left}"
-
-
-def _rising(recipe: Recipe) -> Iterator[str]:
-    """Rates that rise to the end, as where `lr` alone is set below the recipe's own `final_lr`."""
-    rates = {f"stages[{i}]": (s.lr, s.final_lr) for i, s in enumerate(recipe.stages)}
-    if any(stage.lr is None for stage in recipe.stages):
-        rates["optimizer"] = recipe.optimizer.lr, recipe.optimizer.final_lr
-    for where, (first, last) in rates.items():
-        if first and last and last > first:
-            yield (
-                f"warning: the learning rate rises from {first:g} to {last:g}; for one that falls or stays, set "
-                f"{where}.final_lr, too, or off"
-            )
-
-
-def _unwatched(recipe: Recipe) -> Iterator[str]:
-    """Guards that are on and have nothing to look at, where a stage never asks the reference policy."""
-    limits = {name: getattr(recipe.guards, name) for name in OF_REFERENCE}
-    on = [name for name, one in limits.items() if (one.warn, one.stop) != (None, None)]
-    blind = [
-        str(number)
-        for number, stage in enumerate(recipe.stages, start=1)
-        if not (stage.kl_weight or stage.trust_region)
-    ]
-    if on and blind:
-        yield (
-            f"guards {', '.join(on)} watch nothing in stage {', '.join(blind)}: stages.kl_weight is 0, so the "
-            "reference policy is not asked; 1e-9 has it asked and changes next to nothing"
-        )
 
 
 def described_work(setup: Setup) -> str:
