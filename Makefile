@@ -15,8 +15,9 @@ style: # names, docstrings, function lengths
 types: # basic; takes minutes
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
-test: # the quick part
-	$(PYTHON) -m pytest -m "not slow" -n auto --dist loadfile
+test: # the quick part; -m takes the place of pyproject.toml's, so what that leaves out is named again
+	$(PYTHON) -m pytest -n auto --dist loadfile \
+		-m "not slow and not full_size and not thorough and not mutation and not faults and not families"
 
 test-all: # what the README's command runs
 	$(PYTHON) -m pytest -n auto --dist loadfile
@@ -33,7 +34,7 @@ mutation: # one-line faults in what scores an image, and what notices each; writ
 faults: # kills, double starts, damaged files, full disks, hostile servers; writes nftbench/runs/FAULTS.md
 	$(PYTHON) -m tests.faults
 
-families: # every family of diffusers by the commands; writes nftbench/generation/FAMILIES.md (half an hour)
+families: # every family of diffusers by the commands; writes nftbench/generation/FAMILIES.md (ten minutes and more)
 	$(PYTHON) -m tests.families.table --write
 
 performance: # ratios and coverage, printed; nothing asserts a time
