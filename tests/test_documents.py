@@ -257,7 +257,7 @@ def _module_or_name(parts: list[str]) -> bool:
 
 
 def test_the_quick_tests_leave_out_what_all_tests_leave_out():
-    """`-m` of a command takes the place of pyproject.toml's: the faults, a quarter of an hour, were among the quick ones."""
+    """`-m` of a command takes the place of pyproject.toml's: the fault suite was among the quick tests."""
     options = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]
     left_out = set(re.findall(r"not \w+", options["ini_options"]["addopts"]))
     quick = re.search(
