@@ -190,7 +190,7 @@ def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
     """Reward of which less is better; a sub-score that no image has once ended the training."""
     prompts = "".join(f"A red  {what}\n" for what in FORMS)
     (folder / "mine.txt").write_text(f"{prompts}a dog\n", "utf-8")
-    rates = ("stages.lr=1e-5", "stages.final_lr=1e-3", "stages.iterations=2")
+    rates = ("stages.lr=1e-5", "stages.final_lr=1e-3")
     targets = ("policy.targets=to_q,nosuch",)
     asked = ("stages.prompts=mine.txt", "stages.rewards=mine.py:Dark", *rates, *targets)
     watched = ("evaluation.held_out_rewards=mine.py:Light,geneval@pocket", "guards.held_out.warn=0")
@@ -204,6 +204,7 @@ def test_what_is_asked_for_and_has_no_effect_is_said(folder, few):
     assert "not measured: geneval@pocket; no benchmark of evaluation.benchmarks has" in said
     assert "trained on, too: 4 of the 8 held-out prompts of few" in said
     assert "the learning rate rises from 1e-05 to 0.001" in said
+    assert "the one iteration of stage 1 has its first rate; final_lr 0.001 is not reached" in said
     assert "policy.targets nosuch: no layer of SD3Transformer2DModel has such a name" in said
 
 

@@ -11,6 +11,7 @@ OF_REFERENCE = ("velocity_ratio", "kl", "kl_exploded", "kl_p99")
 def doubts(recipe: Recipe) -> Iterator[str]:
     """One line each, to be shown before anything is trained."""
     yield from _rising(recipe)
+    yield from _never_reached(recipe)
     yield from _unwatched(recipe)
 
 
@@ -25,6 +26,15 @@ def _rising(recipe: Recipe) -> Iterator[str]:
                 f"warning: the learning rate rises from {first:g} to {last:g}; for one that falls or stays, set "
                 f"{where}.final_lr, too, or off"
             )
+
+
+def _never_reached(recipe: Recipe) -> Iterator[str]:
+    """Rates that a stage of one iteration, which has its first rate, would fall to."""
+    for number, stage in enumerate(recipe.stages, start=1):
+        last = recipe.optimizer.final_lr if stage.lr is None else stage.final_lr
+        alone = stage.lr is not None or len(recipe.stages) == 1
+        if stage.iterations == 1 and last and alone:
+            yield f"warning: the one iteration of stage {number} has its first rate; final_lr {last:g} is not reached"
 
 
 def _unwatched(recipe: Recipe) -> Iterator[str]:

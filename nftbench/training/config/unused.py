@@ -5,7 +5,7 @@ a later command asks for.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,6 @@ class Idle:
     """And what to do instead."""
 
 
-ONE_ITERATION = "as a stage of one iteration has its first rate; set its lr, or more iterations"
 IDLE = (
     Idle(
         ("flow_grpo.",),
@@ -57,10 +56,6 @@ IDLE = (
     ),
     Idle(
         (
-            "evaluation.benchmarks",
-            "evaluation.limit",
-            "evaluation.images_per_prompt",
-            "evaluation.num_inference_steps",
             "evaluation.held_out_rewards",
             "guards.held_out.",
         ),
@@ -71,16 +66,6 @@ IDLE = (
         ("evaluation.limit", "evaluation.images_per_prompt", "evaluation.num_inference_steps"),
         lambda r: not r.evaluation.benchmarks,
         "as evaluation.benchmarks names none to validate on; name one, or leave it out",
-    ),
-    Idle(
-        ("optimizer.final_lr",),
-        lambda r: sum(stage.iterations for stage in r.stages) == 1,
-        "as the run is one iteration, which has the first rate; set optimizer.lr, or more iterations",
-    ),
-    Idle(
-        ("stages.final_lr",),
-        lambda r: all(stage.iterations == 1 for stage in r.stages),
-        ONE_ITERATION,
     ),
     Idle(
         ("stages.0.reset",),
@@ -102,17 +87,10 @@ def refuse_unused(recipe: Recipe, named: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the first, why it would do nothing, and what to do.
     """
-    for idle in (one for one in (*IDLE, *_short_stages(recipe)) if one.of(recipe)):
+    for idle in (one for one in IDLE if one.of(recipe)):
         for name, value in sorted(named.items()):
             if value not in NOTHING and _full(name, recipe).startswith(idle.keys):
                 raise ConfigError(f"recipe {recipe.name}: {name} would change nothing, {idle.why}")
-
-
-def _short_stages(recipe: Recipe) -> Iterator[Idle]:
-    """The end of a rate that falls, in each stage that has no way to fall."""
-    for number, stage in enumerate(recipe.stages):
-        if stage.iterations == 1:
-            yield Idle((f"stages.{number}.final_lr",), lambda r: True, ONE_ITERATION)
 
 
 def _full(name: str, recipe: Recipe) -> str:

@@ -153,9 +153,7 @@ def test_a_finished_run_says_so_and_keeps_its_numbers(trained, run):
 
 
 def test_validation_switched_off(tmp_path):
-    off = recipe().evaluation.model_copy(update={"every": 0})
-    run = begin(recipe().model_copy(update={"evaluation": off}), tmp_path / "run")
-    assert run.run() == []
+    assert begin(recipe("evaluation.every=0"), tmp_path / "run").run() == []
     assert not (tmp_path / "run" / "held_out").exists()
 
 

@@ -141,10 +141,6 @@ UNUSED = {
     ("evaluation.every=0", "evaluation.held_out_rewards=jpeg"): "evaluation.held_out_rewards",
     ("evaluation.every=0", "guards.held_out.stop=3"): "guards.held_out.stop",
     ("evaluation.benchmarks=[]", "evaluation.limit=5"): "evaluation.limit",
-    ("evaluation.every=0", "evaluation.benchmarks=geneval-pocket"): "evaluation.benchmarks",
-    ("stages.iterations=1", "stages.lr=1e-3", "stages.final_lr=1e-4"): "stages.final_lr",
-    ("stages[0].iterations=1", "stages[0].lr=1", "stages[0].final_lr=0.5"): "stages[0].final_lr",
-    ("stages.iterations=1", "optimizer.final_lr=1e-4"): "optimizer.final_lr",
     ("stages.reset=['optimizer']",): "stages.reset",
     ("stages[0].reset=['ema']",): "stages[0].reset",
     ("algorithm=flow-grpo", "guards.kl_exploded.stop=0.1"): "guards.kl_exploded.stop",
@@ -164,10 +160,6 @@ def test_what_acts_in_one_place_is_no_fault_in_another(mine):
     load_recipe(mine, ["stages.reset=['ema']"])
     load_recipe(mine, ["evaluation.every=0", "evaluation.limit=off", "evaluation.benchmarks=[]"])
     load_recipe(mine, ["rollout.guidance=off", "rollout.guidance_scale=1"])
-    falls = ["stages.iterations=2", "stages.lr=1e-3", "stages.final_lr=1e-4"]
-    assert load_recipe(mine, [*falls, "stages[0].iterations=1"]).stages[0].final_lr == 1e-4
-    with pytest.raises(ConfigError, match=r"stages\[0\]\.final_lr would change nothing"):
-        load_recipe(mine, [*falls, "stages[0].iterations=1", "stages[0].final_lr=1e-5"])
 
 
 def test_a_variant_that_there_is_not_is_refused_though_nothing_is_trained_on_it(tmp_path):
