@@ -243,7 +243,8 @@ def test_flags_about_this_machine_are_refused(tmp_path, flags):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_asked_is_one_line(tmp_path, service):
+def test_what_cannot_be_asked_is_one_line(tmp_path, service, monkeypatch):
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
     name = f"api:{service}#fake"
     assert "pass --size" in refused(tmp_path, "eval", name, *ARGUMENTS)
     assert "cannot be told num_inference_steps" in refused(
