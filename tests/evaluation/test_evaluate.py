@@ -120,7 +120,7 @@ def test_leftovers_of_a_killed_process_are_swept(whole, copy, policy):
     assert files(copy.folder) == files(whole.folder)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_three_times_at_random_moments(start, tmp_path, policy):
     """SIGKILL in real processes; then finished, and equal to a run that nobody killed."""
     chance = random.Random(2509)

@@ -155,7 +155,7 @@ def test_a_broken_list_is_one_line(tmp_path, lines, said):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_imports_are_compared_and_reported(start, geneval, tmp_path):
     """From the command line, as a user does."""
     for name in ("a", "b"):
