@@ -21,6 +21,8 @@ CHECK = "check"
 TRAINING = ("recipe.json", "metrics.jsonl")
 """Files that a training run's folder holds."""
 Kind = Literal["eval", "train", "other", ""]
+INFO = TypeAdapter(RewardInfo)
+"""Made once: it takes longer than all else that is checked of a manifest."""
 
 
 class Checkpoint(BaseModel):
@@ -109,7 +111,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _check_rewards(rewards: Mapping[str, Mapping[str, Any]]) -> None:
     for known in rewards.values():
         for key, info in known.items():
-            if TypeAdapter(RewardInfo).validate_python(info).key != key:
+            if INFO.validate_python(info).key != key:
                 raise ConfigError(f"not a valid run: its manifest lists {key!r} under another name")
 
 

@@ -152,7 +152,7 @@ class Run:
 
     def image_path(self, benchmark: str, sample: Sample) -> Path:
         """Where an image lies."""
-        return self.folder / benchmark / "images" / f"{sample.key}.png"
+        return Path(self.folder, benchmark, "images", f"{sample.key}.png")
 
     def save_images(
         self,
@@ -199,8 +199,9 @@ class Run:
     def _save_image(self, path: Path, pixels: np.ndarray) -> str:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG", compress_level=QUICK)
-        write_atomic(path, buffer.getvalue(), durable=False)  # its digest tells if it was lost
-        return hashlib.sha256(buffer.getvalue()).hexdigest()
+        data = buffer.getvalue()
+        write_atomic(path, data, durable=False)  # its digest tells if it was lost
+        return hashlib.sha256(data).hexdigest()
 
     def digests_path(self, benchmark: str, number: int) -> Path:
         """Where the digests of a batch's images lie, as they were made."""

@@ -1,5 +1,6 @@
 """A run ends with the same bytes however often it was stopped."""
 
+import gc
 import os
 import random
 import re
@@ -59,6 +60,22 @@ def test_rows_are_the_tables_mean(copy):
     assert row.value == pytest.approx(table(copy)["jpeg"].mean(), rel=1e-6)
     assert (row.n, row.n_failed, row.n_prompts, row.limited) == (12, 0, 3, True)
     assert row.protocol == work().protocol.hash
+
+
+def test_garbage_is_looked_for_among_what_a_run_made_itself(tmp_path, policy):
+    """What lay in memory before is out of the collector's way as long as the run goes on, also one that is stopped."""
+    found = []
+
+    def report(*_):
+        old = {id(one) for one in gc.get_objects()}
+        found.append((id(policy.pipeline.__dict__) in old, id(vars(policy.pipeline.vae)) in old))
+        if len(found) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        evaluate.evaluate(Run(tmp_path / "run"), [work()], policy, "geneval-pocket", report)
+    assert found == [(False, False)] * 2
+    assert gc.get_freeze_count() == 0
 
 
 # --- stopped and gone on --------------------------------------------------------------------------

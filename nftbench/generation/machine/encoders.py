@@ -125,13 +125,13 @@ class RememberedTexts(AbstractContextManager):
     def _remembering(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
         def remembered(*args: Any, **kwargs: Any) -> Any:
-            keys = _row_keys(args, kwargs)
+            by_row = self._kind == "rows"
+            keys = _keys(args, kwargs, by_row=by_row)
             if keys is None:
                 return forward(*args, **kwargs)
             if not self._parked and self._bytes >= BUDGET[self._kind]:
                 self._forget()
-            by_row = self._kind == "rows"
-            wanted = [(name, k) for k in (keys if by_row else ["".join(keys)])]
+            wanted = [(name, k) for k in keys]
             new = [w for w in dict.fromkeys(wanted) if w not in self._answers]
             if new and by_row:
                 places = torch.tensor([wanted.index(w) for w in new])
@@ -243,8 +243,8 @@ def _stopped_at_denoiser(pipeline: DiffusionPipeline) -> Iterator[None]:
             hook.remove()
 
 
-def _row_keys(args: tuple, kwargs: Mapping[str, Any]) -> list[str] | None:
-    """What tells each row of a call from others; None where it is not a call for token ids, one row a text."""
+def _keys(args: tuple, kwargs: Mapping[str, Any], *, by_row: bool) -> list[str] | None:
+    """What tells each row of a call, or all of it, from others; None where it is not one for token ids, row by row."""
     given = [*args, *kwargs.values()]
     tensors = [v for v in given if isinstance(v, Tensor)]
     plain = all(isinstance(v, (Tensor, *PLAIN)) for v in given)
@@ -254,12 +254,13 @@ def _row_keys(args: tuple, kwargs: Mapping[str, Any]) -> list[str] | None:
         return None
     how = repr([[k, v] for k, v in kwargs.items() if not isinstance(v, Tensor)])
     how += repr([v for v in args if not isinstance(v, Tensor)])
-    return [_digest(how, [t[i] for t in tensors]) for i in range(len(tensors[0]))]
+    rows = zip(*tensors, strict=True) if by_row else [tensors]
+    return [_digest(how, row) for row in rows]
 
 
-def _digest(how: str, row: Sequence[Tensor]) -> str:
+def _digest(how: str, tensors: Sequence[Tensor]) -> str:
     digest = hashlib.sha256(how.encode())
-    for tensor in row:
+    for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -258,9 +258,10 @@ def _attention_put_back(network: Any) -> Iterator[None]:
     own = dict(getattr(network, "attn_processors", {}))
     try:
         yield
-    finally:
+    except BaseException:
         if own != getattr(network, "attn_processors", {}):
             network.set_attn_processor(own)
+        raise
 
 
 @contextmanager
@@ -315,16 +316,18 @@ def _stepping(
     name: str, scheduler: Any, calls: list[Call], seen: Observation, *, kept: bool
 ) -> Any:
     step = scheduler.step
-    signature = inspect.signature(step)  # once: it takes longer than all else that counting does
+    signature = inspect.signature(step) if kept else None  # it takes longer than all counting
 
     def output_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+        if signature is None:
+            return None
         given = signature.bind(*args, **kwargs).arguments
         first = next((v for v in given.values() if isinstance(v, Tensor)), None)
         return given.get("model_output", first)
 
     @functools.wraps(step)  # pipelines read the signature
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        output = output_of(args, kwargs) if kept else None
+        output = output_of(args, kwargs)
         seen.steps.append(SolverStep(scheduler=name, calls=tuple(calls), model_output=output))
         calls.clear()
         return step(*args, **kwargs)
