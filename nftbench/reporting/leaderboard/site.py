@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nftbench.benchmark.registry import load_benchmark
 from nftbench.benchmark.registry import names as benchmark_names
+from nftbench.benchmark.schema import Benchmark
 from nftbench.reporting.leaderboard.board import (
     column,
     held,
@@ -170,7 +171,8 @@ def board(name: str, entries: Sequence[Entry]) -> Board:
     """Put the rows of one leaderboard beside one another: a line a model and protocol, a column a metric."""
     entries = order(entries)
     places, size = _places(entries), Counter(e.row.protocol for e in entries)
-    columns = _columns(entries)
+    asked = load_benchmark(name) if name in benchmark_names() else None
+    columns = _columns(entries, asked)
     kin: dict[tuple, list[Entry | None]] = defaultdict(lambda: [None] * len(columns))
     for e in entries:
         of = kin[e.row.source, e.row.protocol, e.row.model, e.row.checkpoint]
@@ -186,17 +188,24 @@ def board(name: str, entries: Sequence[Entry]) -> Board:
     first = {column(e.row): e.row for e in reversed(entries)}
     return Board(
         name=name,
-        title=load_benchmark(name).title if name in benchmark_names() else "",
+        title=asked.title if asked else "",
         headings=tuple((_metric(first[c]), aggregate_name(first[c].aggregate)) for c in columns),
         lines=tuple(lines),
     )
 
 
-def _columns(entries: Sequence[Entry]) -> list[tuple]:
-    """Means before tasks, the columns of most numbers first."""
+def _columns(entries: Sequence[Entry], asked: Benchmark | None) -> list[tuple]:
+    """Means before tasks, the benchmark's own rewards as it lists them first, then the columns of most numbers."""
     count = Counter(column(e.row) for e in entries)
-    tasks = {column(e.row): e.row.aggregate not in MEANS for e in entries}
-    return sorted(count, key=lambda c: (tasks[c], -count[c], c))
+    rows = {column(e.row): e.row for e in entries}
+    own = asked.rewards if asked else ()
+
+    def place(of: tuple) -> tuple:
+        key = str(rows[of].spelled)
+        listed = own.index(key) if key in own else len(own)
+        return rows[of].aggregate not in MEANS, listed, -count[of], of
+
+    return sorted(count, key=place)
 
 
 def _places(entries: Sequence[Entry]) -> dict[tuple, int]:

@@ -59,6 +59,33 @@ def test_only_what_is_between_the_markers_is_made_anew(tmp_path, boards):
     ]
 
 
+def test_the_benchmarks_own_reward_stands_first_and_ranks_the_lines(tmp_path):
+    """GenEval's table was ranked by CLIPScore, for its letter comes first, and for more rows had it."""
+    publish(
+        [
+            row(model="better", checkpoint="x", value=0.9),
+            row(
+                model="better",
+                checkpoint="x",
+                metric="clipscore",
+                aggregate="image_mean",
+                value=0.6,
+            ),
+            row(model="worse", checkpoint="y", value=0.5),
+            row(
+                model="worse", checkpoint="y", metric="clipscore", aggregate="image_mean", value=0.8
+            ),
+            row(
+                model="third", checkpoint="z", metric="clipscore", aggregate="image_mean", value=0.7
+            ),
+        ],
+        tmp_path,
+    )
+    found = board("geneval-pocket", read(tmp_path / "geneval-pocket.csv"))
+    assert [heading[0] for heading in found.headings] == ["geneval@pocket", "clipscore@pocket"]
+    assert [line.model for line in found.lines] == ["better", "worse", "third"]
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
