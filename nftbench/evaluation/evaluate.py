@@ -56,13 +56,17 @@ def libraries_set_aside() -> Iterator[None]:
     """Within the block Python looks for garbage among new objects alone.
 
     Half a million older ones are the libraries' own, which are there to stay: to go over them takes .2 s each time.
+    A program that has set some aside itself is left to its own ways.
     """
-    gc.collect(1)
-    gc.freeze()
+    theirs = gc.get_freeze_count()
+    if not theirs:
+        gc.collect(1)
+        gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not theirs:
+            gc.unfreeze()
 
 
 @libraries_set_aside()

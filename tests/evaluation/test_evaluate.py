@@ -78,6 +78,16 @@ def test_garbage_is_looked_for_among_what_a_run_made_itself(tmp_path, policy):
     assert gc.get_freeze_count() == 0
 
 
+def test_what_a_program_set_aside_itself_stays_aside(tmp_path, policy):
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        evaluated(tmp_path / "run", policy)
+        assert 0 < gc.get_freeze_count() <= before
+    finally:
+        gc.unfreeze()
+
+
 # --- stopped and gone on --------------------------------------------------------------------------
 
 
