@@ -263,10 +263,10 @@ class _Learner:
         return "cfg", scale
 
     def _cannot(self, what: str, knobs: Sequence[Knob]) -> str:
-        told = any(k.kind == "embedded" for k in knobs) or what == "guidance off"
-        can = [] if told else ["off"]
-        can += ["cfg:S"] if any(k.kind == "cfg" for k in knobs) else []
-        can += ["embedded:S"] if any(k.kind == "embedded" for k in knobs) else []
+        kinds = {k.kind for k in knobs}
+        always = "embedded" in kinds or (self.natural.guided and "cfg" not in kinds)
+        can = [] if always or what == "guidance off" else ["off"]
+        can += [f"{kind}:S" for kind in ("cfg", "embedded") if kind in kinds]
         ignored = [k.name for k in knobs if k.kind == "ignored"]
         why = f" (it ignores {', '.join(ignored)})" if ignored and what != "guidance off" else ""
         return f"{self.name} cannot draw with {what}{why}; this model takes --guidance {' or '.join(can) or 'native'}"

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from nftbench.benchmark.samples import Sample
 from nftbench.generation.foreign import ForeignErrors, said_by
-from nftbench.generation.sampling import called, images_of
+from nftbench.generation.sampling import called, drawing_with, images_of
 from nftbench.generation.settings.effective import PROBE, Effective
-from nftbench.generation.settings.probe import brief_steps
+from nftbench.generation.settings.guidance import fitted_scale, follows
+from nftbench.generation.settings.probe import brief_steps, watched
 from rewards.base import ConfigError, Prompt
 
 SAME_NOISE = "preflight"
@@ -44,7 +45,8 @@ def check_prompt_seen(
         The settings; with `one_by_one` where an image would depend on its neighbours in a batch.
 
     Raises:
-        ConfigError: both prompts give one image, and so does a third; or both noises do.
+        ConfigError: both prompts give one image, and so does a third; or both noises do; or one is drawn with other
+            guidance than was learned.
     """
     settings = replace(settings, one_by_one=settings.one_by_one or settings.unseeded)
     brief = settings.at(num_inference_steps=brief_steps(pipeline))
@@ -52,7 +54,7 @@ def check_prompt_seen(
     # One id, so one noise: only the words differ; then only the noise.
     first, last = (Sample(Prompt(id=SAME_NOISE, text=text), 0) for text in (texts[0], texts[-1]))
     pair = [last, replace(first, index=1)]
-    image, *alone = (_draw(pipeline, [one], brief)[0] for one in (first, *pair))
+    image, *alone = (_draw_as_learned(pipeline, one, brief) for one in (first, *pair))
     if first != last and _one(image, alone[0]):
         _refuse_unseen(pipeline, brief, (texts[0], texts[-1]), image)
     if images_per_prompt > 1 and _one(image, alone[1]):
@@ -68,6 +70,26 @@ def check_prompt_seen(
         return replace(settings, one_by_one=True)
     off = max(np.abs(a - b).mean() for a, b in zip(alone, together, strict=True))
     return replace(settings, one_by_one=bool(off > BATCH_TOLERANCE))
+
+
+def _draw_as_learned(
+    pipeline: DiffusionPipeline, sample: Sample, settings: Effective
+) -> np.ndarray:
+    """An image, watched: a pipeline may choose another guider for some prompts, such as those that quote a word."""
+    with drawing_with(pipeline, settings.other_solver), watched(pipeline) as seen:
+        image = _draw(pipeline, [sample], settings)[0]
+    scale = settings.guidance_scale
+    if settings.guidance == "cfg" and scale is not None and not follows(seen.last, scale):
+        raise ConfigError(
+            f"{type(pipeline).__name__} draws {_quoted(sample.prompt.text)} with guidance {fitted_scale(seen.last):g} "
+            f"and other prompts with {scale:g}, which no row can say: expected one scale for all prompts, set in the "
+            "checkpoint's own guiders; nothing was drawn"
+        )
+    return image
+
+
+def _quoted(text: str) -> str:
+    return f"{text[:QUOTED]!r}{'...' if len(text) > QUOTED else ''}"
 
 
 def _one(image: np.ndarray, other: np.ndarray) -> bool:
@@ -86,7 +108,7 @@ def _refuse_unseen(
         return
     length = brief.max_sequence_length
     known = f" (max_sequence_length {length})" if length is not None else ""
-    first, last = (f"{text[:QUOTED]!r}{'...' if len(text) > QUOTED else ''}" for text in texts)
+    first, last = map(_quoted, texts)
     raise ConfigError(
         f"{type(pipeline).__name__} draws one image for {first} and {last} from one noise: its network does not see "
         f"the prompt{known}; nothing was drawn"

@@ -226,6 +226,14 @@ def shown_arguments(arguments: Mapping[str, Any]) -> str:
 
 
 @contextmanager
+def watched(pipeline: DiffusionPipeline) -> Iterator[Observation]:
+    """See all that `observe` sees, of what is drawn within the block."""
+    seen = Observation()
+    with _watched(pipeline, seen):
+        yield seen
+
+
+@contextmanager
 def counted(pipeline: DiffusionPipeline) -> Iterator[Observation]:
     """Count the network calls of every solver step within the block; of what they were given nothing is kept."""
     seen = Observation()

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from diffusers.guiders import AdaptiveProjectedMixGuidance
 
 from nftbench.benchmark.samples import Sample
 from nftbench.benchmark.schema import SamplingParameters
@@ -223,6 +224,29 @@ def test_a_call_that_fails_leaves_no_other_attention_behind():
     with pytest.raises(ConfigError, match="cannot draw with guidance_scale=1"):
         observe(pipeline, arguments)
     assert pipeline.transformer.attn_processors == before
+
+
+def guided_by_words(folder, **scales: float) -> None:
+    """HunyuanImage as it is published: one guider for all prompts, and one for those that quote a word."""
+    pipeline = families.build("hunyuan_image")
+    guiders = {k: AdaptiveProjectedMixGuidance(guidance_scale=s) for k, s in scales.items()}
+    type(pipeline)(**{**pipeline.components, **guiders}).save_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_guidance_that_depends_on_the_prompt_is_refused(tmp_path):
+    """Signs were drawn with the one's scale, under a row that said the other's."""
+    guided_by_words(tmp_path / "two", guider=3.5, ocr_guider=7.0)
+    (tmp_path / "p.txt").write_text('a sign\na sign that says "HELLO"\n', "utf-8")
+    asked = ["--prompts", "p.txt", "--rewards", "jpeg", "--steps", "2", "--size", "64"]
+    code, said = run_here(tmp_path, "eval", "two", *asked, "--out", "run")
+    assert code == 2 and "with guidance 7 and other prompts with 3.5" in " ".join(said.split())
+    assert not (tmp_path / "run").exists()
+    guided_by_words(tmp_path / "one", guider=3.5, ocr_guider=3.5)
+    code, said = run_here(tmp_path, "eval", "one", *asked, "--out", "run")
+    assert code == 0 and "guidance cfg 3.5" in " ".join(said.split())
+    code, said = run_here(tmp_path, "eval", "one", *asked, "--guidance", "cfg:3", "--out", "no")
+    assert code == 2 and "this model takes --guidance native" in " ".join(said.split())
 
 
 @pytest.mark.thorough
