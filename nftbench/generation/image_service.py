@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
@@ -44,6 +45,8 @@ LARGEST = 64 << 20
 """Bytes of one answer."""
 PORTS = {"http": 80, "https": 443}
 FORMATS = ("PNG", "JPEG", "WEBP")
+UNFIT = frozenset({400, 422})
+"""Statuses of a request that holds what the service does not know."""
 FATAL = frozenset({401, 402, 404})
 """Statuses that every other request would have, too."""
 SPENT = frozenset({0, 429})
@@ -104,6 +107,18 @@ class Drawn:
     """What the service counted, such as `total_tokens` or `cost`."""
     rewritten: bool = False
     """Whether the service says that it drew another text than the prompt."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One image wanted, through all attempts to have it."""
+
+    body: dict[str, Any]
+    address: str = ""
+    """Where the image lies, once the service drew it: it is paid for, and no other is asked for."""
+    rewritten: bool = False
+    usage: Counter[str] = field(default_factory=Counter)
+    """What the service counted, of answers without an image that can be used too: they cost as much."""
 
 
 def is_service(checkpoint: str) -> bool:
@@ -173,14 +188,14 @@ def draw(
         NoMoreImages: the service does not know the model or the key, cannot be reached for any image of the batch, or
             asks to be left alone for long.
     """
-    questions = [partial(_question, service, sample, size) for sample in batch]
+    requests = [_request(service, sample, size) for sample in batch]
     outcomes = ask_all(
         service.endpoint,
-        questions,
+        [partial(_itself, request) for request in requests],
         partial(_attempt, size=size),
-        lambda place, outcome: ended(batch[place], _drawn(outcome)),
+        lambda place, outcome: ended(batch[place], _drawn(outcome, requests[place])),
     )
-    drawn = [_drawn(outcome) for outcome in outcomes]
+    drawn = [_drawn(outcome, of) for outcome, of in zip(outcomes, requests, strict=True)]
     refusal = next((o.failure for o in outcomes if o.status in FATAL or o.later), "")
     silent = all(d.status == 0 for d in drawn)
     # One prompt that it always fails on says nothing of the service: that is an image less, wherever its batch ends.
@@ -235,31 +250,52 @@ class Beginning:
             )
 
 
-def _drawn(outcome: Outcome[Drawn]) -> Drawn:
-    if outcome.value is None:
-        return Drawn(None, outcome.failure, outcome.status, outcome.attempts)
-    return replace(outcome.value, attempts=outcome.attempts)
+def _itself(request: Request) -> Request:
+    return request
 
 
-def _question(service: ImageService, sample: Sample, size: tuple[int, int]) -> dict[str, Any]:
+def _drawn(outcome: Outcome[np.ndarray], request: Request) -> Drawn:
+    drawn = outcome.value is not None
+    return Drawn(
+        outcome.value,
+        outcome.failure,
+        200 if drawn else outcome.status,
+        outcome.attempts,
+        usage=dict(request.usage),
+        rewritten=drawn and request.rewritten,
+    )
+
+
+def _request(service: ImageService, sample: Sample, size: tuple[int, int]) -> Request:
     height, width = size
-    return {
-        "model": service.model,
-        "prompt": sample.prompt.text,
-        "n": 1,
-        "size": f"{width}x{height}",
-        "response_format": "b64_json",
-    }
+    return Request(
+        {
+            "model": service.model,
+            "prompt": sample.prompt.text,
+            "n": 1,
+            "size": f"{width}x{height}",
+            "response_format": "b64_json",
+        }
+    )
 
 
-async def _attempt(session: Session, body: dict[str, Any], *, size: tuple[int, int]) -> Drawn:
+async def _attempt(session: Session, request: Request, *, size: tuple[int, int]) -> np.ndarray:
+    data = b"" if request.address else await _asked(session, request)
+    if request.address:
+        data = await _fetched(session, request.address)
+    return _pixels(data, size)
+
+
+async def _asked(session: Session, request: Request) -> bytes:
+    """An image's bytes from a new answer; none where that says the address, which is noted then."""
     try:
-        text = await session.post(IMAGES, body)
+        text = await session.post(IMAGES, request.body)
     except Failure as fault:
-        if fault.status != 400 or "response_format" not in str(fault):
+        named = fault.status in UNFIT and "response_format" in str(fault)
+        if not named or request.body.pop("response_format", None) is None:
             raise
-        body.pop("response_format")  # some models send base64 unasked and refuse to be asked
-        raise Failure(str(fault), status=400) from None
+        # some models send base64 unasked and refuse to be asked
+        raise Failure(str(fault), status=fault.status) from None
     try:
         answer = parse_json(text)
         first = answer["data"][0]
@@ -267,17 +303,36 @@ async def _attempt(session: Session, body: dict[str, Any], *, size: tuple[int, i
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         shown = session.endpoint.hidden(text)[:200]
         raise Failure(f"not an answer with an image: {shown}", status=200) from None
+    request.usage.update(_usage(answer.get("usage")))
+    request.rewritten = _is_other(first.get("revised_prompt"), request.body["prompt"])
     if isinstance(encoded, str):
-        data = _decoded(encoded, "b64_json")
-    elif isinstance(address, str) and address.startswith("data:"):
-        data = _decoded(address, "url")
-    elif isinstance(address, str):
-        data = await session.get(_on_same_host(session.endpoint.url, address))
-    else:
+        return _decoded(encoded, "b64_json")
+    if isinstance(address, str) and address.startswith("data:"):
+        return _decoded(address, "url")
+    if not isinstance(address, str):
         raise Failure("an answer with neither b64_json nor url", status=200)
-    revised = first.get("revised_prompt")
-    rewritten = isinstance(revised, str) and revised.strip() not in ("", body["prompt"].strip())
-    return Drawn(_pixels(data, size), usage=_usage(answer.get("usage")), rewritten=rewritten)
+    request.address = _on_same_host(session.endpoint.url, address)
+    return b""
+
+
+async def _fetched(session: Session, address: str) -> bytes:
+    """What lies at an image's address.
+
+    Raises:
+        Failure: nothing does for now. Its status is of this one image, so that none, such as 404, is taken for the
+            service's own.
+    """
+    try:
+        return await session.get(address)
+    except Failure as fault:
+        raise Failure(
+            f"the image that it drew is not at its address: {fault}", pause=fault.pause, status=200
+        ) from None
+
+
+def _is_other(revised: Any, prompt: str) -> bool:
+    """Whether a service says that it drew another text."""
+    return isinstance(revised, str) and revised.strip() not in ("", prompt.strip())
 
 
 def _decoded(text: str, name: str) -> bytes:

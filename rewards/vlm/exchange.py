@@ -33,6 +33,7 @@ TRANSIENT = frozenset({408, 409, 425, 429})
 """Statuses below 500 that another attempt may turn into an answer."""
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 Question = Callable[[], dict[str, Any]]
 """Makes the body of a request when its turn has come: pictures are not all encoded at once."""
 
@@ -226,8 +227,8 @@ def _seconds(text: str) -> float:
 
 def ask_all(
     endpoint: Endpoint,
-    questions: Sequence[Question],
-    attempt: Callable[[Session, dict[str, Any]], Awaitable[T]],
+    questions: Sequence[Callable[[], Q]],
+    attempt: Callable[[Session, Q], Awaitable[T]],
     ended: Callable[[int, Outcome[T]], None] = lambda number, outcome: None,
 ) -> list[Outcome[T]]:
     """Ask all questions, as many at once as the endpoint allows.
@@ -237,7 +238,7 @@ def ask_all(
 
     Args:
         endpoint: the server.
-        questions: N questions.
+        questions: N of them; each makes what is asked when its turn has come, and that is asked at every attempt.
         attempt: asks one of them once; raises `Failure` where no answer comes of it.
         ended: told of each question's end as it comes, one after the other: what was answered outlives a stop.
 
@@ -249,8 +250,8 @@ def ask_all(
 
 async def _ask_all(
     endpoint: Endpoint,
-    questions: Sequence[Question],
-    attempt: Callable[[Session, dict[str, Any]], Awaitable[T]],
+    questions: Sequence[Callable[[], Q]],
+    attempt: Callable[[Session, Q], Awaitable[T]],
     ended: Callable[[int, Outcome[T]], None],
 ) -> list[Outcome[T]]:
     turn, pace = asyncio.Semaphore(endpoint.concurrency), _Pace(endpoint.rate)
@@ -258,11 +259,11 @@ async def _ask_all(
     async with httpx2.AsyncClient(headers=headers(endpoint), limits=limits, timeout=None) as client:
         session = Session(client, endpoint)
 
-        async def one(number: int, question: Question) -> Outcome[T]:
+        async def one(number: int, question: Callable[[], Q]) -> Outcome[T]:
             async with turn:
-                body = await asyncio.to_thread(question)
+                asked = await asyncio.to_thread(question)
                 outcome = await _until_answered(
-                    session, lambda: attempt(session, body), pace, random.Random(number)
+                    session, lambda: attempt(session, asked), pace, random.Random(number)
                 )
             ended(number, outcome)
             return outcome

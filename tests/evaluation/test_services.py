@@ -48,7 +48,9 @@ def test_a_run_by_the_command_resumed_scored_and_shown(tmp_path, monkeypatch):
         )  # fmt: skip
         code, out = run_here(tmp_path, *command)
         assert code == 0, out
-        assert "requests 4, usage total_tokens 14" in out and "1" in out  # the 429 was asked again
+        assert (
+            "requests 4, usage total_tokens 21" in out
+        )  # the 429 was asked again; `small` cost as much
         first = log(url)
         assert {one["size"] for one in first} == {"96x64"} and {one["n"] for one in first} == {1}
         code, out = run_here(tmp_path, *command)
@@ -127,9 +129,37 @@ def test_a_service_that_asks_to_be_left_alone_for_an_hour_is_said_at_once(tmp_pa
     assert len([*(tmp_path / "run").rglob("images/*.png")]) == 2
 
 
-def test_a_model_that_takes_no_response_format(service):
-    good, other = drawn(service, "a blue cube", "plain")
+@pytest.mark.parametrize("model", ["plain", "strict"])
+def test_a_model_that_takes_no_response_format(service, model):
+    good, other = drawn(service, "a blue cube", model)
     assert (good.attempts, other.attempts) == (2, 2) and other.pixels is not None
+
+
+def test_a_refusal_that_goes_on_naming_the_field_is_one_line(tmp_path, service):
+    said = refused(tmp_path, "eval", f"api:{service}#stubborn", *ARGUMENTS, "--size", "64")
+    assert "response_format" in said and "Traceback" not in said, said
+
+
+def test_an_image_that_is_late_at_its_address_is_not_paid_for_twice(tmp_path):
+    (tmp_path / "mine.txt").write_text("a late cube\na late cat\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+        paid = [one["prompt"] for one in log(url) if one]
+    assert code == 0 and "usage total_tokens 14" in out, out
+    assert sorted(paid) == ["a late cat", "a late cube"]
+
+
+def test_an_image_that_is_gone_from_its_address_is_one_less_and_counted(tmp_path, monkeypatch):
+    """Its 404 says nothing of the service, which draws the others."""
+    monkeypatch.setattr("rewards.vlm.exchange.LONGEST_PAUSE", 0.01)
+    (tmp_path / "mine.txt").write_text("a red cube\na gone cube\n", "utf-8")
+    with serving_images() as url:
+        command = ("eval", f"api:{url}#fake", "--prompts", "mine.txt", "--rewards", "jpeg")
+        code, out = run_here(tmp_path, *command, "--size", "64", "--out", "run")
+        paid = [one["prompt"] for one in log(url) if one]
+    assert code == 4 and "1 of 2 images have no score" in out and "not at its address" in out, out
+    assert paid.count("a gone cube") == 1 and "usage total_tokens 14" in out
 
 
 def test_rewritten_prompts_are_counted_and_said(tmp_path):

@@ -3,10 +3,12 @@
 It says its port. It draws one colour a prompt, in the size it is asked for, except where a word of the prompt asks for
 trouble: `small` half the size, `busy-once` status 429 at the first time, `fail` 500 always, `refuse` 400, `barred` 403,
 `spent` 429 always, `broken` no image, `rewritten` says that it drew another text, `linked` an address on the service
-itself, `nearby` its path alone, `elsewhere` one on another host, `endless` an answer without an end, `closed` 429
+itself, `nearby` its path alone, `late` an address where nothing is at the first time, `gone` one where nothing ever is,
+`elsewhere` one on another host, `endless` an answer without an end, `closed` 429
 that asks to be left alone for an hour, `data` base64 in lines behind `data:image/png;base64,`, `inline` the same as its
 url.
-`GET /v1/log` tells what was asked. The model `nobody` is unknown, `plain` takes no response_format.
+`GET /v1/log` tells what was asked. The model `nobody` is unknown, `plain` takes no response_format, nor does `strict`,
+by status 422; `stubborn` names it in every refusal.
 """
 
 import base64
@@ -30,6 +32,8 @@ TROUBLE = (
     "rewritten",
     "linked",
     "nearby",
+    "late",
+    "gone",
     "elsewhere",
     "endless",
     "closed",
@@ -56,6 +60,8 @@ class Images(Service):
     def do_GET(self):
         if self.path.endswith("/log"):
             return self.answer(200, {"asked": self.asked})
+        if "gone" in self.path or ("late" in self.path and self.first_time(self.path, {})):
+            return self.answer(404, {"error": "nothing here"})
         return self.send(200, picture("linked", 64, 64))
 
     def do_POST(self):
@@ -67,8 +73,9 @@ class Images(Service):
             return self.answer(401, {"error": "another key, please"})
         if body["model"] == "nobody":
             return self.answer(404, {"error": "no such model"})
-        if body["model"] == "plain" and "response_format" in body:
-            return self.answer(400, {"error": "unknown parameter: response_format"})
+        status = {"plain": 400, "strict": 422}.get(body["model"])
+        if body["model"] == "stubborn" or (status and "response_format" in body):
+            return self.answer(status or 400, {"error": "unknown parameter: response_format"})
         trouble = next((word for word in TROUBLE if word in body["prompt"].split()), "")
         return self.react("" if trouble.endswith("-once") and again else trouble, body)
 
@@ -80,8 +87,9 @@ class Images(Service):
         status = {"fail": 500, "refuse": 400, "barred": 403, "spent": 429}.get(trouble)
         if status:
             return self.answer(status, {"error": "not this one"})
-        if trouble == "nearby":
-            return self.answer(200, {"data": [{"url": "/one.png"}]})
+        if trouble in ("nearby", "late", "gone"):
+            image = {"url": f"/{trouble}/{len(self.asked)}.png"}
+            return self.answer(200, {"data": [image], "usage": {"total_tokens": 7}})
         if trouble == "endless":
             return self.babble()
         if trouble in ("linked", "elsewhere"):
