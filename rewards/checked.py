@@ -5,6 +5,7 @@ input, and nobody reads a number that the reward's own description says cannot b
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -67,7 +68,7 @@ class CheckedReward:
         """See `Reward.check`; of a user's own prompt the message begins with its file and line."""
         given = as_prompts(prompts)
         try:
-            self.reward.check(given)
+            self.reward.check(lent(given))
         except ConfigError as error:
             first = next((p for p in given if self._refuses(p)), None)
             if first is None or not first.origin:
@@ -76,13 +77,15 @@ class CheckedReward:
 
     def _refuses(self, prompt: Prompt) -> bool:
         try:
-            self.reward.check([prompt])
+            self.reward.check(lent([prompt]))
         except ConfigError:
             return True
         return False
 
     def _score(self, pictures: Sequence[Picture], prompts: Sequence[Prompt]) -> Scores:
-        scores = self.reward.score(np.stack([picture.pixels for picture in pictures]), prompts)
+        scores = self.reward.score(
+            np.stack([picture.pixels for picture in pictures]), lent(prompts)
+        )
         if not isinstance(scores, Scores) or len(scores.values) != len(pictures):
             count = len(scores.values) if isinstance(scores, Scores) else type(scores).__name__
             raise ConfigError(
@@ -125,6 +128,14 @@ def as_prompts(prompts: Sequence[Prompt | str] | Prompt | str) -> list[Prompt]:
                 f"prompt {place} is of type {type(prompt).__name__}; expected a string or a rewards.Prompt."
             )
     return [Prompt(id=str(i), text=p) if isinstance(p, str) else p for i, p in enumerate(given)]
+
+
+def lent(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts whose targets are copies: what a reward changes in its own moves no other reward's score.
+
+    So are the pixels that it gets, which `np.stack` copies.
+    """
+    return [replace(p, target=deepcopy(p.target)) if p.target else p for p in prompts]
 
 
 def in_range(scores: Scores, info: RewardInfo) -> Scores:

@@ -7,6 +7,7 @@ is part of what the reward says of itself (`RewardInfo.source`), and so of every
 
 import hashlib
 import inspect
+import os
 import re
 import sys
 import types
@@ -221,15 +222,28 @@ class Blamed(AbstractContextManager):
     """Turns an error of code that is not ours, of whatever class, into one line that names the file and its line.
 
     So does an exit: a file that ends the process would end ours, as if all were done. What is out of memory passes, for
-    whoever called can do with fewer images; so does Ctrl-C.
+    whoever called can do with fewer images; so does Ctrl-C. A change of the working directory is undone and refused:
+    the run's own paths are relative to it, and would lead elsewhere from then on.
     """
 
     def __init__(self, where: Path | str) -> None:
         self._where = str(where)
 
+    def __enter__(self) -> "Blamed":
+        self._folder = _working_directory()
+        return self
+
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, *more: object
     ) -> None:
+        moved = _working_directory()
+        if self._folder and moved != self._folder:
+            os.chdir(self._folder)
+            if error is None:
+                raise Faulty(
+                    f"{self._where} changes the working directory to {moved}, where the run's paths would lead "
+                    "elsewhere; name its files in full, such as Path(__file__).parent / 'weights.pt'"
+                )
         if not isinstance(error, Exception | SystemExit) or isinstance(error, ConfigError):
             return
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
@@ -237,6 +251,14 @@ class Blamed(AbstractContextManager):
         place = f", line {line}" if (line := _line(error, self._where)) else ""
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         raise Faulty(f"{self._where}{place}: {type(error).__name__}: {said}") from error
+
+
+def _working_directory() -> str:
+    """Where relative paths begin; empty where that folder is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _line(error: BaseException, file: str) -> int | None:

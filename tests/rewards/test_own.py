@@ -1,5 +1,6 @@
 """A reward in a file of the user's own: known by its key once it is named, bound to its bytes, mistakes in one line."""
 
+import csv
 import hashlib
 import json
 import sys
@@ -274,3 +275,50 @@ def test_sub_scores_that_differ_from_batch_to_batch_are_refused(tmp_path):
     assert code == 2 and "reward 'brightness' gave other sub-scores in batch 2 than before" in said
     assert "right, not left; expected the same names of every batch" in said
     assert not list(tmp_path.glob("*.parquet"))
+
+
+MEDDLING = GOOD.replace(
+    "        return Scores.of",
+    "        for prompt in prompts:\n            prompt.target['include'][0]['count'] += 3\n"
+    "        images[:] = 0\n        return Scores.of",
+)
+COUNTING = GOOD.replace('"brightness"', '"count"').replace("high=1.0", "high=9.0")
+COUNTING = COUNTING.replace(
+    "float(image.mean()) / 255 for image in images",
+    "p.target['include'][0]['count'] for p in prompts",
+)
+
+
+def test_what_a_reward_changes_of_a_prompt_moves_no_other_reward(tmp_path):
+    """Every later reward was given the changed target: GenEval of eight pocket prompts was 0.000 for 0.271."""
+    (tmp_path / "a.py").write_text(MEDDLING)
+    (tmp_path / "b.py").write_text(COUNTING)
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "a.png")
+    line = {"image": "a.png", "prompt": "a dog", "include": [{"class": "dog", "count": 1}]}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line) + "\n")
+    listed = "a.py:Brightness,b.py:Brightness,jpeg"
+    code, out = run_here(tmp_path, "score", "list.jsonl", "--rewards", listed, "--out", "s.csv")
+    assert code == 0, out
+    (scored,) = csv.DictReader((tmp_path / "s.csv").read_text().splitlines())
+    white = rewards.load_reward("jpeg").score(np.full((1, 8, 8, 3), 255, np.uint8), ["a dog"])
+    assert float(scored["count"]) == 1 and float(scored["jpeg"]) == pytest.approx(white.values[0])
+
+
+@pytest.mark.parametrize("where", ["at import", "when built", "when asked"])
+def test_a_reward_that_changes_the_working_directory_is_one_line(tmp_path, where):
+    """The run's own paths are relative to it: its rows went elsewhere, or nowhere in a traceback."""
+    (tmp_path / "run").mkdir()
+    line = "__import__('os').chdir('/')"
+    content = {
+        "at import": f"{line}\n{GOOD}",
+        "when built": GOOD.replace("del device", line),
+        "when asked": GOOD.replace(
+            "        return Scores", f"        {line}\n        return Scores"
+        ),
+    }[where]
+    (tmp_path / "run" / "own.py").write_text(content)
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "run" / "a.png")
+    (tmp_path / "run" / "list.jsonl").write_text('{"image": "a.png", "prompt": "a dog"}\n')
+    said = run_here(tmp_path / "run", "score", "list.jsonl", "--rewards", "own.py:Brightness")
+    assert said[0] == 2 and "own.py changes the working directory to /, where" in said[1], said
+    assert said[1].count("nftbench: ") == 1 and "Traceback" not in said[1]
