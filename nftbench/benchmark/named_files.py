@@ -24,7 +24,7 @@ def pictures(folder: Path) -> list[Path]:
             would be counted in silence.
     """
     files = (p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.is_dir())
-    found = sorted(files, key=_by_number)
+    found = sorted(files, key=by_number)
     stems: dict[str, Path] = {}
     for path in found:
         if not path.exists():
@@ -34,10 +34,15 @@ def pictures(folder: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _by_number(path: Path) -> tuple[list[str | int], str]:
+def by_number(path: Path) -> tuple[list[str | int], str]:
     """Texts and numbers of a name in turn; the name itself parts `1.png` from `01.png`."""
     parts = re.split("([0-9]+)", path.name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], path.name
+
+
+def geneval_folders(source: Path) -> list[Path]:
+    """GenEval's folders of a prompt each, in the order of their numbers: `2` comes before `10`."""
+    return sorted((p.parent for p in source.glob("*/metadata.jsonl")), key=by_number)
 
 
 def samples_of(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -58,7 +63,7 @@ def samples_of(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def geneval_notes(source: Path) -> list[str]:
     """Said of GenEval's folder: prompts between others that are not there, files that are none of its images."""
-    folders = sorted(p.parent for p in source.glob("*/metadata.jsonl")) if source.is_dir() else []
+    folders = geneval_folders(source) if source.is_dir() else []
     notes = []
     numbers = sorted({int(folder.name) for folder in folders if folder.name.isdecimal()})
     if lost := [before + 1 for before, after in pairwise(numbers) if after > before + 1]:

@@ -18,6 +18,7 @@ from typing import Any
 from nftbench.benchmark import own
 from nftbench.benchmark.named_files import (
     ENDINGS,
+    geneval_folders,
     geneval_notes,
     id_of,
     named_after,
@@ -115,7 +116,7 @@ def read_source(
     source: Path, known: Sequence[Prompt] | None, prompts: Path | None
 ) -> list[GivenImage]:
     """The images of a source with their prompts, in its order."""
-    layout = sorted(p.parent for p in source.glob("*/metadata.jsonl"))
+    layout = geneval_folders(source)
     if prompts and (source.is_file() or layout):
         raise ConfigError(
             f"--prompts {prompts} goes with a folder of images alone; {source} says itself what each was asked for"

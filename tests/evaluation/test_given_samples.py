@@ -86,3 +86,24 @@ def test_the_tenth_sample_is_the_tenth(tmp_path, names):
     assert code == 0, out
     kept = [read_picture(p).pixels for p in sorted((tmp_path / "run").rglob("images/*.png"))]
     assert len(kept) == 12 and all(map(np.array_equal, kept, made))
+
+
+def test_folders_go_by_their_numbers(tmp_path):
+    """A benchmark asks one text twice: `10` is not the first of the two because its name sorts so."""
+    (tmp_path / "prompts").mkdir()
+    lines = []
+    for number in range(11):
+        folder = tmp_path / "theirs" / str(number)
+        picture(folder / "samples" / "0000.png", number)
+        record = {"tag": "", "prompt": "a dog" if number in (2, 10) else f"{number} cats"}
+        lines.append(json.dumps(record) + "\n")
+        (folder / "metadata.jsonl").write_text(lines[-1], "utf-8")
+    (tmp_path / "prompts" / "p.jsonl").write_text("".join(lines), "utf-8")
+    (tmp_path / "own.toml").write_text('[prompts]\nfile = "p.jsonl"\n', "utf-8")
+    asked = ("--name", "they", "--benchmark", "own", "--benchmark-path", ".", "--out", "run")
+    code, out = run_here(tmp_path, "import", "theirs", *asked)
+    assert code == 0, out
+    for number in (2, 10):
+        given = read_picture(tmp_path / "theirs" / str(number) / "samples" / "0000.png").pixels
+        (kept,) = (tmp_path / "run").rglob(f"images/{number:05d}-00.png")
+        assert np.array_equal(read_picture(kept).pixels, given)
