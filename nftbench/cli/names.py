@@ -39,13 +39,25 @@ def check(
 
             refuse_parent(base, f"average them (nftbench average {base} --out FOLDER), or ")
     if suite:
-        from nftbench.benchmark.registry import load_suite
-
-        load_suite(suite)
+        _suite(suite)
     if rewards and rewards.strip():
         import rewards as registry
 
         registry.without_weights(registry.add_files(rewards))
+
+
+def _suite(name: str) -> None:
+    from nftbench.benchmark.registry import load_suite
+
+    try:
+        load_suite(name)
+    except ConfigError:
+        if not Path(name, "manifest.json").is_file():  # runs.manifest.MANIFEST takes seconds
+            raise
+        raise ConfigError(
+            f"{name} is a run's folder; expected a suite or benchmark, such as pocket-table1, and runs behind it; "
+            f"`nftbench score {name}` shows a run's own numbers"
+        ) from None
 
 
 def there(path: str | Path, expected: str) -> None:

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.helpers.commands import run_here
+
 CODE = """
 import sys
 from nftbench.cli.main import main
@@ -89,3 +91,12 @@ def test_a_typo_is_one_line_and_imports_nothing_heavy(answers, command):
     assert out == "2 []"
     asked = command.split()[: 2 if command.startswith(GROUPS) else 1]
     assert err.endswith(f"(see nftbench {' '.join(asked)} --help)"), err
+
+
+def test_a_run_in_the_place_of_a_suite_is_told_apart(tmp_path):
+    """`nftbench table RUN`: it was an unknown suite, with the list of all."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text("{}")
+    code, out = run_here(tmp_path, "table", "mine")
+    assert code == 2 and "mine is a run's folder; expected a suite or benchmark" in out, out
+    assert "`nftbench score mine` shows a run's own numbers" in out
