@@ -209,7 +209,12 @@ class Session:
         status = answer.status_code
         if status != 200:
             again = status >= 500 or status in TRANSIENT
-            text = self.endpoint.hidden(held.decode("utf-8", "replace"))
+            text = held.decode("utf-8", "replace")
+            if elsewhere := answer.headers.get("Location", "") if 300 <= status < 400 else "":
+                text = (
+                    f"it redirects to {elsewhere[:150]}, which is not followed; name that address"
+                )
+            text = self.endpoint.hidden(text)
             pause = _seconds(answer.headers.get("Retry-After", ""))
             raise Failure(f"status {status}: {text[:200]}", again=again, pause=pause, status=status)
         return held

@@ -140,6 +140,14 @@ def test_a_refusal_that_goes_on_naming_the_field_is_one_line(tmp_path, service):
     assert "response_format" in said and "Traceback" not in said, said
 
 
+def test_a_redirect_is_said_with_its_address(service):
+    """It was `status 308: `, with no word of where to."""
+    _, other = drawn(service, "a blue cube", "moved")
+    assert other.failure == (
+        "status 308: it redirects to https://there.example/v1, which is not followed; name that address"
+    )
+
+
 def test_an_image_that_is_late_at_its_address_is_not_paid_for_twice(tmp_path):
     (tmp_path / "mine.txt").write_text("a late cube\na late cat\n", "utf-8")
     with serving_images() as url:

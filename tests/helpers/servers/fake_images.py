@@ -7,8 +7,8 @@ itself, `nearby` its path alone, `late` an address where nothing is at the first
 `elsewhere` one on another host, `endless` an answer without an end, `closed` 429
 that asks to be left alone for an hour, `data` base64 in lines behind `data:image/png;base64,`, `inline` the same as its
 url.
-`GET /v1/log` tells what was asked. The model `nobody` is unknown, `plain` takes no response_format, nor does `strict`,
-by status 422; `stubborn` names it in every refusal.
+`GET /v1/log` tells what was asked. The model `nobody` is unknown, `moved` elsewhere; `plain` takes no response_format,
+nor does `strict`, by status 422; `stubborn` names it in every refusal.
 """
 
 import base64
@@ -71,6 +71,8 @@ class Images(Service):
         again = not self.first_time(body["prompt"], question)
         if self.key and self.headers["Authorization"] != f"Bearer {self.key}":
             return self.answer(401, {"error": "another key, please"})
+        if body["model"] == "moved":
+            return self.answer(308, {}, {"Location": "https://there.example/v1"})
         if body["model"] == "nobody":
             return self.answer(404, {"error": "no such model"})
         status = {"plain": 400, "strict": 422}.get(body["model"])
