@@ -18,7 +18,6 @@ from diffusers.loaders.single_file_utils import (
     load_single_file_checkpoint,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
 from nftbench.generation.foreign import ForeignErrors
@@ -26,6 +25,12 @@ from nftbench.generation.sources import files
 from nftbench.generation.sources.digest import file_digest, files_below, folder_digest
 from nftbench.generation.sources.hub import Fetched, fetch_file, fetch_folder, with_folder
 from nftbench.generation.sources.loading.gaps import gaps_refused, refuse_empty
+from nftbench.generation.sources.loading.leftovers import refuse_scales
+from nftbench.generation.sources.loading.one_file import (
+    encoders_beside,
+    follow_prediction,
+    from_one_file,
+)
 from nftbench.generation.sources.loading.own_code import code_apart
 from nftbench.generation.sources.loading.quantized import DENOISERS, quantization
 from nftbench.generation.sources.packaged import refuse_other_file
@@ -46,8 +51,6 @@ ONE_NETWORK = (
     "one network alone goes behind +unet= or +transformer= of its base, a LoRA behind +lora="
 )
 """For messages: what a file is that holds less than a pipeline."""
-ENCODERS = ("text_encoders.", "cond_stage_model.", "conditioner.")
-"""Beginnings of a text encoder's names in single files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def build(
         ConfigError: it cannot be had or loaded, or makes no images from text.
     """
     on_hub = None if place.exists() else hub_place(reference.base)
-    with gaps_refused():
+    with gaps_refused() as left:
         if place.is_file() or (on_hub and (on_hub.subfolder or "").endswith(WEIGHTS)):
             built = _build_file(reference, place, on_hub, dtype)
         else:
@@ -85,6 +88,7 @@ def build(
             f"{reference.base} holds a {type(built.pipeline).__name__}, which takes no prompt; expected a "
             "text-to-image pipeline"
         )
+    built.notes.extend(left)
     return built
 
 
@@ -132,6 +136,8 @@ def _build_folder(
         )
     places = {name: folder / name for name in pipeline.components} | dict(reference.components)
     refuse_empty(pipeline, places)
+    if "scheduler" not in reference.components:
+        notes += follow_prediction(pipeline)
     return Built(pipeline, digest, notes)
 
 
@@ -212,9 +218,7 @@ def _component(
         if not hasattr(kind, "from_single_file"):
             raise ConfigError(f"{kind.__name__} does not load from one file; save it as a folder")
         config = str(base / name)
-        return _attempt(
-            source, lambda: kind.from_single_file(str(path), config=config, torch_dtype=dtype)
-        ), digest
+        return _attempt(source, lambda: from_one_file(kind, path, config, dtype)), digest
     saved = read_component_class(path)
     if saved not in (None, kind.__name__):
         other: Any = getattr(diffusers, str(saved), None)
@@ -301,6 +305,7 @@ def _build_file(
         raise ConfigError(
             "one file takes +config= and +lora= only; save it as a folder for other parts"
         )
+    refuse_scales(path)
     dtype = dtype or files.dtype_in([path])
     folder, own = _config_of(reference, path)
     index = files.read_index(folder / INDEX)
@@ -309,7 +314,7 @@ def _build_file(
         raise ConfigError(
             f"{index.get('_class_name')} does not load from one file; expected a folder"
         )
-    encoders = _attempt(str(path), lambda: _encoders_beside(path, index, folder, dtype))
+    encoders = _attempt(str(path), lambda: encoders_beside(path, index, folder, dtype))
     pipeline = _attempt(
         str(path),
         lambda: kind.from_single_file(
@@ -322,23 +327,8 @@ def _build_file(
         f"; expected all weights of a {kind.__name__}, as its configuration says; {ONE_NETWORK}",
     )
     refuse_empty(pipeline, dict.fromkeys(pipeline.components, path))
-    return Built(pipeline, f"{digest}+{CONFIG}:{own}", [f"configuration of {folder}"])
-
-
-def _encoders_beside(
-    path: Path, index: Mapping[str, Any], folder: Path, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Text encoders of the configuration's folder, for a file that was published without any."""
-    with safe_open(path, "pt") as file:
-        if any(name.startswith(ENCODERS) for name in file.keys()):  # noqa: SIM118
-            return {}
-    return {
-        name: getattr(importlib.import_module("transformers"), index[name][1]).from_pretrained(
-            str(folder / name), torch_dtype=dtype
-        )
-        for name in files.parts_of(index)
-        if index[name][0] == "transformers" and [*(folder / name).glob("*model*.safetensors")]
-    }
+    notes = [f"configuration of {folder}", *follow_prediction(pipeline, path)]
+    return Built(pipeline, f"{digest}+{CONFIG}:{own}", notes)
 
 
 def _config_of(reference: Reference, path: Path) -> tuple[Path, str]:

@@ -6,6 +6,7 @@ Weights stay empty or become random numbers; a tokenizer reads every word as the
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nftbench.generation.sources.loading.leftovers import left_out, single_files_heard
 from rewards.base import ConfigError
 
 REPORTER = logging.getLogger("transformers.modeling_utils")
@@ -20,33 +22,40 @@ REPORTER = logging.getLogger("transformers.modeling_utils")
 
 
 @contextmanager
-def gaps_refused() -> Iterator[None]:
+def gaps_refused() -> Iterator[list[str]]:
     """Refuse, within the block, to load a network that lacks weights, or a tokenizer that lacks words.
 
     Of networks by the libraries' own report of what they loaded, which knows of tied, renamed, sharded and ignored
     names. The pipeline loads its parts itself, so their loaders are watched.
+
+    Yields:
+        What is to be said of weights that were left out; it grows within the block.
     """
-    with ExitStack() as undo:
+    notes: list[str] = []
+    watched = partial(_watched, notes=notes)
+    with single_files_heard(notes), ExitStack() as undo:
         libraries: dict[Any, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
-            ModelMixin: _watched,
-            PreTrainedModel: _watched,
+            ModelMixin: watched,
+            PreTrainedModel: watched,
             PreTrainedTokenizerBase: _with_words,
         }
         for library, watch in libraries.items():
             original = library.__dict__["from_pretrained"]
             undo.callback(setattr, library, "from_pretrained", original)
             library.from_pretrained = classmethod(watch(original.__func__))
-        yield
+        yield notes
 
 
-def _watched(load: Callable[..., Any]) -> Callable[..., Any]:
-    """A library's loader that refuses gaps."""
+def _watched(load: Callable[..., Any], notes: list[str]) -> Callable[..., Any]:
+    """A library's loader that refuses gaps, and notes what it left out."""
 
     def loaded(kind: type, source: Any, *args: Any, **kwargs: Any) -> Any:
         asked = kwargs.pop("output_loading_info", False)
         with _reported_unless_refused():
             network, report = load(kind, source, *args, output_loading_info=True, **kwargs)
             _refuse_gap(network, str(source), report)
+            if getattr(network, "hf_quantizer", None) is None and source is not None:
+                notes.extend(left_out(network, str(source), [*report["unexpected_keys"]]))
         return (network, report) if asked else network
 
     return loaded
