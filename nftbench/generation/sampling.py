@@ -260,15 +260,15 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def drawing_with(pipeline: DiffusionPipeline, solver: Any | None) -> Iterator[None]:
-    """Put a solver into a pipeline for the length of the block; None leaves the pipeline's own."""
+def drawing_with(pipeline: DiffusionPipeline, solver: Any | None) -> Iterator[Any]:
+    """Put a solver into a pipeline for the length of the block; None leaves the pipeline's own, which is yielded."""
+    own = getattr(pipeline, "scheduler", None)
     if solver is None:
-        yield
+        yield own
         return
-    own = pipeline.scheduler
     pipeline.scheduler = solver
     try:
-        yield
+        yield own
     finally:
         pipeline.scheduler = own
 

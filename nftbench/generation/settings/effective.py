@@ -29,7 +29,7 @@ from nftbench.generation.settings.guidance import (
     main_knob,
     negative_is_heard,
 )
-from nftbench.generation.settings.solvers import chosen_solver, described_solver
+from nftbench.generation.settings.solvers import chosen_solver, described_solver, said_levels
 from rewards.base import ConfigError
 
 PROBE = "a photo of a cat"
@@ -97,22 +97,22 @@ def learn_settings(pipeline: DiffusionPipeline, requested: SamplingParameters) -
         ConfigError: what the pipeline cannot do, or does not do as asked; in one line, with what it can.
     """
     known = _KNOWN.setdefault(pipeline, {})
-    steps = requested.num_inference_steps
     wanted = {k: getattr(requested, k) for k in SamplingParameters.model_fields if k not in UNSEEN}
-    fields = repr((described_solver(pipeline), steps is None, wanted))
+    fields = repr((described_solver(pipeline), requested.num_inference_steps is None, wanted))
     if fields not in known:
         other = chosen_solver(pipeline, requested.solver)
-        with drawing_with(pipeline, other):
+        with drawing_with(pipeline, other) as own:
             learner = _Learner(pipeline, requested)
             learned = learner.finished(learner.guidance())
             known[fields] = replace(
                 learned,
+                notes=(*learned.notes, *said_levels(own, other)),
                 solver=described_solver(pipeline),
                 other_solver=other,
                 text_encoders=probe.described_encoders(pipeline),
                 precision=probe.described_precision(pipeline),
             )
-    return known[fields].at(num_inference_steps=steps, seed=requested.seed)
+    return known[fields].at(num_inference_steps=requested.num_inference_steps, seed=requested.seed)
 
 
 UNSEEN = ("seed", "num_inference_steps")

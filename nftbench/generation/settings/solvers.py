@@ -86,6 +86,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dpm++2": {"algorithm_type": "dpmsolver++", "solver_order": 2},
 }
 """Of a name, what its class can do in several ways."""
+LEVELS = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+    "shift_terminal",
+)
+"""Of a solver's configuration: what spaces its noise levels in a way of its own, and not every class can."""
 
 
 def solver_name(scheduler: Any) -> str:
@@ -162,6 +170,29 @@ def _flow_solver(own: Any, name: str) -> Any:
         final_sigmas_type="zero",
         **OPTIONS.get(name, {}),
     )
+
+
+def said_levels(own: Any, other: Any | None) -> list[str]:
+    """What is said of noise levels that a solver does not take over from the one whose place it takes.
+
+    Args:
+        own: a pipeline's solver.
+        other: what draws; None where that is `own`.
+    """
+    if other is None:
+        return []
+    taken = inspect.signature(type(other).__init__).parameters
+    lost = [
+        name
+        for name in LEVELS
+        if (value := own.config.get(name)) and not (name in taken and other.config[name] == value)
+    ]
+    if not lost:
+        return []
+    return [
+        f"solver {solver_name(other)} does not take over {', '.join(lost)} of the checkpoint's {type(own).__name__}: "
+        "it draws on noise levels of its own"
+    ]
 
 
 def _misfit(own: Any, name: str, others: list[str]) -> ConfigError:

@@ -139,3 +139,20 @@ def test_a_solver_that_cannot_draw_in_two_steps_draws_in_those_that_are_asked(tm
     assert code == 0 and "6 steps, guidance off (1 network call(s) a step)" in said, said
     code, said = run_here(tmp_path, *command, "--steps", "3", "--out", "few")
     assert code == 2 and not (tmp_path / "few").exists(), said
+
+
+@pytest.mark.parametrize("name", ["use_beta_sigmas", "use_karras_sigmas", "shift_terminal"])
+def test_noise_levels_that_another_solver_cannot_have_are_said(tmp_path, name):
+    pipeline = families.build("sd3")
+    given = {"shift": 3.0, name: 0.1 if name == "shift_terminal" else True}
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(**given)
+    pipeline.save_pretrained(tmp_path / "own")
+    (tmp_path / "p.txt").write_text("a cat\n", "utf-8")
+    briefly = ["--prompts", "p.txt", "--rewards", "jpeg", "--size", "64", "--steps", "3"]
+    for solver, said_so in (("unipc", True), ("dpm2", False), ("euler", False)):
+        code, said = run_here(
+            tmp_path, "eval", "own", *briefly, "--solver", solver, "--out", solver
+        )
+        assert code == 0, said
+        line = f"solver {solver} does not take over {name} of the checkpoint's"
+        assert (line in " ".join(said.split())) == said_so, said
