@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
+from nftbench.generation.sources.mistaken import held_instead
 from nftbench.generation.sources.reference import INDEX
 from nftbench.parsing import parse_json
 from rewards.base import ConfigError
@@ -302,18 +303,6 @@ def _read(name: str) -> _Weights | None:
         return None
     variant = found["variant"] or found["late"] or found["listed"]
     return _Weights(variant, found["ending"])
-
-
-def held_instead(folder: Path) -> str:
-    """What a folder without a pipeline is, where its `config.json` says so: one network, such as a language model."""
-    try:
-        found = parse_json(_beginning(folder / "config.json"))
-        kinds = [*found.get("architectures", ()), found.get("_class_name")]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return ""
-    return next(
-        (f" but a {str(kind)[:80]}, which is one network alone" for kind in kinds if kind), ""
-    )
 
 
 def _beginning(path: Path, bound: int = INDEX_BYTES) -> bytes:

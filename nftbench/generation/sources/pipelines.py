@@ -33,6 +33,7 @@ from nftbench.generation.sources.loading.one_file import (
 )
 from nftbench.generation.sources.loading.own_code import code_apart
 from nftbench.generation.sources.loading.quantized import DENOISERS, quantization
+from nftbench.generation.sources.mistaken import held_instead
 from nftbench.generation.sources.packaged import refuse_other_file
 from nftbench.generation.sources.reference import (
     CONFIG,
@@ -286,7 +287,7 @@ def read_component_class(folder: Path) -> str | None:
         if any(folder.glob("*config.json")):
             return None
         raise ConfigError(
-            f"{folder} holds no config.json; expected a part saved by save_pretrained"
+            f"{folder} holds no config.json{held_instead(folder)}; expected a part saved by save_pretrained"
         )
     try:
         return parse_json(path.read_text(encoding="utf-8")).get("_class_name")
