@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from nftbench.generation.sources.packaged import packaged
@@ -136,3 +137,15 @@ def test_a_solver_that_was_asked_for_stays_as_it_is(home):
         assert code == 0 and "predicts v" not in said, said
         seen.append(pixels(home))
     assert seen[0] == seen[1]
+
+
+def test_a_solver_for_another_prediction_is_said(home):
+    DDIMScheduler().save_pretrained(home / "ddim")
+    FlowMatchEulerDiscreteScheduler(shift=2.0).save_pretrained(home / "flow")
+    code, said = evaluated(home, "pocket+scheduler=ddim")
+    assert code == 0, said
+    assert "+scheduler=ddim takes what the network predicts for epsilon" in said
+    assert "the checkpoint's own solver for flow_prediction" in said
+    for checkpoint in ("pocket+scheduler=flow", "sd15+scheduler=ddim"):
+        code, said = evaluated(home, checkpoint)
+        assert code == 0 and "takes what the network" not in said, said

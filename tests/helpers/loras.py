@@ -40,12 +40,12 @@ def in_peft_layout(folder: Path, **config: object) -> Path:
     return folder
 
 
-def in_kohya_layout(path: Path, **alpha: float) -> Path:
+def in_kohya_layout(path: Path, prefix: str = "lora_unet_", **alpha: float) -> Path:
     """Dots become underscores, factors are down and up, and alpha is a tensor of its own."""
     flat = {}
     for name, tensor in tensors().items():
         module, _, factor = name.partition(".lora_")
-        place = f"lora_unet_{module.replace('.', '_')}"
+        place = f"{prefix}{module.replace('.', '_')}"
         flat[f"{place}.lora_{'down' if factor[0] == 'A' else 'up'}.weight"] = tensor
         if alpha:
             flat[f"{place}.alpha"] = torch.tensor(alpha["alpha"])

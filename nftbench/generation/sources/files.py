@@ -342,6 +342,27 @@ def note_differences(part: Any, reference: str, own: Path) -> None:
         )
 
 
+def said_prediction(solver: Any, reference: str, own: Path) -> list[str]:
+    """What is said of a solver that was put in and takes the network's output for something else than its own did.
+
+    Args:
+        solver: as it was loaded.
+        reference: as the user wrote it: `+scheduler=PATH`.
+        own: folder of the one whose place it takes; of parts that are no solvers nothing is said.
+    """
+    path = own / "scheduler_config.json"
+    if not path.is_file():
+        return []
+    # Solvers of flow matching alone have no such field.
+    configs = (_read_object(path), solver.config)
+    before, now = (config.get("prediction_type", "flow_prediction") for config in configs)
+    if before == now:
+        return []
+    return [
+        f"{reference} takes what the network predicts for {now}, the checkpoint's own solver for {before}"
+    ]
+
+
 def said_differences(pipeline: DiffusionPipeline) -> str:
     """What `note_differences` noted on the parts of a pipeline, and what to do; empty where nothing was."""
     noted = [getattr(part, DIFFERENCES, "") for part in pipeline.components.values()]

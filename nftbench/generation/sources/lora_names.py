@@ -27,6 +27,7 @@ _WRAPPERS = re.compile(
 _FLAT = {
     "lora_unet_": None,
     "lora_transformer_": None,
+    "lycoris_": None,
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",

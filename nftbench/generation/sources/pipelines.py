@@ -121,6 +121,7 @@ def _build_folder(
     for name, source in reference.components.items():
         given[name], own = _component(name, source, index, folder, dtype)
         files.note_differences(given[name], f"+{name}={source}", folder / name)
+        notes += files.said_prediction(given[name], f"+{name}={source}", folder / name)
         digest += f"+{name}:{own}"
     if scheme is not None:
         given["quantization_config"] = quantization(scheme, files.parts_of(index), dtype)

@@ -48,7 +48,8 @@ def trained() -> np.ndarray:
 def test_pocket_nft_in_every_layout_is_pocket_nft_byte_for_byte(tmp_path, trained):
     in_peft_layout(tmp_path / "checkpoint-60" / "lora")
     in_kohya_layout(tmp_path / "kohya.safetensors", alpha=float(ALPHA))
-    for name in ("checkpoint-60", "checkpoint-60/lora", "kohya.safetensors"):
+    in_kohya_layout(tmp_path / "lycoris.safetensors", "lycoris_", alpha=float(ALPHA))
+    for name in ("checkpoint-60", "checkpoint-60/lora", "kohya.safetensors", "lycoris.safetensors"):
         np.testing.assert_array_equal(drawn(f"pocket+lora={tmp_path / name}"), trained)
     np.testing.assert_array_equal(drawn(f"pocket+lora={OWN}"), trained)
     np.testing.assert_array_equal(drawn(f"pocket+lora={packaged()['pocket-nft']}"), trained)
