@@ -110,6 +110,7 @@ def test_p_is_the_level_at_which_the_interval_reaches_0(value, parts):
         assert p == 1 if value == 0 else reach == pytest.approx(abs(value), rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_interval_covers_the_truth_where_seeds_and_prompts_vary():
     """100 made experiments of three seeds and forty prompts; `tests/performance/seed_coverage.py` has the table."""

@@ -233,6 +233,7 @@ def guided_by_words(folder, **scales: float) -> None:
     type(pipeline)(**{**pipeline.components, **guiders}).save_pretrained(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_guidance_that_depends_on_the_prompt_is_refused(tmp_path):
     """Signs were drawn with the one's scale, under a row that said the other's."""

@@ -141,7 +141,7 @@ def test_a_solver_that_cannot_draw_in_two_steps_draws_in_those_that_are_asked(tm
     assert code == 2 and not (tmp_path / "few").exists(), said
 
 
-@pytest.mark.parametrize("name", ["use_beta_sigmas", "use_karras_sigmas", "shift_terminal"])
+@pytest.mark.parametrize("name", ["use_beta_sigmas", "shift_terminal"])
 def test_noise_levels_that_another_solver_cannot_have_are_said(tmp_path, name):
     pipeline = families.build("sd3")
     given = {"shift": 3.0, name: 0.1 if name == "shift_terminal" else True}

@@ -186,6 +186,7 @@ def test_inside_a_running_loop(url):
     assert np.isfinite(asyncio.run(cell())).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_sixty_four_at_once(url, capsys):
     """One in ten fails, one in ten hangs, one in ten babbles; others only at first: all end in bounded time."""
